@@ -1,0 +1,5 @@
+//! A hand-written GPU compute engine for denoising diffusion models.
+//!
+//! The layers, each of which calls only the next:
+//! `cli -> train | sample -> diffusion + model -> graph -> ops -> plan -> device`.
+//! ARCHITECTURE.md says what each one is for.

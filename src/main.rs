@@ -1,0 +1,2 @@
+//! The `ddpm-gpu` binary.
+fn main() {}
