@@ -3,3 +3,6 @@
 //! The layers, each of which calls only the next:
 //! `cli -> train | sample -> diffusion + model -> graph -> ops -> plan -> device`.
 //! ARCHITECTURE.md says what each one is for.
+
+pub mod graph;
+pub mod ops;

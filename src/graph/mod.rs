@@ -1,0 +1,395 @@
+//! Static graphs of tensor operations: values, nodes, the reverse walk and the plan.
+//!
+//! A [`Graph`] is built once per (model, batch shape). [`gradients`] appends the reverse pass to the same graph,
+//! and a [`Plan`] turns it into an ordered list of dispatches over buffers that are shared by lifetime.
+
+mod autograd;
+mod plan;
+
+use std::sync::Arc;
+
+pub use autograd::gradients;
+pub use plan::{BufferRole, MemoryReport, Place, Plan, PlannedNode};
+
+use crate::ops::Op;
+
+/// Element type of a tensor; every element takes four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float.
+    F32,
+    /// 32-bit unsigned integer: class labels, generator keys.
+    U32,
+}
+
+/// Shape and element type of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// Sizes, outermost first; images are `[N, H, W, C]`.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl TensorType {
+    /// A float tensor of the given shape.
+    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
+        Self { shape: shape.into(), dtype: DType::F32 }
+    }
+
+    /// An unsigned integer tensor of the given shape.
+    pub fn u32(shape: impl Into<Vec<usize>>) -> Self {
+        Self { shape: shape.into(), dtype: DType::U32 }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the tensor has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        4 * self.len()
+    }
+
+    /// The last size: the channels of an NHWC image, the features of a matrix; 1 for a scalar.
+    pub fn channels(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The product of all sizes but the last: the pixels of an NHWC batch, the rows of a matrix.
+    pub fn rows(&self) -> usize {
+        self.len().checked_div(self.channels()).unwrap_or(0)
+    }
+}
+
+/// Names a value of one graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(usize);
+
+/// Where the contents of a value live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Written by the host before a run.
+    Input,
+    /// Keeps its contents from run to run.
+    State(BufferRole),
+    /// A range of a one-dimensional state value, `offset` elements in.
+    Slice {
+        /// The state value.
+        of: ValueId,
+        /// First element.
+        offset: usize,
+    },
+    /// Lives from the node that writes it to the last node that reads it.
+    Activation,
+}
+
+/// One tensor of a graph.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Module path and tensor name, for messages.
+    pub name: String,
+    /// Shape and element type.
+    pub ty: TensorType,
+    /// Where it lives.
+    pub storage: Storage,
+}
+
+/// One call of an op.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The operation.
+    pub op: Arc<dyn Op>,
+    /// Its inputs, in the op's order.
+    pub inputs: Vec<ValueId>,
+    /// Its outputs, in the op's order; for an op that updates in place, values that existed before.
+    pub outputs: Vec<ValueId>,
+    /// Module path, such as `down_blocks.1.resnets.0.conv1`.
+    pub path: String,
+}
+
+/// How the initial contents of a parameter are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// All zeros.
+    Zeros,
+    /// All ones.
+    Ones,
+    /// Uniform in `[-bound, bound]`.
+    Uniform {
+        /// Half-width of the interval.
+        bound: f32,
+    },
+    /// Normal with mean 0.
+    Normal {
+        /// Standard deviation.
+        std: f32,
+    },
+}
+
+/// A trained tensor.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// The tensor's name in diffusers' files.
+    pub name: String,
+    /// Its value in the graph; convolution weights are `[O, KH, KW, I]` here and `[O, I, KH, KW]` in files.
+    pub value: ValueId,
+    /// Initial contents.
+    pub init: Init,
+}
+
+/// A graph that cannot be built: an op that does not fit its operands.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphError {
+    /// An op was given operands of the wrong shape.
+    #[error("{path}: {op} cannot take {operands}: {reason}")]
+    Shape {
+        /// Module path.
+        path: String,
+        /// Name of the op.
+        op: &'static str,
+        /// The operands' names and shapes.
+        operands: String,
+        /// What was expected.
+        reason: String,
+    },
+    /// A gradient was asked for through an op that has none.
+    #[error("{path}: {op} has no gradient rule, but a gradient through it was asked for")]
+    NoGradient {
+        /// Module path.
+        path: String,
+        /// Name of the op.
+        op: &'static str,
+    },
+    /// A gradient rule broke its contract.
+    #[error("{path}: the gradient rule of {op} {fault}; this is a bug in its room")]
+    GradientRule {
+        /// Module path.
+        path: String,
+        /// Name of the op.
+        op: &'static str,
+        /// What it did.
+        fault: String,
+    },
+    /// A value cannot be packed into a flat state value.
+    #[error("{name}: cannot be packed into a flat buffer: {reason}")]
+    Pack {
+        /// Name of the value.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// A static program over tensors.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    parameters: Vec<Parameter>,
+    scope: Vec<String>,
+    streams: u32,
+}
+
+/// Flat buffers stay within WebGPU's default limit of 128 MiB a binding.
+const MAX_PACKED_ELEMENTS: usize = 128 * 1024 * 1024 / 4;
+
+/// WebGPU wants storage bindings at multiples of 256 bytes.
+const PACK_ALIGNMENT: usize = 256 / 4;
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All nodes, in the order in which they run.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The value named by `id`.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0]
+    }
+
+    /// Shape and element type of a value.
+    pub fn ty(&self, id: ValueId) -> &TensorType {
+        &self.values[id.0].ty
+    }
+
+    /// All values with their names.
+    pub fn values(&self) -> impl Iterator<Item = (ValueId, &Value)> {
+        self.values.iter().enumerate().map(|(index, value)| (ValueId(index), value))
+    }
+
+    /// The trained tensors, in the order in which they were declared.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The current module path, such as `down_blocks.1.resnets.0`.
+    pub fn path(&self) -> String {
+        self.scope.join(".")
+    }
+
+    /// Runs `build` with `name` appended to the module path.
+    pub fn scoped<T>(&mut self, name: impl Into<String>, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.scope.push(name.into());
+        let result = build(self);
+        self.scope.pop();
+        result
+    }
+
+    /// A stream number for a node that draws random numbers, different from every other node's.
+    pub fn random_stream(&mut self) -> u32 {
+        self.streams += 1;
+        self.streams
+    }
+
+    fn push(&mut self, name: &str, ty: TensorType, storage: Storage) -> ValueId {
+        let mut path = self.path();
+        if !path.is_empty() {
+            path.push('.');
+        }
+        self.values.push(Value { name: path + name, ty, storage });
+        ValueId(self.values.len() - 1)
+    }
+
+    /// A value that the host writes before a run.
+    pub fn input(&mut self, name: &str, ty: TensorType) -> ValueId {
+        self.push(name, ty, Storage::Input)
+    }
+
+    /// A value that keeps its contents from run to run; zero at first.
+    pub fn state(&mut self, name: &str, ty: TensorType, role: BufferRole) -> ValueId {
+        self.push(name, ty, Storage::State(role))
+    }
+
+    /// A trained tensor called `name` within the current module path.
+    pub fn parameter(&mut self, name: &str, shape: impl Into<Vec<usize>>, init: Init) -> ValueId {
+        let value = self.state(name, TensorType::f32(shape), BufferRole::Weights);
+        let name = self.value(value).name.clone();
+        self.parameters.push(Parameter { name, value, init });
+        value
+    }
+
+    /// Appends a call of `op` and returns its outputs.
+    ///
+    /// # Errors
+    /// [`GraphError::Shape`] where the op does not fit the inputs.
+    pub fn apply(&mut self, op: impl Op + 'static, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
+        self.apply_dyn(Arc::new(op), inputs)
+    }
+
+    /// As [`Graph::apply`], for an op behind a pointer.
+    ///
+    /// # Errors
+    /// [`GraphError::Shape`] where the op does not fit the inputs.
+    pub fn apply_dyn(&mut self, op: Arc<dyn Op>, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
+        let types = self.output_types(op.as_ref(), inputs)?;
+        let outputs: Vec<ValueId> = types
+            .into_iter()
+            .zip(op.outputs())
+            .map(|(ty, name)| self.push(name, ty, Storage::Activation))
+            .collect();
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), path: self.path() });
+        Ok(outputs)
+    }
+
+    /// Appends a call of an op with a single output and returns it.
+    ///
+    /// # Errors
+    /// [`GraphError::Shape`] where the op does not fit the inputs.
+    pub fn apply_one(&mut self, op: impl Op + 'static, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
+        Ok(self.apply(op, inputs)?[0])
+    }
+
+    /// Appends a call of an op that rewrites `targets` in place.
+    ///
+    /// # Errors
+    /// [`GraphError::Shape`] where the op fits neither the inputs nor the targets.
+    pub fn update(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[ValueId],
+        targets: &[ValueId],
+    ) -> Result<(), GraphError> {
+        let types = self.output_types(&op, inputs)?;
+        for ((ty, &target), name) in types.iter().zip(targets).zip(op.outputs()) {
+            if ty != self.ty(target) {
+                let reason = format!("{name} must be {:?}, it is {:?}", ty.shape, self.ty(target).shape);
+                return Err(self.shape_error(&op, inputs, reason));
+            }
+        }
+        let (inputs, outputs) = (inputs.to_vec(), targets.to_vec());
+        self.nodes.push(Node { op: Arc::new(op), inputs, outputs, path: self.path() });
+        Ok(())
+    }
+
+    fn output_types(&self, op: &dyn Op, inputs: &[ValueId]) -> Result<Vec<TensorType>, GraphError> {
+        let types: Vec<&TensorType> = inputs.iter().map(|&id| self.ty(id)).collect();
+        if types.len() != op.inputs().len() {
+            let reason = format!("it takes {} operands", op.inputs().len());
+            return Err(self.shape_error(op, inputs, reason));
+        }
+        op.output_types(&types).map_err(|reason| self.shape_error(op, inputs, reason))
+    }
+
+    fn shape_error(&self, op: &dyn Op, inputs: &[ValueId], reason: String) -> GraphError {
+        let operands = op
+            .inputs()
+            .iter()
+            .zip(inputs)
+            .map(|(name, &id)| format!("{name} {:?}", self.ty(id).shape))
+            .collect::<Vec<_>>()
+            .join(", ");
+        GraphError::Shape { path: self.path(), op: op.name(), operands, reason }
+    }
+
+    /// Packs values end to end into as few flat state values as WebGPU's binding limit allows.
+    ///
+    /// The values become slices of the flat ones, so that one dispatch can walk all of them. Packing two lists of
+    /// the same shapes gives the same offsets: that is how weights, gradients and moments line up.
+    ///
+    /// # Errors
+    /// [`GraphError::Pack`] for a value that is already a slice or an input, or is over the limit by itself.
+    pub fn pack(&mut self, name: &str, values: &[ValueId], role: BufferRole) -> Result<Vec<ValueId>, GraphError> {
+        let mut lengths = vec![0];
+        let mut slices = Vec::new();
+        for &id in values {
+            let value = self.value(id);
+            let fault = match value.storage {
+                Storage::Slice { .. } => Some("it is part of another one already".to_owned()),
+                Storage::Input => Some("it is an input".to_owned()),
+                _ if value.ty.len() > MAX_PACKED_ELEMENTS => {
+                    Some(format!("its shape {:?} takes more than 128 MiB", value.ty.shape))
+                }
+                _ => None,
+            };
+            if let Some(reason) = fault {
+                return Err(GraphError::Pack { name: value.name.clone(), reason });
+            }
+            let padded = value.ty.len().next_multiple_of(PACK_ALIGNMENT);
+            let last = lengths.len() - 1;
+            if lengths[last] + padded > MAX_PACKED_ELEMENTS {
+                lengths.push(0);
+            }
+            let last = lengths.len() - 1;
+            slices.push((last, lengths[last]));
+            lengths[last] += padded;
+        }
+        let flat: Vec<ValueId> =
+            lengths.iter().map(|&length| self.state(name, TensorType::f32([length]), role)).collect();
+        for (&id, (index, offset)) in values.iter().zip(slices) {
+            self.values[id.0].storage = Storage::Slice { of: flat[index], offset };
+        }
+        Ok(flat)
+    }
+}

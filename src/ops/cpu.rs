@@ -1,0 +1,138 @@
+//! What the CPU twins share: operands, parallel loops and matrix products.
+
+use rayon::prelude::*;
+
+use crate::graph::TensorType;
+
+/// A tensor to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Shape and element type.
+    pub ty: &'a TensorType,
+    /// Elements; integers by their bits.
+    pub data: &'a [f32],
+}
+
+impl<'a> Input<'a> {
+    /// The elements of an integer tensor.
+    pub fn u32(&self) -> &'a [u32] {
+        bytemuck::cast_slice(self.data)
+    }
+}
+
+/// A tensor to write, or to rewrite in place.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// Shape and element type.
+    pub ty: &'a TensorType,
+    /// Elements; integers by their bits.
+    pub data: &'a mut [f32],
+}
+
+/// The operands of one call on the CPU.
+#[derive(Debug)]
+pub struct Operands<'a> {
+    /// Inputs in the op's order.
+    pub inputs: Vec<Input<'a>>,
+    /// Outputs in the op's order.
+    pub outputs: Vec<Output<'a>>,
+}
+
+impl<'a> Operands<'a> {
+    /// The operands by name: `let ([x, weight], [y]) = operands.split();`
+    pub(super) fn split<const I: usize, const O: usize>(self) -> ([Input<'a>; I], [Output<'a>; O]) {
+        match (self.inputs.try_into(), self.outputs.try_into()) {
+            (Ok(inputs), Ok(outputs)) => (inputs, outputs),
+            // The graph checks the number of operands against the op's names when a node is made.
+            _ => unreachable!("an op split its operands by another number than it declares"),
+        }
+    }
+}
+
+/// Elements per task of an element-wise loop: large enough to hide the cost of a task.
+const CHUNK: usize = 16 * 1024;
+
+/// Runs `body(first_index, chunk)` over chunks of `output` in parallel.
+pub(super) fn par_chunks(output: &mut [f32], body: impl Fn(usize, &mut [f32]) + Sync) {
+    output.par_chunks_mut(CHUNK).enumerate().for_each(|(index, chunk)| body(index * CHUNK, chunk));
+}
+
+/// Runs `body(first_row, rows)` over blocks of whole rows of `output` in parallel.
+pub(super) fn par_rows(output: &mut [f32], row: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = (CHUNK / row.max(1)).max(1);
+    output.par_chunks_mut(rows * row).enumerate().for_each(|(index, chunk)| body(index * rows, chunk));
+}
+
+/// A matrix in memory: `data[i * row_stride + j * column_stride]`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major `rows x columns` matrix whose rows start `row_stride` elements apart.
+    pub(super) fn strided(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+        Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
+    /// A dense row-major matrix.
+    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self::strided(data, rows, columns, columns)
+    }
+
+    /// The transpose, without moving anything.
+    pub(super) fn t(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn last_index(&self) -> usize {
+        (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride
+    }
+}
+
+/// `c = alpha a b + beta c` on one thread; `c` is row-major with rows `c_stride` elements apart.
+#[allow(unsafe_code)]
+pub(super) fn gemm(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: &mut [f32], c_stride: usize) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(k > 0 && b.rows == k, "inner sizes {k} and {}", b.rows);
+    assert!(a.last_index() < a.data.len() && b.last_index() < b.data.len(), "a factor is too short");
+    assert!((m - 1) * c_stride + n <= c.len() && n <= c_stride, "the product is too short");
+    // SAFETY: the assertions above keep every element that the strides reach inside its slice, and `c` is borrowed
+    // mutably, so nothing else aliases it.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            c_stride as isize,
+            beta != 0.0,
+            a.data.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            beta,
+            alpha,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! The operations: one room per op, `kernels/<op>.wgsl` beside `src/ops/<op>.rs`.
+//!
+//! A room holds everything about its op: shape rule, gradient rule, GPU variants, cost, tolerance, a naive reference,
+//! a fast CPU twin where speed matters, and the cases that tests and benchmarks run. [`ALL`] is the table of rooms.
+
+mod case;
+mod cpu;
+mod variant;
+
+pub mod adamw;
+pub mod add;
+pub mod attention;
+pub mod concat;
+pub mod conv2d;
+pub mod dropout;
+pub mod embedding;
+pub mod grad_norm;
+pub mod group_norm;
+pub mod linear;
+pub mod mse_loss;
+pub mod philox;
+pub mod q_sample;
+pub mod reverse_step;
+pub mod scale_shift;
+pub mod silu;
+pub mod timestep_embedding;
+pub mod upsample;
+
+use std::fmt::Debug;
+
+pub use add::add;
+pub use attention::attention;
+pub use case::{Case, Fill};
+pub use concat::concat;
+pub use conv2d::conv2d;
+pub use cpu::{Input, Operands, Output};
+pub use dropout::dropout;
+pub use embedding::embedding;
+pub use group_norm::group_norm;
+pub use linear::linear;
+pub use mse_loss::mse_loss;
+pub use q_sample::q_sample;
+pub use reverse_step::reverse_step;
+pub use scale_shift::scale_shift;
+pub use silu::silu;
+pub use timestep_embedding::timestep_embedding;
+pub use upsample::upsample;
+pub use variant::{Grid, Pass, Requirements, Variant, Word};
+
+use crate::graph::{Graph, GraphError, TensorType, ValueId};
+
+/// One entry point of a room: a kernel that takes tensors and writes tensors.
+///
+/// Names of inputs and outputs are the names of the WGSL bindings.
+pub trait Op: Debug + Send + Sync {
+    /// Room and entry point, such as `conv2d.backward_weight`.
+    fn name(&self) -> &'static str;
+
+    /// Names of the inputs, in order.
+    fn inputs(&self) -> &'static [&'static str];
+
+    /// Names of the outputs, in order.
+    fn outputs(&self) -> &'static [&'static str];
+
+    /// Shape rule: types of the outputs.
+    ///
+    /// # Errors
+    /// What was expected of the operands, as a clause that follows "cannot take ...:".
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String>;
+
+    /// Whether the outputs are values that existed before and are rewritten in place.
+    fn updates_in_place(&self) -> bool {
+        false
+    }
+
+    /// Gradient rule: appends nodes that compute the gradient of each input that needs one.
+    ///
+    /// # Errors
+    /// [`GraphError::NoGradient`] unless the op is differentiable.
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        _call: &GradientCall<'_>,
+    ) -> Result<Vec<Option<ValueId>>, GraphError> {
+        Err(GraphError::NoGradient { path: graph.path(), op: self.name() })
+    }
+
+    /// The kernels that can do this call on a GPU, the one that runs anywhere last.
+    fn variants(&self, types: Types<'_>) -> Vec<Variant>;
+
+    /// Bytes moved and floating point operations of one call, at least.
+    fn cost(&self, types: Types<'_>) -> Cost {
+        let bytes = types.inputs.iter().chain(types.outputs).map(TensorType::bytes).sum();
+        let flops = types.outputs.iter().map(TensorType::len).sum();
+        Cost { bytes, flops }
+    }
+
+    /// Largest error allowed, relative to the largest magnitude of the output tensor.
+    fn tolerance(&self) -> f32 {
+        2e-6
+    }
+
+    /// The naive twin: loops that can be checked by eye, accumulating in f64.
+    fn reference(&self, operands: Operands<'_>);
+
+    /// The twin that the CPU executor runs.
+    fn compute(&self, operands: Operands<'_>) {
+        self.reference(operands);
+    }
+}
+
+/// Types of a call's operands.
+#[derive(Clone, Copy, Debug)]
+pub struct Types<'a> {
+    /// Types of the inputs.
+    pub inputs: &'a [TensorType],
+    /// Types of the outputs.
+    pub outputs: &'a [TensorType],
+}
+
+/// What one call costs, at least.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Bytes read and written, each tensor once.
+    pub bytes: usize,
+    /// Floating point operations; a multiply-add is two.
+    pub flops: usize,
+}
+
+/// A call to differentiate.
+#[derive(Clone, Copy, Debug)]
+pub struct GradientCall<'a> {
+    /// The call's inputs.
+    pub inputs: &'a [ValueId],
+    /// The call's outputs.
+    pub outputs: &'a [ValueId],
+    /// Gradients of the outputs; `None` for an output that the loss does not depend on.
+    pub d_outputs: &'a [Option<ValueId>],
+    /// Which inputs need a gradient.
+    pub needs: &'a [bool],
+}
+
+impl GradientCall<'_> {
+    /// The gradient of the first output, for ops that have one differentiable output.
+    ///
+    /// # Errors
+    /// [`GraphError::GradientRule`] where the loss depends on another output alone.
+    pub fn d_output(&self, graph: &Graph, op: &dyn Op) -> Result<ValueId, GraphError> {
+        self.d_outputs[0].ok_or_else(|| GraphError::GradientRule {
+            path: graph.path(),
+            op: op.name(),
+            fault: "was asked for the gradient through an output that has none".to_owned(),
+        })
+    }
+}
+
+/// One op: its WGSL source and its cases.
+pub struct Room {
+    /// The stem of the room's files.
+    pub name: &'static str,
+    /// Text of `kernels/<name>.wgsl`.
+    pub source: &'static str,
+    /// Calls that tests check and benchmarks time.
+    pub cases: fn() -> Vec<Case>,
+}
+
+macro_rules! rooms {
+    ($($name:ident),* $(,)?) => {
+        &[$(Room {
+            name: stringify!($name),
+            source: include_str!(concat!("../../kernels/", stringify!($name), ".wgsl")),
+            cases: $name::cases,
+        }),*]
+    };
+}
+
+/// The table of rooms: tests, benchmarks and the command line loop over it.
+pub const ALL: &[Room] = rooms![
+    adamw,
+    add,
+    attention,
+    concat,
+    conv2d,
+    dropout,
+    embedding,
+    grad_norm,
+    group_norm,
+    linear,
+    mse_loss,
+    philox,
+    q_sample,
+    reverse_step,
+    scale_shift,
+    silu,
+    timestep_embedding,
+    upsample,
+];
+
+/// WGSL that rooms import by `// #import <name>`.
+pub const SHARED_WGSL: &[(&str, &str)] = &[
+    ("index", include_str!("../../kernels/shared/index.wgsl")),
+    ("random", include_str!("../../kernels/shared/random.wgsl")),
+];
+
+/// Checks that `condition` holds, as shape rules do.
+fn expect(condition: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(reason()) }
+}
+
+/// Checks that a tensor has the wanted shape.
+fn expect_shape(name: &str, ty: &TensorType, shape: &[usize]) -> Result<(), String> {
+    expect(ty.shape == shape, || format!("{name} must be {shape:?}"))
+}
+
+/// Takes the sizes of an image batch `[N, H, W, C]` apart.
+fn expect_nhwc(name: &str, ty: &TensorType) -> Result<[usize; 4], String> {
+    ty.shape.as_slice().try_into().map_err(|_| format!("{name} must be [N, H, W, C]"))
+}
+
+/// Sizes of a tensor whose shape rule has been checked.
+fn dims<const D: usize>(ty: &TensorType) -> [usize; D] {
+    std::array::from_fn(|axis| ty.shape.get(axis).copied().unwrap_or(1))
+}

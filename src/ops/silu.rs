@@ -1,0 +1,112 @@
+//! SiLU activation: `y = x sigmoid(x)`.
+
+use super::cpu::par_chunks;
+use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect_shape};
+use crate::graph::{Graph, GraphError, TensorType, ValueId};
+
+/// SiLU of every element (Elfwing et al. 2017).
+///
+/// # Errors
+/// None for any shape; the signature is that of all ops.
+pub fn silu(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    graph.apply_one(Forward, &[x])
+}
+
+#[derive(Debug)]
+struct Forward;
+
+#[derive(Debug)]
+struct Backward;
+
+/// `sigmoid(x)` and the derivative of `x sigmoid(x)`.
+pub(super) fn sigmoid_and_slope(x: f64) -> (f64, f64) {
+    let sigmoid = 1.0 / (1.0 + (-x).exp());
+    (sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
+}
+
+impl Op for Forward {
+    fn name(&self) -> &'static str {
+        "silu.forward"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["x"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["y"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        Ok(vec![inputs[0].clone()])
+    }
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        call: &GradientCall<'_>,
+    ) -> Result<Vec<Option<ValueId>>, GraphError> {
+        let d_y = call.d_output(graph, self)?;
+        Ok(vec![Some(graph.apply_one(Backward, &[call.inputs[0], d_y])?)])
+    }
+    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
+        let length = types.outputs[0].len();
+        vec![Variant::single("forward", Grid::Invocations(length), vec![("length", length.into())])]
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let ([x], [y]) = operands.split();
+        for (y, &x) in y.data.iter_mut().zip(x.data) {
+            *y = (f64::from(x) * sigmoid_and_slope(f64::from(x)).0) as f32;
+        }
+    }
+    fn compute(&self, operands: Operands<'_>) {
+        let ([x], [y]) = operands.split();
+        par_chunks(y.data, |first, y| {
+            for (y, &x) in y.iter_mut().zip(&x.data[first..]) {
+                *y = x / (1.0 + (-x).exp());
+            }
+        });
+    }
+}
+
+impl Op for Backward {
+    fn name(&self) -> &'static str {
+        "silu.backward"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["x", "d_y"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["d_x"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        expect_shape("d_y", inputs[1], &inputs[0].shape)?;
+        Ok(vec![inputs[0].clone()])
+    }
+    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
+        let length = types.outputs[0].len();
+        vec![Variant::single("backward", Grid::Invocations(length), vec![("length", length.into())])]
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let ([x, d_y], [d_x]) = operands.split();
+        for ((d_x, &x), &d_y) in d_x.data.iter_mut().zip(x.data).zip(d_y.data) {
+            *d_x = (f64::from(d_y) * sigmoid_and_slope(f64::from(x)).1) as f32;
+        }
+    }
+    fn compute(&self, operands: Operands<'_>) {
+        let ([x, d_y], [d_x]) = operands.split();
+        par_chunks(d_x.data, |first, d_x| {
+            for ((d_x, &x), &d_y) in d_x.iter_mut().zip(&x.data[first..]).zip(&d_y.data[first..]) {
+                let sigmoid = 1.0 / (1.0 + (-x).exp());
+                *d_x = d_y * sigmoid * (1.0 + x * (1.0 - sigmoid));
+            }
+        });
+    }
+}
+
+/// Calls to check and time.
+pub fn cases() -> Vec<Case> {
+    let wide = || Fill::Normal { shape: vec![3, 5, 7], mean: 0.0, std: 20.0 };
+    vec![
+        Case::new("wide range", Forward, vec![wide()]),
+        Case::new("image", Forward, vec![Fill::normal([2, 16, 8, 64])]),
+        Case::new("wide range", Backward, vec![wide(), Fill::normal([3, 5, 7])]),
+        Case::new("image", Backward, vec![Fill::normal([2, 16, 8, 64]), Fill::normal([2, 16, 8, 64])]),
+    ]
+}
