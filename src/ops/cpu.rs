@@ -136,3 +136,42 @@ pub(super) fn gemm(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: &mut 
         );
     }
 }
+
+thread_local! {
+    static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Runs `body` with `length` floats of this thread's scratch memory, whose contents are left over from earlier use.
+///
+/// `body` must not call rayon: a stolen task would ask for the same memory.
+pub(super) fn with_scratch<T>(length: usize, body: impl FnOnce(&mut [f32]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < length {
+            scratch.resize(length, 0.0);
+        }
+        body(&mut scratch[..length])
+    })
+}
+
+/// `sums[c] = sum over rows of data[row, c]`, in an order that does not depend on the number of threads.
+pub(super) fn column_sums(data: &[f32], sums: &mut [f32]) {
+    let columns = sums.len();
+    let partial: Vec<Vec<f32>> = data
+        .par_chunks(1024 * columns)
+        .map(|rows| {
+            let mut sums = vec![0.0; columns];
+            for row in rows.chunks_exact(columns) {
+                for (sum, value) in sums.iter_mut().zip(row) {
+                    *sum += value;
+                }
+            }
+            sums
+        })
+        .collect();
+    sums.fill(0.0);
+    for partial in partial {
+        for (sum, value) in sums.iter_mut().zip(partial) {
+            *sum += value;
+        }
+    }
+}

@@ -1,0 +1,69 @@
+// Global gradient norm and clipping (Pascanu et al. 2013), as torch.nn.utils.clip_grad_norm_:
+//   total = previous + sum of g^2        norm = sqrt(total)        scale = min(1, max_norm / (norm + 1e-6))
+// `sum_squares_partial`: a workgroup sums 64 elements an invocation, four at a time, then a tree in workgroup memory.
+// `sum_squares`: one workgroup adds the partial sums up in a fixed order. Buffers chain through `previous`.
+
+// #import index
+
+struct Params { length: u32, partials: u32, max_norm: f32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> gradients_vec4: array<vec4<f32>>; // [L], L a multiple of 4
+@group(0) @binding(2) var<storage, read> previous: array<f32>;             // [1]
+@group(0) @binding(3) var<storage, read_write> partial: array<f32>;        // [partials]
+@group(0) @binding(4) var<storage, read_write> total: array<f32>;          // [1]
+@group(0) @binding(5) var<storage, read> sum: array<f32>;                  // [1], the last total
+@group(0) @binding(6) var<storage, read_write> norm_and_scale: array<f32>; // [2]
+
+const WORKGROUP = 64u;
+const QUADS_PER_INVOCATION = 16u;
+var<workgroup> tree: array<f32, WORKGROUP>;
+
+fn tree_sum(local: u32, value: f32) -> f32 {
+    tree[local] = value;
+    workgroupBarrier();
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
+        if local < half {
+            tree[local] += tree[local + half];
+        }
+        workgroupBarrier();
+    }
+    return tree[0];
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn sum_squares_partial(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+                       @builtin(local_invocation_index) local: u32) {
+    let block = flat_workgroup(workgroup, workgroups);
+    let quads = params.length / 4u;
+    var at = block * WORKGROUP * QUADS_PER_INVOCATION + local;
+    var squares = 0.0;
+    for (var step = 0u; step < QUADS_PER_INVOCATION; step++) {
+        if at < quads {
+            squares += dot(gradients_vec4[at], gradients_vec4[at]);
+        }
+        at += WORKGROUP;
+    }
+    squares = tree_sum(local, squares);
+    if local == 0u && block < params.partials {
+        partial[block] = squares;
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn sum_squares(@builtin(local_invocation_index) local: u32) {
+    var squares = 0.0;
+    for (var at = local; at < params.partials; at += WORKGROUP) {
+        squares += partial[at];
+    }
+    squares = tree_sum(local, squares);
+    if local == 0u {
+        total[0] = previous[0] + squares;
+    }
+}
+
+@compute @workgroup_size(1)
+fn clip() {
+    let norm = sqrt(sum[0]);
+    norm_and_scale[0] = norm;
+    norm_and_scale[1] = min(1.0, params.max_norm / (norm + 1e-6));
+}

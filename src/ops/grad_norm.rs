@@ -1,0 +1,130 @@
+//! Global gradient norm and the factor that clips it.
+
+use super::{Case, Fill, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, expect, expect_shape};
+use crate::graph::{Graph, GraphError, TensorType, ValueId};
+
+/// `previous + sum of squares` of a packed gradient buffer `[L]`; `previous` is `[1]`.
+///
+/// # Errors
+/// [`GraphError::Shape`] unless L is a multiple of 4, as packed buffers are.
+pub fn sum_squares(graph: &mut Graph, gradients: ValueId, previous: ValueId) -> Result<ValueId, GraphError> {
+    graph.apply_one(SumSquares, &[gradients, previous])
+}
+
+/// The norm and the factor that keeps it within `max_norm`, as `[2]`, from the sum of squares `[1]`.
+///
+/// # Errors
+/// [`GraphError::Shape`] for other shapes.
+pub fn clip(graph: &mut Graph, sum: ValueId, max_norm: f32) -> Result<ValueId, GraphError> {
+    graph.apply_one(Clip { max_norm }, &[sum])
+}
+
+#[derive(Debug)]
+struct SumSquares;
+
+#[derive(Debug)]
+struct Clip {
+    max_norm: f32,
+}
+
+/// Elements that one workgroup of the first pass sums: 64 invocations of 16 vec4.
+const ELEMENTS_PER_PARTIAL: usize = 64 * 16 * 4;
+
+fn params(length: usize, max_norm: f32) -> Vec<(&'static str, Word)> {
+    let partials = length.div_ceil(ELEMENTS_PER_PARTIAL);
+    vec![("length", length.into()), ("partials", partials.into()), ("max_norm", max_norm.into())]
+}
+
+impl Op for SumSquares {
+    fn name(&self) -> &'static str {
+        "grad_norm.sum_squares"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["gradients", "previous"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["total"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let length = inputs[0].len();
+        expect(length.is_multiple_of(4), || "the number of gradients must be a multiple of 4".to_owned())?;
+        expect_shape("previous", inputs[1], &[1])?;
+        Ok(vec![TensorType::f32([1])])
+    }
+    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
+        let length = types.inputs[0].len();
+        let partials = length.div_ceil(ELEMENTS_PER_PARTIAL);
+        vec![Variant {
+            name: "sum_squares",
+            requires: Requirements::default(),
+            scratch: vec![("partial", partials)],
+            passes: vec![
+                Pass::new("sum_squares_partial", Grid::Workgroups(partials), params(length, 0.0)),
+                Pass::new("sum_squares", Grid::Workgroups(1), params(length, 0.0)),
+            ],
+        }]
+    }
+    fn tolerance(&self) -> f32 {
+        1e-5
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let ([gradients, previous], [total]) = operands.split();
+        let squares: f64 = gradients.data.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+        total.data[0] = (f64::from(previous.data[0]) + squares) as f32;
+    }
+    fn compute(&self, operands: Operands<'_>) {
+        use rayon::prelude::*;
+        let ([gradients, previous], [total]) = operands.split();
+        let partial: Vec<f64> = gradients
+            .data
+            .par_chunks(ELEMENTS_PER_PARTIAL)
+            .map(|chunk| {
+                let mut lanes = [0.0f32; 16];
+                for values in chunk.chunks(16) {
+                    for (lane, g) in lanes.iter_mut().zip(values) {
+                        *lane += g * g;
+                    }
+                }
+                lanes.iter().map(|&lane| f64::from(lane)).sum()
+            })
+            .collect();
+        total.data[0] = (f64::from(previous.data[0]) + partial.iter().sum::<f64>()) as f32;
+    }
+}
+
+impl Op for Clip {
+    fn name(&self) -> &'static str {
+        "grad_norm.clip"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["sum"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["norm_and_scale"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        expect_shape("sum", inputs[0], &[1])?;
+        Ok(vec![TensorType::f32([2])])
+    }
+    fn variants(&self, _types: Types<'_>) -> Vec<Variant> {
+        vec![Variant::single("clip", Grid::Workgroups(1), params(0, self.max_norm))]
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let ([sum], [norm_and_scale]) = operands.split();
+        let norm = f64::from(sum.data[0]).sqrt();
+        norm_and_scale.data[0] = norm as f32;
+        norm_and_scale.data[1] = (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) as f32;
+    }
+}
+
+/// Calls to check and time.
+pub fn cases() -> Vec<Case> {
+    let previous = || Fill::floats([3.5]);
+    vec![
+        Case::new("less than a workgroup", SumSquares, vec![Fill::normal([12]), previous()]),
+        Case::new("ragged", SumSquares, vec![Fill::normal([3 * ELEMENTS_PER_PARTIAL + 20]), previous()]),
+        Case::new("more partial sums than invocations", SumSquares, vec![Fill::normal([701_345 / 4 * 4]), previous()]),
+        Case::new("clipped", Clip { max_norm: 1.0 }, vec![Fill::floats([30.0])]),
+        Case::new("within the norm", Clip { max_norm: 1.0 }, vec![Fill::floats([0.2])]),
+    ]
+}
