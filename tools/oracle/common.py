@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel
 from diffusers.utils import logging
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 logging.set_verbosity_error()
 torch.set_num_threads(1)
@@ -74,8 +74,14 @@ def save_golden(name, tensors, metadata):
     GOLDEN.mkdir(parents=True, exist_ok=True)
     path = GOLDEN / f"{name}.safetensors"
     metadata = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in metadata.items()}
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path, metadata)
-    path.chmod(0o644)
+    data = save({k: v.detach().contiguous().clone() for k, v in tensors.items()}, metadata)
+    # The library writes the metadata in random order: sort it, so that the same run gives the same file.
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
     print(f"{path.name}: {len(tensors)} tensors, {path.stat().st_size / 1024:.0f} KiB")
 
 
