@@ -1,0 +1,141 @@
+//! The CPU executor: runs a plan by the Rust twins of the kernels.
+
+use super::DeviceError;
+use crate::graph::{BufferRole, Graph, Place, Plan, PlannedNode, TensorType, ValueId};
+use crate::ops::{Input, Operands, Output};
+
+/// Which twin of a kernel runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twin {
+    /// The naive one, the oracle of tests.
+    Reference,
+    /// The fast one.
+    Fast,
+}
+
+/// Runs a plan on the CPU.
+pub struct CpuExecutor {
+    plan: Plan,
+    buffers: Vec<Vec<f32>>,
+    twin: Twin,
+}
+
+impl CpuExecutor {
+    /// Plans `graph` and allocates its buffers, zero-filled.
+    pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Self {
+        let plan = Plan::new(graph, keep, |_| Vec::new());
+        let buffers = plan.buffers.iter().map(|buffer| vec![0.0; buffer.bytes / 4]).collect();
+        Self { plan, buffers, twin }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn place(&self, value: ValueId) -> Result<Place, DeviceError> {
+        self.plan.place(value).ok_or_else(|| DeviceError::NoPlace {
+            name: format!("{value:?}"),
+            given: 0,
+            expected: 0,
+        })
+    }
+
+    /// Writes the contents of an input or state value; integers by their bits.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoPlace`] for another number of elements.
+    pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
+        // A value that nothing reads has no place, and writing it changes nothing.
+        let Some(place) = self.plan.place(value) else { return Ok(()) };
+        let buffer = &mut self.buffers[place.buffer][range(place)];
+        if buffer.len() != data.len() {
+            let name = format!("{value:?}");
+            return Err(DeviceError::NoPlace { name, given: data.len(), expected: buffer.len() });
+        }
+        buffer.copy_from_slice(data);
+        Ok(())
+    }
+
+    /// Reads a kept or state value.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoPlace`] for a value that was not kept.
+    pub fn read(&self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
+        let place = self.place(value)?;
+        Ok(self.buffers[place.buffer][range(place)].to_vec())
+    }
+
+    /// Fills all buffers of activations and workspace with NaN, so that what is read before it is written shows.
+    pub fn poison(&mut self) {
+        for (buffer, plan) in self.buffers.iter_mut().zip(&self.plan.buffers) {
+            if matches!(plan.role, BufferRole::Activations | BufferRole::Workspace) {
+                buffer.fill(f32::NAN);
+            }
+        }
+    }
+
+    /// Runs every node once.
+    pub fn run(&mut self) {
+        for node in &self.plan.nodes {
+            run_node(&self.plan, &mut self.buffers, node, self.twin);
+        }
+    }
+}
+
+fn range(place: Place) -> std::ops::Range<usize> {
+    place.offset / 4..(place.offset + place.bytes) / 4
+}
+
+/// Runs one node: the buffers it writes are taken out, so that the others can be borrowed beside them.
+fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twin) {
+    let place = |id: &ValueId| {
+        plan.place(*id).unwrap_or_else(|| unreachable!("the plan places the operands of all nodes it runs"))
+    };
+    let outputs: Vec<Place> = node.node.outputs.iter().map(place).collect();
+    let mut taken: Vec<(usize, Vec<f32>)> = Vec::new();
+    for output in &outputs {
+        if taken.iter().all(|(buffer, _)| *buffer != output.buffer) {
+            taken.push((output.buffer, std::mem::take(&mut buffers[output.buffer])));
+        }
+    }
+    let inputs = node
+        .node
+        .inputs
+        .iter()
+        .zip(&node.inputs)
+        .map(|(id, ty)| Input { ty, data: &buffers[place(id).buffer][range(place(id))] })
+        .collect();
+    let operands = Operands { inputs, outputs: disjoint(&mut taken, &outputs, &node.outputs) };
+    match twin {
+        Twin::Reference => node.node.op.reference(operands),
+        Twin::Fast => node.node.op.compute(operands),
+    }
+    for (index, buffer) in taken {
+        buffers[index] = buffer;
+    }
+}
+
+/// Mutable slices of several places at once.
+fn disjoint<'a>(
+    taken: &'a mut [(usize, Vec<f32>)],
+    places: &[Place],
+    types: &'a [TensorType],
+) -> Vec<Output<'a>> {
+    let mut slices: Vec<(usize, &mut [f32])> = Vec::new();
+    for (buffer, data) in taken {
+        let mut inside: Vec<(usize, &Place)> =
+            places.iter().enumerate().filter(|(_, place)| place.buffer == *buffer).collect();
+        inside.sort_by_key(|(_, place)| place.offset);
+        let (mut rest, mut at) = (data.as_mut_slice(), 0);
+        for (index, place) in inside {
+            let range = range(*place);
+            let (_, tail) = rest.split_at_mut(range.start - at);
+            let (slice, tail) = tail.split_at_mut(range.len());
+            slices.push((index, slice));
+            (rest, at) = (tail, range.end);
+        }
+    }
+    slices.sort_by_key(|(index, _)| *index);
+    slices.into_iter().zip(types).map(|((_, data), ty)| Output { ty, data }).collect()
+}

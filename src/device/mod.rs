@@ -1,0 +1,245 @@
+//! Where plans run: adapters, executors, buffers. The only place that knows wgpu.
+
+mod adapter;
+mod cpu;
+mod gpu;
+mod shader;
+
+use std::sync::Arc;
+
+pub use adapter::{AdapterReport, Selection, adapters};
+pub use cpu::{CpuExecutor, Twin};
+pub use gpu::{GpuDevice, GpuExecutor};
+
+use crate::graph::{Graph, MemoryReport, ValueId};
+use crate::ops::{Op, Types, Variant};
+
+/// What can go wrong on a device, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// No adapter goes by the given name.
+    #[error("no adapter matches '{name}'; there is: {found}. `ddpm-gpu devices` lists them; --device cpu always works")]
+    NoSuchAdapter {
+        /// What was asked for.
+        name: String,
+        /// Names of the adapters present.
+        found: String,
+    },
+    /// The adapter does not give the limits that the engine asks for.
+    #[error("{adapter} refused to open: {message}; try another --device, or --device cpu")]
+    Open {
+        /// Name of the adapter.
+        adapter: String,
+        /// The driver's words.
+        message: String,
+    },
+    /// A kernel does not compile.
+    #[error("kernels/{room}.wgsl: {message}")]
+    Shader {
+        /// Stem of the file.
+        room: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// The driver rejected a kernel.
+    #[error("{adapter} does not compile {kernel} ({path}, {shapes}): {message}; please report it, and use --device cpu meanwhile")]
+    Pipeline {
+        /// Name of the adapter.
+        adapter: String,
+        /// Room and entry point.
+        kernel: String,
+        /// Module path of the first call.
+        path: String,
+        /// Shapes of the call.
+        shapes: String,
+        /// The driver's words.
+        message: String,
+    },
+    /// A tensor is larger than the adapter binds.
+    #[error(
+        "{kernel} ({path}) binds {name} of {bytes} bytes ({shapes}), {adapter} allows {limit}; \
+         try a smaller --batch-size or image size"
+    )]
+    BindingTooLarge {
+        /// Room and entry point.
+        kernel: String,
+        /// Module path.
+        path: String,
+        /// Name of the operand.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// Shapes of the call.
+        shapes: String,
+        /// Name of the adapter.
+        adapter: String,
+        /// The adapter's limit.
+        limit: u64,
+    },
+    /// A kernel binds more buffers than the adapter allows.
+    #[error("{kernel} binds {count} storage buffers, {adapter} allows {limit}; try another --device")]
+    TooManyBindings {
+        /// Room and entry point.
+        kernel: String,
+        /// Buffers bound.
+        count: usize,
+        /// Name of the adapter.
+        adapter: String,
+        /// The adapter's limit.
+        limit: u32,
+    },
+    /// No variant of a kernel can run on the adapter.
+    #[error("{adapter} can run no variant of {kernel} ({path}); try another --device")]
+    NoVariant {
+        /// Name of the adapter.
+        adapter: String,
+        /// Room and entry point.
+        kernel: String,
+        /// Module path.
+        path: String,
+    },
+    /// Memory ran out.
+    #[error(
+        "{adapter} is out of memory: the plan takes {} MiB ({largest}); try a smaller --batch-size, or --device cpu",
+        total / (1 << 20)
+    )]
+    OutOfMemory {
+        /// Name of the adapter.
+        adapter: String,
+        /// Bytes of the whole plan.
+        total: usize,
+        /// The call with the largest operands.
+        largest: String,
+    },
+    /// The device is gone.
+    #[error("{adapter} was lost{during}: {message}; checkpoints written so far are whole, `--resume` goes on from them")]
+    Lost {
+        /// Name of the adapter.
+        adapter: String,
+        /// What was running.
+        during: String,
+        /// The driver's words.
+        message: String,
+    },
+    /// The driver reports an error during a run.
+    #[error("{adapter} failed{during}: {message}")]
+    Failed {
+        /// Name of the adapter.
+        adapter: String,
+        /// What was running.
+        during: String,
+        /// The driver's words.
+        message: String,
+    },
+    /// A value was read or written that the plan has no place for.
+    #[error("{name} is not part of the plan, or {given} elements were given for {expected}")]
+    NoPlace {
+        /// Name of the value.
+        name: String,
+        /// Elements given.
+        given: usize,
+        /// Elements expected.
+        expected: usize,
+    },
+}
+
+/// A device that plans run on.
+#[derive(Clone)]
+pub enum Device {
+    /// The CPU executor.
+    Cpu,
+    /// A wgpu adapter.
+    Gpu(Arc<GpuDevice>),
+}
+
+/// Picks the variant of a call from those that the device can run; the first is the default.
+pub type ChooseVariant<'a> = &'a dyn Fn(&dyn Op, Types<'_>, Vec<Variant>) -> Option<Variant>;
+
+fn first_variant(_op: &dyn Op, _types: Types<'_>, variants: Vec<Variant>) -> Option<Variant> {
+    variants.into_iter().next()
+}
+
+impl Device {
+    /// Opens the device that `selection` names.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoSuchAdapter`] or [`DeviceError::Open`].
+    pub async fn open(selection: &Selection) -> Result<Self, DeviceError> {
+        adapter::open(selection).await
+    }
+
+    /// What runs, in words: adapter, driver.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu => "CPU executor".to_owned(),
+            Self::Gpu(device) => device.name().to_owned(),
+        }
+    }
+
+    /// An executor that runs `graph` and keeps the values of `keep` to be read.
+    ///
+    /// # Errors
+    /// What the adapter cannot do, by kernel and shape.
+    pub async fn prepare(&self, graph: &Graph, keep: &[ValueId]) -> Result<Executor, DeviceError> {
+        Ok(match self {
+            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, keep, Twin::Fast)),
+            Self::Gpu(device) => {
+                Executor::Gpu(GpuExecutor::new(device.clone(), graph, keep, &first_variant, 0).await?)
+            }
+        })
+    }
+}
+
+/// A plan prepared on a device, to be run again and again.
+pub enum Executor {
+    /// On the CPU.
+    Cpu(CpuExecutor),
+    /// On a wgpu adapter.
+    Gpu(GpuExecutor),
+}
+
+impl Executor {
+    /// Writes the contents of an input or a state value; integers by their bits.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoPlace`] for another number of elements.
+    pub fn write<T: bytemuck::Pod>(&mut self, value: ValueId, data: &[T]) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(executor) => executor.write(value, bytemuck::cast_slice(data)),
+            Self::Gpu(executor) => executor.write(value, bytemuck::cast_slice(data)),
+        }
+    }
+
+    /// Runs every node once. On a GPU this returns when the work is queued.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
+    pub fn run(&mut self) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(executor) => {
+                executor.run();
+                Ok(())
+            }
+            Self::Gpu(executor) => executor.run(),
+        }
+    }
+
+    /// Reads a kept or state value.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoPlace`] for a value that was not kept; [`DeviceError::Lost`].
+    pub async fn read(&mut self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
+        match self {
+            Self::Cpu(executor) => executor.read(value),
+            Self::Gpu(executor) => executor.read(value).await,
+        }
+    }
+
+    /// Bytes by role.
+    pub fn memory(&self) -> MemoryReport {
+        match self {
+            Self::Cpu(executor) => executor.plan().memory(),
+            Self::Gpu(executor) => executor.plan().memory(),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! WGSL files: imports, and what naga says of their entry points.
+
+use std::collections::BTreeMap;
+
+use naga::{AddressSpace, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
+
+use super::DeviceError;
+use crate::ops::{self, Pass, Room, Word};
+
+/// The suffix of a binding that views an operand as `array<vec4<f32>>`.
+const VEC4_SUFFIX: &str = "_vec4";
+
+/// The WGSL of one room with its imports, parsed and validated.
+pub(crate) struct Shader {
+    /// Stem of the file.
+    pub(crate) room: &'static str,
+    /// Complete text: the room's file, then the shared modules it imports, so that line numbers stay those of the file.
+    pub(crate) text: String,
+    module: naga::Module,
+    info: naga::valid::ModuleInfo,
+}
+
+/// A buffer that an entry point uses.
+#[derive(Clone, Debug)]
+pub(crate) struct Binding {
+    /// Number within bind group 0.
+    pub(crate) index: u32,
+    /// Name of the operand, or `params`.
+    pub(crate) name: String,
+    /// What the shader does with it.
+    pub(crate) usage: Usage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usage {
+    Params,
+    Read,
+    Write,
+}
+
+impl Shader {
+    /// Loads the WGSL of a room.
+    pub(crate) fn load(room: &Room) -> Result<Self, DeviceError> {
+        let text = with_imports(room.name, room.source)?;
+        let fault = |message: String| DeviceError::Shader { room: room.name, message };
+        let module = naga::front::wgsl::parse_str(&text)
+            .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
+        let flags = naga::valid::ValidationFlags::all();
+        let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::all())
+            .validate(&module)
+            .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
+        Ok(Self { room: room.name, text, module, info })
+    }
+
+    /// Names of all entry points.
+    pub(crate) fn entry_points(&self) -> impl Iterator<Item = &str> {
+        self.module.entry_points.iter().map(|entry| entry.name.as_str())
+    }
+
+    fn entry(&self, name: &str) -> Result<usize, DeviceError> {
+        self.module.entry_points.iter().position(|entry| entry.name == name).ok_or_else(|| {
+            self.fault(format!("there is no entry point {name} in {}", path(self.room)))
+        })
+    }
+
+    fn fault(&self, message: String) -> DeviceError {
+        DeviceError::Shader { room: self.room, message }
+    }
+
+    /// The buffers that an entry point uses, in order of their numbers.
+    pub(crate) fn bindings(&self, entry: &str) -> Result<Vec<Binding>, DeviceError> {
+        let info = self.info.get_entry_point(self.entry(entry)?);
+        let mut bindings = Vec::new();
+        for (handle, variable) in self.module.global_variables.iter() {
+            let (Some(binding), Some(name)) = (&variable.binding, &variable.name) else { continue };
+            if info[handle].is_empty() {
+                continue;
+            }
+            let usage = match variable.space {
+                AddressSpace::Uniform => Usage::Params,
+                AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Usage::Write,
+                AddressSpace::Storage { .. } => Usage::Read,
+                _ => continue,
+            };
+            let name = name.strip_suffix(VEC4_SUFFIX).unwrap_or(name).to_owned();
+            bindings.push(Binding { index: binding.binding, name, usage });
+        }
+        bindings.sort_by_key(|binding| binding.index);
+        Ok(bindings)
+    }
+
+    /// Workgroup size of a pass with its overrides applied.
+    pub(crate) fn workgroup_size(&self, pass: &Pass) -> Result<[u32; 3], DeviceError> {
+        let entry = &self.module.entry_points[self.entry(pass.entry)?];
+        let Some(overrides) = entry.workgroup_size_overrides else { return Ok(entry.workgroup_size) };
+        let mut size = entry.workgroup_size;
+        for (size, expression) in size.iter_mut().zip(overrides) {
+            let Some(expression) = expression else { continue };
+            *size = self.constant(expression, &pass.overrides).ok_or_else(|| {
+                self.fault(format!("the workgroup size of {} is neither a number nor an override", pass.entry))
+            })?;
+        }
+        Ok(size)
+    }
+
+    /// Value of a literal, or of an override set in `overrides` or by its default.
+    fn constant(
+        &self,
+        expression: naga::Handle<Expression>,
+        overrides: &[(&'static str, f64)],
+    ) -> Option<u32> {
+        match &self.module.global_expressions[expression] {
+            Expression::Literal(Literal::U32(value)) => Some(*value),
+            Expression::Literal(Literal::I32(value)) => u32::try_from(*value).ok(),
+            Expression::Constant(constant) => {
+                self.constant(self.module.constants[*constant].init, overrides)
+            }
+            Expression::Override(handle) => {
+                let declared = &self.module.overrides[*handle];
+                let set = overrides.iter().find(|(name, _)| declared.name.as_deref() == Some(name));
+                match set {
+                    Some((_, value)) => Some(*value as u32),
+                    None => self.constant(declared.init?, overrides),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Bytes of the uniform `Params` of a pass, laid out as WGSL lays them out.
+    pub(crate) fn params(&self, pass: &Pass) -> Result<Vec<u8>, DeviceError> {
+        let declared = self.module.global_variables.iter().find_map(|(_, variable)| {
+            match (&variable.space, &self.module.types[variable.ty].inner) {
+                (AddressSpace::Uniform, TypeInner::Struct { members, span }) => Some((members, *span)),
+                _ => None,
+            }
+        });
+        let Some((members, span)) = declared else { return Ok(Vec::new()) };
+        let mut bytes = vec![0; span as usize];
+        let mut given: BTreeMap<&str, Word> = pass.params.iter().copied().collect();
+        for member in members {
+            let name = member.name.as_deref().unwrap_or_default();
+            let word = given.remove(name).ok_or_else(|| {
+                self.fault(format!("Params.{name} is not given to {}", pass.entry))
+            })?;
+            let kind = match self.module.types[member.ty].inner {
+                TypeInner::Scalar(scalar) => scalar.kind,
+                _ => return Err(self.fault(format!("Params.{name} must be a u32 or an f32"))),
+            };
+            let value = match (word, kind) {
+                (Word::U32(value), ScalarKind::Uint) => value.to_le_bytes(),
+                (Word::F32(value), ScalarKind::Float) => value.to_le_bytes(),
+                _ => return Err(self.fault(format!("Params.{name} is a {kind:?}, {word:?} was given"))),
+            };
+            bytes[member.offset as usize..][..4].copy_from_slice(&value);
+        }
+        match given.keys().next() {
+            None => Ok(bytes),
+            Some(name) => Err(self.fault(format!("{} is given {name}, which Params has not", pass.entry))),
+        }
+    }
+}
+
+fn path(room: &str) -> String {
+    format!("kernels/{room}.wgsl")
+}
+
+/// A room's text followed by the shared modules that its `// #import name` lines ask for.
+///
+/// WGSL does not care about the order of declarations, so this needs no parser; naga_oil, which has one, loses the
+/// workgroup sizes that are overrides.
+fn with_imports(room: &'static str, source: &str) -> Result<String, DeviceError> {
+    let mut text = source.to_owned();
+    for name in source.lines().filter_map(|line| line.strip_prefix("// #import ")) {
+        let module = ops::SHARED_WGSL.iter().find(|(shared, _)| *shared == name.trim());
+        let (_, module) = module.ok_or_else(|| DeviceError::Shader {
+            room,
+            message: format!("there is no kernels/shared/{name}.wgsl to import"),
+        })?;
+        text.push('\n');
+        text.push_str(module);
+    }
+    Ok(text)
+}
