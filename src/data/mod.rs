@@ -5,6 +5,8 @@
 
 mod digits;
 mod error;
+mod fashion_mnist;
+mod idx;
 mod in_memory;
 
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use std::path::PathBuf;
 pub use error::DataError;
 
 /// Every dataset that is known by name.
-pub const ALL: &[Source] = &[digits::SOURCE];
+pub const ALL: &[Source] = &[digits::SOURCE, fashion_mnist::SOURCE];
 
 /// A set of images of one shape, with class labels or without.
 pub trait Dataset: Send + Sync {
