@@ -6,10 +6,13 @@
 mod digits;
 mod error;
 mod fashion_mnist;
+mod folder;
 mod idx;
 mod in_memory;
+mod picture;
+mod png_file;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use error::DataError;
 
@@ -116,7 +119,9 @@ pub struct Source {
     pub open: fn(&OpenOptions) -> Result<Box<dyn Dataset>, DataError>,
 }
 
-/// Opens a dataset by its name in [`ALL`].
+/// Opens a dataset by its name in [`ALL`], or a folder of images by its path.
+///
+/// A name wins over a folder of the same name; write `./digits` for the folder.
 ///
 /// # Errors
 /// When the name is unknown, the files are missing or damaged, or the dataset cannot deliver the size and
@@ -124,6 +129,10 @@ pub struct Source {
 pub fn open(name_or_path: &str, options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
     if let Some(source) = ALL.iter().find(|source| source.name == name_or_path) {
         return (source.open)(options);
+    }
+    let path = Path::new(name_or_path);
+    if path.exists() {
+        return Ok(Box::new(folder::Folder::open(path, options)?));
     }
     let known: Vec<&str> = ALL.iter().map(|source| source.name).collect();
     Err(DataError::Unknown { name: name_or_path.to_owned(), known: known.join(", ") })
