@@ -1,4 +1,4 @@
-//! Files to images: datasets.
+//! Files to batches: datasets, and the loader that reads them ahead of training.
 //!
 //! Adding a dataset is one file, which implements [`Dataset`] and declares a [`Source`], and one line in
 //! [`ALL`].
@@ -9,12 +9,15 @@ mod fashion_mnist;
 mod folder;
 mod idx;
 mod in_memory;
+mod loader;
+mod order;
 mod picture;
 mod png_file;
 
 use std::path::{Path, PathBuf};
 
 pub use error::DataError;
+pub use loader::{Batch, Loader, LoaderOptions};
 
 /// Every dataset that is known by name.
 pub const ALL: &[Source] = &[digits::SOURCE, fashion_mnist::SOURCE];
