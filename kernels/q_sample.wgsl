@@ -13,7 +13,7 @@ struct Params { samples: u32, elements: u32, blocks: u32, stream: u32 }
 @group(0) @binding(2) var<storage, read> coefficients: array<f32>;     // [N, 4]
 @group(0) @binding(3) var<storage, read> key_step_sample: array<u32>;  // [4]
 @group(0) @binding(4) var<storage, read_write> x_t: array<f32>;        // [N, E]
-@group(0) @binding(5) var<storage, read_write> target: array<f32>;     // [N, E]
+@group(0) @binding(5) var<storage, read_write> prediction_target: array<f32>; // [N, E]
 
 override WORKGROUP: u32 = 64;
 
@@ -31,6 +31,6 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     for (var lane = 0u; lane < min(4u, params.elements - 4u * block); lane++) {
         let x = x_start[first + lane];
         x_t[first + lane] = k.x * x + k.y * eps[lane];
-        target[first + lane] = k.z * x + k.w * eps[lane];
+        prediction_target[first + lane] = k.z * x + k.w * eps[lane];
     }
 }

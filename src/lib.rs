@@ -8,3 +8,4 @@ pub mod data;
 pub mod device;
 pub mod graph;
 pub mod ops;
+pub mod workbench;

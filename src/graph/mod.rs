@@ -353,6 +353,11 @@ impl Graph {
         GraphError::Shape { path: self.path(), op: op.name(), operands, reason }
     }
 
+    /// Moves a value to another place, such as a range of a state value.
+    pub fn set_storage(&mut self, value: ValueId, storage: Storage) {
+        self.values[value.0].storage = storage;
+    }
+
     /// Packs values end to end into as few flat state values as WebGPU's binding limit allows.
     ///
     /// The values become slices of the flat ones, so that one dispatch can walk all of them. Packing two lists of
@@ -388,7 +393,7 @@ impl Graph {
         let flat: Vec<ValueId> =
             lengths.iter().map(|&length| self.state(name, TensorType::f32([length]), role)).collect();
         for (&id, (index, offset)) in values.iter().zip(slices) {
-            self.values[id.0].storage = Storage::Slice { of: flat[index], offset };
+            self.set_storage(id, Storage::Slice { of: flat[index], offset });
         }
         Ok(flat)
     }

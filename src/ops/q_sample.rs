@@ -53,7 +53,7 @@ impl Op for Forward {
         &["x_start", "coefficients", "key_step_sample"]
     }
     fn outputs(&self) -> &'static [&'static str] {
-        &["x_t", "target"]
+        &["x_t", "prediction_target"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let samples = inputs[0].shape.first().copied().unwrap_or(0);
@@ -73,7 +73,7 @@ impl Op for Forward {
         vec![Variant::single("forward", Grid::Invocations(samples * blocks), params)]
     }
     fn tolerance(&self) -> f32 {
-        1e-5
+        3e-6
     }
     fn reference(&self, operands: Operands<'_>) {
         Self::mix(operands, self.stream, |k, x, eps| {

@@ -116,7 +116,7 @@ impl Op for Forward {
         vec![Variant::single("forward", grid, params(ty, self.stream))]
     }
     fn tolerance(&self) -> f32 {
-        1e-5
+        3e-6
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([output, coefficients, key], [x]) = operands.split();

@@ -1,0 +1,244 @@
+//! One call of one variant against its naive reference, with outputs filled with NaN and surrounded by sentinels.
+
+use std::fmt;
+
+use super::CheckError;
+use crate::device::{CpuExecutor, Device, GpuExecutor, Twin};
+use crate::graph::{BufferRole, DType, Graph, Storage, TensorType, ValueId};
+use crate::ops::{Case, Types};
+
+/// Elements of sentinel on each side of an output; WebGPU binds at multiples of 256 bytes.
+const GUARD: usize = 64;
+
+/// What surrounds an output: a NaN that no arithmetic makes, so that it is recognised by its bits.
+const SENTINEL: u32 = 0x7fc5_e471;
+
+/// What an output holds before a call that must write all of it: another recognisable NaN.
+const UNWRITTEN: u32 = 0x7fc0_dead;
+
+/// The result of one check.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Largest error over all outputs, relative to the largest magnitude of its output.
+    pub worst_error: f32,
+    /// What the op allows.
+    pub tolerance: f32,
+    /// The first thing that is wrong.
+    pub failure: Option<Failure>,
+}
+
+/// What is wrong with an output, at its first failing element.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failure {
+    /// An element was not written.
+    NeverWritten {
+        /// Name of the output.
+        output: &'static str,
+        /// Index of the element in each axis.
+        index: Vec<usize>,
+    },
+    /// A sentinel beside the output was overwritten.
+    WrotePastTheEnd {
+        /// Name of the output.
+        output: &'static str,
+        /// Elements after the end, or before the start where negative.
+        distance: i64,
+    },
+    /// An element is off by more than the tolerance.
+    Wrong {
+        /// Name of the output.
+        output: &'static str,
+        /// Index of the element in each axis.
+        index: Vec<usize>,
+        /// Of the reference.
+        expected: f32,
+        /// Of the kernel.
+        got: f32,
+    },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverWritten { output, index } => write!(f, "{output}{index:?} was never written"),
+            Self::WrotePastTheEnd { output, distance } => {
+                write!(f, "{output} was written {distance} elements past its end")
+            }
+            Self::Wrong { output, index, expected, got } => {
+                write!(f, "{output}{index:?} is {got}, expected {expected}")
+            }
+        }
+    }
+}
+
+/// The variants of a case that a device can run, by name; the CPU executor has the one fast twin.
+pub fn subjects(device: &Device, case: &Case) -> Vec<&'static str> {
+    let Ok(outputs) = case.output_types() else { return Vec::new() };
+    let inputs = case.input_types();
+    match device {
+        Device::Cpu => vec!["compute"],
+        Device::Gpu(device) => case
+            .op
+            .variants(Types { inputs: &inputs, outputs: &outputs })
+            .into_iter()
+            .filter(|variant| device.supports(variant.requires))
+            .map(|variant| variant.name)
+            .collect(),
+    }
+}
+
+/// A case as a graph of one node whose outputs lie inside guarded state values.
+struct Guarded {
+    graph: Graph,
+    inputs: Vec<ValueId>,
+    /// The state value around each output.
+    guarded: Vec<ValueId>,
+    types: Vec<TensorType>,
+}
+
+impl Guarded {
+    fn new(case: &Case) -> Result<Self, CheckError> {
+        let mut graph = Graph::new();
+        let inputs: Vec<ValueId> =
+            case.input_types().into_iter().map(|ty| graph.input("input", ty)).collect();
+        let outputs = graph.apply_dyn(case.op.clone(), &inputs)?;
+        let types: Vec<TensorType> = outputs.iter().map(|&id| graph.ty(id).clone()).collect();
+        let mut guarded = Vec::new();
+        for (&output, ty) in outputs.iter().zip(&types) {
+            let length = GUARD + ty.len().next_multiple_of(GUARD) + GUARD;
+            let state = graph.state("guarded", TensorType::f32([length]), BufferRole::Weights);
+            graph.set_storage(output, Storage::Slice { of: state, offset: GUARD });
+            guarded.push(state);
+        }
+        Ok(Self { graph, inputs, guarded, types })
+    }
+
+    /// Initial contents of the guarded value of output `index`.
+    fn initial(&self, case: &Case, index: usize) -> Vec<u32> {
+        let length = self.types[index].len();
+        let mut contents = vec![SENTINEL; GUARD + length.next_multiple_of(GUARD) + GUARD];
+        let inside = &mut contents[GUARD..GUARD + length];
+        match case.targets.get(index) {
+            Some(fill) => inside.copy_from_slice(bytemuck::cast_slice(&fill.data(100 + index as u32))),
+            None => inside.fill(UNWRITTEN),
+        }
+        contents
+    }
+}
+
+/// Checks one variant of one case on a device; `variant` is one of [`subjects`].
+///
+/// # Errors
+/// [`CheckError`] if the case cannot run at all.
+pub async fn check(device: &Device, case: &Case, variant: &str) -> Result<Check, CheckError> {
+    let setup = Guarded::new(case)?;
+    let data: Vec<Vec<f32>> = (0..).zip(&case.inputs).map(|(index, fill)| fill.data(index)).collect();
+
+    let mut reference = CpuExecutor::new(&setup.graph, &[], Twin::Reference);
+    for (&id, data) in setup.inputs.iter().zip(&data) {
+        reference.write(id, data)?;
+    }
+    for (index, &id) in setup.guarded.iter().enumerate() {
+        reference.write(id, bytemuck::cast_slice(&setup.initial(case, index)))?;
+    }
+    reference.run();
+
+    let mut got = Vec::new();
+    match device {
+        Device::Cpu => {
+            let mut executor = CpuExecutor::new(&setup.graph, &[], Twin::Fast);
+            for (&id, data) in setup.inputs.iter().zip(&data) {
+                executor.write(id, data)?;
+            }
+            for (index, &id) in setup.guarded.iter().enumerate() {
+                executor.write(id, bytemuck::cast_slice(&setup.initial(case, index)))?;
+            }
+            executor.run();
+            for &id in &setup.guarded {
+                got.push(executor.read(id)?);
+            }
+        }
+        Device::Gpu(device) => {
+            let mut executor = GpuExecutor::new(
+                device.clone(),
+                &setup.graph,
+                &[],
+                &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant),
+                4 * GUARD,
+            )
+            .await?;
+            executor.poison();
+            for (&id, data) in setup.inputs.iter().zip(&data) {
+                executor.write(id, data)?;
+            }
+            for (index, &id) in setup.guarded.iter().enumerate() {
+                executor.write(id, bytemuck::cast_slice(&setup.initial(case, index)))?;
+            }
+            executor.run()?;
+            for &id in &setup.guarded {
+                got.push(executor.read(id).await?);
+            }
+        }
+    }
+
+    let mut result = Check { worst_error: 0.0, tolerance: case.op.tolerance(), failure: None };
+    for (index, got) in got.iter().enumerate() {
+        let expected = reference.read(setup.guarded[index])?;
+        let output = case.op.outputs()[index];
+        compare(output, &setup.types[index], &expected, got, &mut result);
+    }
+    Ok(result)
+}
+
+/// Compares one guarded output with the reference's.
+fn compare(output: &'static str, ty: &TensorType, expected: &[f32], got: &[f32], result: &mut Check) {
+    let length = ty.len();
+    for (position, value) in got.iter().enumerate() {
+        if !(GUARD..GUARD + length).contains(&position) && value.to_bits() != SENTINEL {
+            let distance = if position < GUARD {
+                position as i64 - GUARD as i64
+            } else {
+                (position - GUARD - length) as i64 + 1
+            };
+            result.failure.get_or_insert(Failure::WrotePastTheEnd { output, distance });
+        }
+    }
+    let (expected, got) = (&expected[GUARD..GUARD + length], &got[GUARD..GUARD + length]);
+    let scale = match ty.dtype {
+        DType::F32 => expected.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs())),
+        DType::U32 => 1.0,
+    };
+    for (position, (&expected, &got)) in expected.iter().zip(got).enumerate() {
+        let index = || unravel(position, &ty.shape);
+        if got.to_bits() == UNWRITTEN {
+            result.failure.get_or_insert_with(|| Failure::NeverWritten { output, index: index() });
+            result.worst_error = f32::INFINITY;
+            continue;
+        }
+        let error = match ty.dtype {
+            DType::U32 => f32::from(u8::from(expected.to_bits() != got.to_bits())),
+            DType::F32 => (got - expected).abs() / scale,
+        };
+        // A NaN is never within the tolerance.
+        let within = error <= result.tolerance;
+        result.worst_error = if error.is_nan() { f32::INFINITY } else { result.worst_error.max(error) };
+        if !within {
+            result.failure.get_or_insert_with(|| Failure::Wrong { output, index: index(), expected, got });
+        }
+    }
+}
+
+/// The index in each axis of an element of a dense tensor.
+fn unravel(mut position: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index: Vec<usize> = shape
+        .iter()
+        .rev()
+        .map(|&size| {
+            let along = position % size;
+            position /= size;
+            along
+        })
+        .collect();
+    index.reverse();
+    index
+}

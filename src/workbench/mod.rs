@@ -1,0 +1,22 @@
+//! Proof that kernels are right: every case of every variant against its reference, every gradient rule against finite
+//! differences.
+
+mod check;
+mod gradient;
+
+pub use check::{Check, Failure, check, subjects};
+pub use gradient::check_gradient;
+
+use crate::device::DeviceError;
+use crate::graph::GraphError;
+
+/// A check that could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The case does not fit its op.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The device cannot run the case.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
