@@ -4,5 +4,7 @@
 //! `cli -> train | sample -> diffusion + model -> graph -> ops -> plan -> device`.
 //! ARCHITECTURE.md says what each one is for.
 
+pub mod data;
+pub mod device;
 pub mod graph;
 pub mod ops;

@@ -1,0 +1,142 @@
+#![allow(clippy::unwrap_used)]
+
+use png::{BitDepth, ColorType};
+
+use super::super::Split;
+use super::super::png_file::tests::encode;
+use super::*;
+
+/// Writes a grey PNG of one value, and makes the folders above it.
+fn write_grey(path: &Path, size: (u32, u32), value: u8) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let data = vec![value; (size.0 * size.1) as usize];
+    fs::write(path, encode(size, ColorType::Grayscale, BitDepth::Eight, (&[], &[]), &data)).unwrap();
+}
+
+fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
+    super::super::open(path.to_str().unwrap(), options)
+}
+
+fn error(path: &Path, options: &OpenOptions) -> String {
+    open(path, options).err().unwrap().to_string()
+}
+
+fn sized(image_size: usize) -> OpenOptions {
+    OpenOptions { channels: Some(1), image_size: Some(image_size), ..Default::default() }
+}
+
+/// The first pixel and the label of every image.
+fn read_all(dataset: &dyn Dataset) -> Vec<(f32, Option<u32>)> {
+    let mut pixels = vec![f32::NAN; dataset.image_shape().elements()];
+    (0..dataset.len())
+        .map(|index| {
+            let label = dataset.read(index, &mut pixels).unwrap();
+            assert!(pixels.iter().all(|&pixel| (pixel - pixels[0]).abs() < 1e-6));
+            (pixels[0], label)
+        })
+        .collect()
+}
+
+#[test]
+fn loose_images_are_sorted_and_unlabelled() {
+    let folder = tempfile::tempdir().unwrap();
+    write_grey(&folder.path().join("b.PNG"), (5, 9), 255);
+    write_grey(&folder.path().join("a.png"), (4, 4), 0);
+    write_grey(&folder.path().join(".hidden.png"), (4, 4), 9);
+    fs::write(folder.path().join("notes.txt"), "not an image").unwrap();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+
+    let images = open(folder.path(), &sized(4)).unwrap();
+    assert!(images.classes().is_empty());
+    assert_eq!(read_all(images.as_ref()), [(-1.0, None), (1.0, None)]);
+}
+
+#[test]
+fn subfolders_are_classes_in_the_order_of_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    write_grey(&folder.path().join("zebra/1.png"), (4, 4), 255);
+    write_grey(&folder.path().join("ant/2.png"), (8, 6), 0);
+    write_grey(&folder.path().join("ant/1.png"), (3, 4), 255);
+
+    let images = open(folder.path(), &sized(4)).unwrap();
+    assert_eq!(images.classes(), ["ant", "zebra"]);
+    assert_eq!(read_all(images.as_ref()), [(1.0, Some(0)), (-1.0, Some(0)), (1.0, Some(1))]);
+}
+
+#[test]
+fn size_and_channels_default_to_the_first_image_and_colour() {
+    let folder = tempfile::tempdir().unwrap();
+    write_grey(&folder.path().join("a.png"), (5, 3), 51);
+    let images = open(folder.path(), &OpenOptions::default()).unwrap();
+    assert_eq!(images.image_shape(), ImageShape { channels: 3, height: 3, width: 3 });
+    assert_eq!(read_all(images.as_ref()), [(2.0 * 0.2 - 1.0, None)]);
+}
+
+#[test]
+fn folders_without_images_are_errors_that_name_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().display().to_string();
+    let message = error(folder.path(), &sized(4));
+    assert!(message.contains(&name) && message.contains("found none"), "{message}");
+
+    fs::write(folder.path().join("photo.jpg"), "jpeg").unwrap();
+    assert!(error(folder.path(), &sized(4)).contains("photo.jpg"));
+
+    write_grey(&folder.path().join("cat/1.png"), (4, 4), 0);
+    fs::create_dir(folder.path().join("dog")).unwrap();
+    assert!(error(folder.path(), &sized(4)).contains("dog"));
+
+    write_grey(&folder.path().join("dog/1.png"), (4, 4), 0);
+    assert_eq!(open(folder.path(), &sized(4)).unwrap().len(), 2);
+    write_grey(&folder.path().join("loose.png"), (4, 4), 0);
+    assert!(error(folder.path(), &sized(4)).contains("both"));
+}
+
+#[test]
+fn what_a_folder_cannot_deliver_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    write_grey(&folder.path().join("a.png"), (4, 4), 0);
+    let two_channels = OpenOptions { channels: Some(2), ..sized(4) };
+    assert!(error(folder.path(), &two_channels).contains("expected 1 or 3, found 2"));
+    assert!(error(folder.path(), &sized(0)).contains("image size"));
+    assert!(error(folder.path(), &sized(usize::MAX)).contains("image size"));
+    assert!(error(folder.path(), &OpenOptions { split: Split::Test, ..sized(4) }).contains("split"));
+    assert!(error(&folder.path().join("a.png"), &sized(4)).contains("a folder of images"));
+}
+
+#[test]
+fn bad_images_are_errors_or_are_skipped_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    write_grey(&folder.path().join("ant/1.png"), (4, 4), 0);
+    write_grey(&folder.path().join("bee/1.png"), (4, 4), 255);
+    let whole = fs::read(folder.path().join("ant/1.png")).unwrap();
+    for (name, bytes) in [("ant/0.png", &whole[..20]), ("ant/3.png", b"text"), ("bee/2.png", &whole[..50])] {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+
+    let strict = open(folder.path(), &sized(4)).unwrap();
+    assert_eq!(strict.len(), 5);
+    assert!(strict.skipped().is_empty());
+    let message = strict.read(0, &mut [0.0; 16]).unwrap_err().to_string();
+    assert!(message.contains("0.png") && message.contains("--skip-bad-images"), "{message}");
+
+    let lenient = open(folder.path(), &OpenOptions { skip_bad_images: true, ..sized(4) }).unwrap();
+    assert_eq!(read_all(lenient.as_ref()), [(-1.0, Some(0)), (1.0, Some(1))]);
+    let skipped: Vec<_> = lenient.skipped().iter().map(|file| file.path.file_name().unwrap()).collect();
+    assert_eq!(skipped, ["0.png", "3.png", "2.png"]);
+    assert!(!lenient.skipped()[1].reason.contains("--skip-bad-images"));
+
+    for good in ["ant/1.png", "bee/1.png"] {
+        fs::write(folder.path().join(good), "text").unwrap();
+    }
+    assert!(error(folder.path(), &OpenOptions { skip_bad_images: true, ..sized(4) }).contains("5 of them"));
+}
+
+#[test]
+#[allow(clippy::panic)]
+fn a_decoder_that_panics_is_a_bad_file() {
+    let image = ImageFile { path: "trap.png".into(), decode: |_| panic!("a trap"), label: None };
+    assert!(image.decode().unwrap_err().to_string().contains("trap.png"));
+    let (good, skipped) = validate(vec![image]);
+    assert_eq!((good.len(), skipped.len()), (0, 1));
+}

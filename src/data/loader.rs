@@ -1,0 +1,194 @@
+//! Batches, read ahead on a background thread.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use rayon::prelude::*;
+
+use super::order::{self, Order};
+use super::{DataError, Dataset};
+
+/// Batches that wait in the channel; one more is being read.
+const BATCHES_AHEAD: usize = 2;
+
+/// Images and their labels, as a training step takes them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// \[N, H, W, C\] in \[-1, 1\]
+    pub images: Vec<f32>,
+    /// \[N\] indices into the dataset's classes; empty when the images carry no labels.
+    pub labels: Vec<u32>,
+}
+
+/// Which batches to read.
+#[derive(Clone, Debug)]
+pub struct LoaderOptions {
+    /// Images in a batch, at least 1; may be more than the dataset holds.
+    pub batch_size: usize,
+    /// Decides the order of the images and the mirroring.
+    pub seed: u64,
+    /// The training step of the first batch; a resumed run passes the step it stopped at.
+    pub first_step: u64,
+    /// Mirror each image left to right with probability one half.
+    pub random_flip: bool,
+}
+
+/// An endless stream of batches.
+///
+/// The batch of a step is a pure function of the dataset, the batch size, the seed, the step and `random_flip`: a
+/// loader that starts at step k gives what one that starts at 0 gives from its k-th batch on.
+#[derive(Debug)]
+pub struct Loader {
+    name: String,
+    /// `None` only while the loader is dropped.
+    batches: Option<Receiver<Result<Batch, DataError>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts reading.
+    ///
+    /// # Errors
+    /// When the dataset or the batch is empty, the batch is too large for memory, or no thread can be started.
+    pub fn new(dataset: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self, DataError> {
+        let name = dataset.name().to_owned();
+        if dataset.is_empty() || dataset.image_shape().elements() == 0 {
+            return Err(DataError::Unfit {
+                dataset: name,
+                what: "number of images",
+                expected: "at least 1".to_owned(),
+                found: "none".to_owned(),
+                advice: "choose another dataset".to_owned(),
+            });
+        }
+        let bytes = options.batch_size.checked_mul(dataset.image_shape().elements() * size_of::<f32>());
+        if options.batch_size == 0 || bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
+            return Err(batch_size_error(&name, options.batch_size));
+        }
+
+        let (sender, batches) = sync_channel(BATCHES_AHEAD);
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = Reader { dataset, options, stop: Arc::clone(&stop) };
+        let thread = thread::Builder::new()
+            .name("data-loader".to_owned())
+            .spawn(move || reader.run(&sender))
+            .map_err(|source| DataError::Io { path: name.clone().into(), source })?;
+        Ok(Self { name, batches: Some(batches), stop, thread: Some(thread) })
+    }
+
+    /// Waits for the batch of the next step.
+    ///
+    /// # Errors
+    /// When an image of the batch cannot be read; the loader stops there, and every later call is an error too.
+    // not an iterator: the stream has no end, so `None` would have no meaning
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Batch, DataError> {
+        let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
+        batch.unwrap_or_else(|| Err(DataError::Stopped { dataset: self.name.clone() }))
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // a thread that waits to send wakes up with an error
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // every panic of a dataset is caught in the thread and sent as an error
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The background thread's side.
+struct Reader {
+    dataset: Arc<dyn Dataset>,
+    options: LoaderOptions,
+    stop: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn run(&self, sender: &SyncSender<Result<Batch, DataError>>) {
+        let mut order = Order::new(self.options.seed, self.dataset.len());
+        for step in self.options.first_step.. {
+            let batch =
+                catch_unwind(AssertUnwindSafe(|| self.read(&mut order, step))).unwrap_or_else(|payload| {
+                    let dataset = self.dataset.name().to_owned();
+                    Err(DataError::Panicked { dataset, step, message: panic_message(payload.as_ref()) })
+                });
+            let last = batch.is_err();
+            if self.stop.load(Ordering::Relaxed) || sender.send(batch).is_err() || last {
+                return;
+            }
+        }
+    }
+
+    fn read(&self, order: &mut Order, step: u64) -> Result<Batch, DataError> {
+        let LoaderOptions { batch_size, seed, random_flip, .. } = self.options;
+        let shape = self.dataset.image_shape();
+        let flips = if random_flip { order::flips(seed, step, batch_size) } else { vec![false; batch_size] };
+
+        // a batch that does not fit in memory is an error rather than an abort
+        let mut images = Vec::new();
+        images
+            .try_reserve_exact(batch_size * shape.elements())
+            .map_err(|_| batch_size_error(self.dataset.name(), batch_size))?;
+        images.resize(batch_size * shape.elements(), 0.0);
+        let indices = order.batch(step, batch_size);
+        let labels: Vec<Result<Option<u32>, DataError>> = images
+            .par_chunks_exact_mut(shape.elements())
+            .zip(indices.into_par_iter().zip(flips))
+            .map(|(pixels, (index, flip))| {
+                // a dropped loader does not wait for the rest of its batch
+                if self.stop.load(Ordering::Relaxed) {
+                    return Err(DataError::Stopped { dataset: self.dataset.name().to_owned() });
+                }
+                let label = self.dataset.read(index, pixels)?;
+                if flip {
+                    mirror(pixels, shape.width, shape.channels);
+                }
+                Ok(label)
+            })
+            .collect();
+        // in the order of the batch, so that of several errors the same one is reported each time
+        let labels: Vec<Option<u32>> = labels.into_iter().collect::<Result<_, _>>()?;
+        Ok(Batch { images, labels: labels.into_iter().collect::<Option<_>>().unwrap_or_default() })
+    }
+}
+
+fn batch_size_error(dataset: &str, batch_size: usize) -> DataError {
+    DataError::Unfit {
+        dataset: dataset.to_owned(),
+        what: "batch size",
+        expected: "at least 1, and a batch that fits in memory".to_owned(),
+        found: batch_size.to_string(),
+        advice: "pass another --batch-size".to_owned(),
+    }
+}
+
+/// Mirrors an image \[H, W, C\] left to right.
+fn mirror(pixels: &mut [f32], width: usize, channels: usize) {
+    for row in pixels.chunks_exact_mut(width * channels) {
+        for left in 0..width / 2 {
+            let right = width - 1 - left;
+            for channel in 0..channels {
+                row.swap(left * channels + channel, right * channels + channel);
+            }
+        }
+    }
+}
+
+/// The text of a panic, where it has one.
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}
+
+#[cfg(test)]
+mod tests;

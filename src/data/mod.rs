@@ -1,0 +1,202 @@
+//! Files to batches: datasets, and the loader that reads them ahead of training.
+//!
+//! Adding a dataset is one file, which implements [`Dataset`] and declares a [`Source`], and one line in
+//! [`ALL`].
+
+mod digits;
+mod error;
+mod fashion_mnist;
+mod folder;
+mod idx;
+mod in_memory;
+mod loader;
+mod order;
+mod picture;
+mod png_file;
+
+use std::path::{Path, PathBuf};
+
+pub use error::DataError;
+pub use loader::{Batch, Loader, LoaderOptions};
+
+/// Every dataset that is known by name.
+pub const ALL: &[Source] = &[digits::SOURCE, fashion_mnist::SOURCE];
+
+/// A set of images of one shape, with class labels or without.
+pub trait Dataset: Send + Sync {
+    /// The dataset's name, or the path of its folder.
+    fn name(&self) -> &str;
+
+    /// Number of images.
+    fn len(&self) -> usize;
+
+    /// Whether there are no images at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The shape of every image that [`read`](Dataset::read) delivers.
+    fn image_shape(&self) -> ImageShape;
+
+    /// The class names in the order of their labels; empty when the images carry no labels.
+    fn classes(&self) -> &[String];
+
+    /// Writes image `index` to `pixels` and returns its class label.
+    ///
+    /// `pixels` is \[H, W, C\] with values in \[-1, 1\]. The label is an index into
+    /// [`classes`](Dataset::classes), or `None` when there are no classes.
+    ///
+    /// # Errors
+    /// When the file is damaged or gone, when `index` is not less than `len`, and when `pixels` has another
+    /// length than the image.
+    fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Option<u32>, DataError>;
+
+    /// The files that were left out under [`OpenOptions::skip_bad_images`], in the order of their paths.
+    fn skipped(&self) -> &[Skipped] {
+        &[]
+    }
+}
+
+/// Channels, height and width of an image as a dataset delivers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageShape {
+    /// 1 for grey, 3 for red, green and blue.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Pixels in a row.
+    pub width: usize,
+}
+
+impl ImageShape {
+    /// Number of values in one image: channels x height x width.
+    pub fn elements(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+/// A file that was left out because it could not be decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The file.
+    pub path: PathBuf,
+    /// What was wrong with it.
+    pub reason: String,
+}
+
+/// Which part of a dataset to open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Split {
+    /// The images to train on.
+    #[default]
+    Train,
+    /// The images held out.
+    Test,
+}
+
+/// What the caller wants of a dataset.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Where the dataset's files are; `None` is the place where the system's packages put them.
+    pub data_path: Option<PathBuf>,
+    /// Channels per pixel, 1 or 3; `None` is the dataset's own.
+    pub channels: Option<usize>,
+    /// Height and width in pixels, the model's `sample_size`; `None` is the dataset's own.
+    pub image_size: Option<usize>,
+    /// Leave out image files that cannot be decoded, rather than fail.
+    pub skip_bad_images: bool,
+    /// The part to open.
+    pub split: Split,
+}
+
+/// A dataset that is known by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The name that [`open`] takes.
+    pub name: &'static str,
+    /// One line on what the images are.
+    pub description: &'static str,
+    /// Who made the images, and under which licence they may be used.
+    pub attribution: &'static str,
+    /// Opens it.
+    pub open: fn(&OpenOptions) -> Result<Box<dyn Dataset>, DataError>,
+}
+
+/// Opens a dataset by its name in [`ALL`], or a folder of images by its path.
+///
+/// A name wins over a folder of the same name; write `./digits` for the folder.
+///
+/// # Errors
+/// When the name is unknown, the files are missing or damaged, or the dataset cannot deliver the size and
+/// channels asked for.
+pub fn open(name_or_path: &str, options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
+    if let Some(source) = ALL.iter().find(|source| source.name == name_or_path) {
+        return (source.open)(options);
+    }
+    let path = Path::new(name_or_path);
+    if path.exists() {
+        return Ok(Box::new(folder::Folder::open(path, options)?));
+    }
+    let known: Vec<&str> = ALL.iter().map(|source| source.name).collect();
+    Err(DataError::Unknown { name: name_or_path.to_owned(), known: known.join(", ") })
+}
+
+/// Checks that a wanted size or channel count is one of those that a dataset can deliver.
+fn require(
+    dataset: &str,
+    what: &'static str,
+    wanted: Option<usize>,
+    offered: &[usize],
+    model_key: &str,
+) -> Result<(), DataError> {
+    match wanted {
+        Some(wanted) if !offered.contains(&wanted) => {
+            let offered: Vec<String> = offered.iter().map(usize::to_string).collect();
+            let offered = offered.join(" or ");
+            Err(DataError::Unfit {
+                dataset: dataset.to_owned(),
+                what,
+                found: wanted.to_string(),
+                advice: format!("choose a model whose {model_key} is {offered}, or another dataset"),
+                expected: offered,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a dataset with no held-out images is not asked for them.
+fn require_train(dataset: &str, split: Split, advice: &str) -> Result<(), DataError> {
+    match split {
+        Split::Train => Ok(()),
+        Split::Test => Err(DataError::Unfit {
+            dataset: dataset.to_owned(),
+            what: "split",
+            expected: "train".to_owned(),
+            found: "test".to_owned(),
+            advice: advice.to_owned(),
+        }),
+    }
+}
+
+/// Checks the arguments of [`Dataset::read`].
+fn require_read(dataset: &dyn Dataset, index: usize, pixels: &[f32]) -> Result<(), DataError> {
+    let (len, elements) = (dataset.len(), dataset.image_shape().elements());
+    let (what, expected, found) = if index >= len {
+        ("image index", format!("less than {len}"), index)
+    } else if pixels.len() != elements {
+        ("length of the pixel buffer", elements.to_string(), pixels.len())
+    } else {
+        return Ok(());
+    };
+    Err(DataError::Unfit {
+        dataset: dataset.name().to_owned(),
+        what,
+        expected,
+        found: found.to_string(),
+        advice: "correct the calling code".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! A decoded picture of any size, and how it becomes an image of the model's shape.
+
+use image::imageops::{self, FilterType};
+use image::{ImageBuffer, Luma, Pixel, Rgb};
+
+use super::ImageShape;
+
+/// The most pixels that a picture may have; one that claims more is refused before it is decoded.
+pub(super) const MAX_PIXELS: u64 = 1 << 26;
+
+/// A decoded picture.
+#[derive(Debug, PartialEq)]
+pub(super) struct Picture {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) layout: Layout,
+    /// \[H, W, C\], with the channels of `layout`.
+    pub(super) samples: Samples,
+}
+
+/// The channels of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    Grey,
+    GreyAlpha,
+    Rgb,
+    Rgba,
+}
+
+impl Layout {
+    pub(super) fn channels(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::GreyAlpha => 2,
+            Self::Rgb => 3,
+            Self::Rgba => 4,
+        }
+    }
+}
+
+/// The values of a picture, as precise as the file has them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Samples {
+    Eight(Vec<u8>),
+    Sixteen(Vec<u16>),
+}
+
+impl Samples {
+    /// Value `index` in [0, 1].
+    fn value(&self, index: usize) -> f32 {
+        match self {
+            Self::Eight(values) => f32::from(values[index]) / f32::from(u8::MAX),
+            Self::Sixteen(values) => f32::from(values[index]) / f32::from(u16::MAX),
+        }
+    }
+}
+
+impl Picture {
+    /// Writes the picture to `pixels`, \[H, W, C\] in \[-1, 1\], as an image of `shape`, which is square.
+    ///
+    /// The centre square is cut out and resized with the Catmull-Rom (bicubic) filter, widened when it shrinks
+    /// so that every pixel counts. Transparent parts are laid over white. Colour becomes grey by the luma of
+    /// ITU-R BT.601, and grey becomes colour by repetition. Values are taken as stored: colour profiles and
+    /// gamma are not applied. Pillow does the same on float images with its BICUBIC filter.
+    pub(super) fn write(&self, shape: ImageShape, pixels: &mut [f32]) {
+        if shape.channels == 1 {
+            self.resize(shape, pixels, |colour| Luma([luma(colour)]));
+        } else {
+            self.resize(shape, pixels, Rgb);
+        }
+    }
+
+    fn resize<P>(&self, shape: ImageShape, pixels: &mut [f32], convert: impl Fn([f32; 3]) -> P)
+    where
+        P: Pixel<Subpixel = f32> + 'static,
+    {
+        // Cropping before resizing keeps the work bounded however long and thin the picture is.
+        let side = self.width.min(self.height);
+        let (left, top) = ((self.width - side) / 2, (self.height - side) / 2);
+        let square = ImageBuffer::from_fn(side as u32, side as u32, |x, y| {
+            convert(self.colour_over_white(left + x as usize, top + y as usize))
+        });
+        // The filter overshoots at edges; `resize` clamps to [0, 1], and returns a copy when the size is right.
+        let resized =
+            imageops::resize(&square, shape.width as u32, shape.height as u32, FilterType::CatmullRom);
+        for (pixel, &value) in pixels.iter_mut().zip(resized.as_raw()) {
+            *pixel = 2.0 * value - 1.0;
+        }
+    }
+
+    /// Red, green and blue in [0, 1] with the alpha channel applied.
+    fn colour_over_white(&self, x: usize, y: usize) -> [f32; 3] {
+        let first = (y * self.width + x) * self.layout.channels();
+        let value = |channel| self.samples.value(first + channel);
+        // at alpha 1 this is the colour's own bits
+        let over_white = |colour: f32, alpha: f32| colour * alpha + (1.0 - alpha);
+        match self.layout {
+            Layout::Grey => [value(0); 3],
+            Layout::GreyAlpha => [over_white(value(0), value(1)); 3],
+            Layout::Rgb => [value(0), value(1), value(2)],
+            Layout::Rgba => [0, 1, 2].map(|channel| over_white(value(channel), value(3))),
+        }
+    }
+}
+
+/// Brightness by ITU-R BT.601; a grey keeps its exact value.
+fn luma([red, green, blue]: [f32; 3]) -> f32 {
+    if red == green && green == blue { red } else { 0.299 * red + 0.587 * green + 0.114 * blue }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(picture: &Picture, channels: usize, size: usize) -> Vec<f32> {
+        let mut pixels = vec![f32::NAN; size * size * channels];
+        picture.write(ImageShape { channels, height: size, width: size }, &mut pixels);
+        pixels
+    }
+
+    fn grey(width: usize, height: usize, values: Vec<u8>) -> Picture {
+        Picture { width, height, layout: Layout::Grey, samples: Samples::Eight(values) }
+    }
+
+    #[test]
+    fn the_right_size_is_copied_exactly() {
+        let picture = grey(2, 2, vec![0, 51, 204, 255]);
+        assert_eq!(write(&picture, 1, 2), [-1.0, 2.0 * 0.2 - 1.0, 2.0 * 0.8 - 1.0, 1.0]);
+    }
+
+    #[test]
+    fn grey_repeats_and_colour_becomes_luma() {
+        assert_eq!(write(&grey(1, 1, vec![51]), 3, 1), [2.0 * 0.2 - 1.0; 3]);
+        let red =
+            Picture { width: 1, height: 1, layout: Layout::Rgb, samples: Samples::Eight(vec![255, 0, 0]) };
+        assert_eq!(write(&red, 3, 1), [1.0, -1.0, -1.0]);
+        assert_eq!(write(&red, 1, 1), [2.0 * 0.299 - 1.0]);
+    }
+
+    #[test]
+    fn transparent_parts_are_white() {
+        let values = vec![0, 0, 0, 0, 255, 0, 0, 51];
+        let picture = Picture { width: 2, height: 1, layout: Layout::Rgba, samples: Samples::Eight(values) };
+        assert_eq!(picture.colour_over_white(0, 0), [1.0; 3]);
+        let [red, green, blue] = picture.colour_over_white(1, 0);
+        assert_eq!((red, green, blue), (1.0, 0.8, 0.8));
+    }
+
+    #[test]
+    fn long_pictures_keep_their_middle() {
+        // columns 0 | 85 170 | 255
+        let wide = grey(4, 2, [0, 85, 170, 255].repeat(2));
+        let third = |value: f32| 2.0 * value / 3.0 - 1.0;
+        for (found, expected) in write(&wide, 1, 2).iter().zip([1.0, 2.0, 1.0, 2.0].map(third)) {
+            assert!((found - expected).abs() < 1e-6);
+        }
+        let tall = grey(2, 4, [0, 0, 85, 85, 170, 170, 255, 255].to_vec());
+        for (found, expected) in write(&tall, 1, 2).iter().zip([1.0, 1.0, 2.0, 2.0].map(third)) {
+            assert!((found - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn shrinking_averages_and_growing_stays_in_range() {
+        // a checkerboard of 32 x 32 becomes grey, not black or white
+        let checkerboard = grey(32, 32, (0..1024).map(|i| ((i + i / 32) % 2 * 255) as u8).collect());
+        for value in write(&checkerboard, 1, 4) {
+            assert!(value.abs() < 0.1, "{value}");
+        }
+        for value in write(&checkerboard, 3, 64) {
+            assert!((-1.0..=1.0).contains(&value), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_thin_picture_needs_no_more_memory_than_its_middle() {
+        let thin = grey(1 << 20, 1, vec![255; 1 << 20]);
+        assert_eq!(write(&thin, 1, 8), [1.0; 64]);
+    }
+}

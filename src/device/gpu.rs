@@ -1,0 +1,220 @@
+//! wgpu devices: opening one, compiling kernels, collecting errors.
+
+mod executor;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use executor::GpuExecutor;
+
+use super::DeviceError;
+use super::shader::{Binding, Shader, Usage};
+use crate::ops::{self, Pass, Requirements};
+
+/// An open wgpu device and the kernels compiled for it.
+pub struct GpuDevice {
+    name: String,
+    subgroup_size: [u32; 2],
+    limits: wgpu::Limits,
+    features: wgpu::Features,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    trouble: Arc<Mutex<Trouble>>,
+    shaders: Mutex<HashMap<&'static str, Arc<CompiledShader>>>,
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+}
+
+/// What callbacks of the driver have reported since the device was opened.
+#[derive(Default)]
+struct Trouble {
+    lost: Option<String>,
+    failed: Option<String>,
+}
+
+struct CompiledShader {
+    shader: Shader,
+    module: wgpu::ShaderModule,
+}
+
+/// Room, entry point, and the overrides by name and bits.
+type KernelKey = (&'static str, &'static str, Vec<(&'static str, u64)>);
+
+/// A compiled entry point.
+struct Kernel {
+    pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+    bindings: Vec<Binding>,
+}
+
+/// The mutex guards plain data that no panic can leave half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl GpuDevice {
+    /// Opens `adapter` with WebGPU's default limits, and larger buffers where it has them.
+    pub(super) async fn open(adapter: &wgpu::Adapter) -> Result<Self, DeviceError> {
+        let info = adapter.get_info();
+        let available = adapter.limits();
+        let required_limits = wgpu::Limits {
+            max_storage_buffer_binding_size: available.max_storage_buffer_binding_size,
+            max_buffer_size: available.max_buffer_size,
+            ..wgpu::Limits::default()
+        };
+        let required_features = adapter.features() & wgpu::Features::SUBGROUP;
+        let opened = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("ddpm-gpu"),
+                required_features,
+                required_limits: required_limits.clone(),
+                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                ..Default::default()
+            })
+            .await;
+        let (device, queue) = opened
+            .map_err(|error| DeviceError::Open { adapter: info.name.clone(), message: error.to_string() })?;
+        let trouble = Arc::new(Mutex::new(Trouble::default()));
+        let on_error = trouble.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&on_error).failed.get_or_insert(error.to_string());
+        }));
+        let on_lost = trouble.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lock(&on_lost).lost.get_or_insert(message);
+            }
+        });
+        Ok(Self {
+            name: info.name,
+            subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
+            limits: required_limits,
+            features: required_features,
+            device,
+            queue,
+            trouble,
+            shaders: Mutex::default(),
+            kernels: Mutex::default(),
+        })
+    }
+
+    /// Name of the adapter.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the device meets what a variant needs.
+    pub fn supports(&self, requires: Requirements) -> bool {
+        let subgroups = requires.subgroup_size.is_none_or(|size| {
+            self.features.contains(wgpu::Features::SUBGROUP) && self.subgroup_size == [size, size]
+        });
+        let f16 = !requires.f16 || self.features.contains(wgpu::Features::SHADER_F16);
+        subgroups && f16
+    }
+
+    /// Fails if the driver has reported trouble; `during` says what ran, such as "" or " while ...".
+    fn check(&self, during: &str) -> Result<(), DeviceError> {
+        let mut trouble = lock(&self.trouble);
+        let (adapter, during) = (self.name.clone(), during.to_owned());
+        if let Some(message) = trouble.lost.clone() {
+            return Err(DeviceError::Lost { adapter, during, message });
+        }
+        match trouble.failed.take() {
+            Some(message) => Err(DeviceError::Failed { adapter, during, message }),
+            None => Ok(()),
+        }
+    }
+
+    /// The module of a room, compiled at first use.
+    fn shader(&self, room: &str) -> Result<Arc<CompiledShader>, DeviceError> {
+        let Some(room) = ops::ALL.iter().find(|candidate| candidate.name == room) else {
+            unreachable!("ops name their room, and the table of rooms holds all of them")
+        };
+        if let Some(shader) = lock(&self.shaders).get(room.name) {
+            return Ok(shader.clone());
+        }
+        let shader = Shader::load(room)?;
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(room.name),
+            source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
+        });
+        let compiled = Arc::new(CompiledShader { shader, module });
+        lock(&self.shaders).insert(room.name, compiled.clone());
+        Ok(compiled)
+    }
+
+    /// The pipeline of one pass, compiled at first use. `path` and `shapes` describe the call for errors.
+    async fn kernel(
+        &self,
+        shader: &CompiledShader,
+        pass: &Pass,
+        path: &str,
+        shapes: &str,
+    ) -> Result<Arc<Kernel>, DeviceError> {
+        let room = shader.shader.room;
+        let overrides = pass.overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
+        let key: KernelKey = (room, pass.entry, overrides);
+        if let Some(kernel) = lock(&self.kernels).get(&key) {
+            return Ok(kernel.clone());
+        }
+        let name = format!("{room}.{}", pass.entry);
+        let bindings = shader.shader.bindings(pass.entry)?;
+        let storage = bindings.iter().filter(|binding| binding.usage != Usage::Params).count();
+        if storage > self.limits.max_storage_buffers_per_shader_stage as usize {
+            return Err(DeviceError::TooManyBindings {
+                kernel: name,
+                count: storage,
+                adapter: self.name.clone(),
+                limit: self.limits.max_storage_buffers_per_shader_stage,
+            });
+        }
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = bindings.iter().map(layout_entry).collect();
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let layout = self
+            .device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&name), entries: &entries });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&name),
+            layout: Some(&pipeline_layout),
+            module: &shader.module,
+            entry_point: Some(pass.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &pass.overrides,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        let (validation, internal) = (validation.pop(), internal.pop());
+        if let Some(error) = validation.await.or(internal.await) {
+            return Err(DeviceError::Pipeline {
+                adapter: self.name.clone(),
+                kernel: name,
+                path: path.to_owned(),
+                shapes: shapes.to_owned(),
+                message: error.to_string(),
+            });
+        }
+        let kernel = Arc::new(Kernel { pipeline, layout, bindings });
+        lock(&self.kernels).insert(key, kernel.clone());
+        Ok(kernel)
+    }
+}
+
+fn layout_entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {
+    let ty = match binding.usage {
+        Usage::Params => wgpu::BufferBindingType::Uniform,
+        Usage::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        Usage::Write => wgpu::BufferBindingType::Storage { read_only: false },
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding: binding.index,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}

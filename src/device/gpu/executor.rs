@@ -1,0 +1,367 @@
+//! The GPU executor: pipelines and bind groups are made once, each run encodes the same list and submits it.
+
+use std::sync::Arc;
+
+use super::{GpuDevice, Kernel};
+use crate::device::shader::Usage;
+use crate::device::{ChooseVariant, DeviceError};
+use crate::graph::{BufferRole, Graph, Place, Plan, PlannedNode, Storage, ValueId};
+use crate::ops::{Grid, Op, Types, Variant};
+
+/// Runs a plan on a wgpu device.
+pub struct GpuExecutor {
+    device: Arc<GpuDevice>,
+    plan: Plan,
+    buffers: Vec<wgpu::Buffer>,
+    dispatches: Vec<Dispatch>,
+    /// The last two submissions: a run waits for the one before the last, so that the queue stays short.
+    submitted: [Option<wgpu::SubmissionIndex>; 2],
+}
+
+/// One prepared dispatch.
+struct Dispatch {
+    kernel: Arc<Kernel>,
+    bind_group: wgpu::BindGroup,
+    workgroups: [u32; 2],
+}
+
+/// Uniform bindings start at multiples of 256 bytes.
+const PARAMS_ALIGNMENT: usize = 256;
+
+impl GpuExecutor {
+    /// Plans `graph`, allocates its buffers and prepares every dispatch.
+    ///
+    /// `choose` picks the variant of each call. `tail` bytes more than an output's own are bound behind each output
+    /// that is a slice of a state value, so that a test sees what a kernel writes there.
+    ///
+    /// # Errors
+    /// What the adapter cannot do, by kernel and shape.
+    pub async fn new(
+        device: Arc<GpuDevice>,
+        graph: &Graph,
+        keep: &[ValueId],
+        choose: ChooseVariant<'_>,
+        tail: usize,
+    ) -> Result<Self, DeviceError> {
+        let pick = |op: &dyn Op, types: Types<'_>| {
+            let mut variants = op.variants(types);
+            variants.retain(|variant| device.supports(variant.requires));
+            choose(op, types, variants)
+        };
+        let plan = Plan::new(graph, keep, |node| {
+            let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
+            let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
+            let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
+            variant.map_or_else(Vec::new, |variant| variant.scratch.iter().map(|(_, length)| 4 * length).collect())
+        });
+        let buffers = allocate(&device, &plan).await?;
+        let mut prepare = Prepare { device: &device, graph, plan: &plan, buffers: &buffers, tail, params: Vec::new() };
+        let mut pending = Vec::new();
+        for node in &plan.nodes {
+            let op = node.node.op.as_ref();
+            let variant = pick(op, Types { inputs: &node.inputs, outputs: &node.outputs });
+            let variant = variant.ok_or_else(|| DeviceError::NoVariant {
+                adapter: device.name.clone(),
+                kernel: op.name().to_owned(),
+                path: node.node.path.clone(),
+            })?;
+            prepare.node(node, &variant, &mut pending).await?;
+        }
+        let params = upload_params(&device, &prepare.params);
+        let dispatches = pending.into_iter().map(|dispatch| dispatch.bind(&device, &buffers, &params)).collect();
+        device.check(" while it prepared a plan")?;
+        Ok(Self { device, plan, buffers, dispatches, submitted: [None, None] })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn place(&self, value: ValueId) -> Result<Place, DeviceError> {
+        self.plan.place(value).ok_or_else(|| DeviceError::NoPlace {
+            name: format!("{value:?}"),
+            given: 0,
+            expected: 0,
+        })
+    }
+
+    /// Writes the contents of an input or state value; integers by their bits.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoPlace`] for another number of elements.
+    pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
+        // A value that nothing reads has no place, and writing it changes nothing.
+        let Some(place) = self.plan.place(value) else { return Ok(()) };
+        if place.bytes != 4 * data.len() {
+            let name = format!("{value:?}");
+            return Err(DeviceError::NoPlace { name, given: data.len(), expected: place.bytes / 4 });
+        }
+        let buffer = &self.buffers[place.buffer];
+        self.device.queue.write_buffer(buffer, place.offset as u64, bytemuck::cast_slice(data));
+        Ok(())
+    }
+
+    /// Fills all buffers of activations and workspace with NaN, so that what is read before it is written shows.
+    pub fn poison(&mut self) {
+        for (buffer, plan) in self.buffers.iter().zip(&self.plan.buffers) {
+            if matches!(plan.role, BufferRole::Activations | BufferRole::Workspace) {
+                let nan = vec![f32::NAN; plan.bytes / 4];
+                self.device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&nan));
+            }
+        }
+    }
+
+    /// Queues every dispatch once, as one submission.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
+    pub fn run(&mut self) -> Result<(), DeviceError> {
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("plan") };
+        let mut encoder = self.device.device.create_command_encoder(&descriptor);
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in &self.dispatches {
+                pass.set_pipeline(&dispatch.kernel.pipeline);
+                pass.set_bind_group(0, &dispatch.bind_group, &[]);
+                pass.dispatch_workgroups(dispatch.workgroups[0], dispatch.workgroups[1], 1);
+            }
+        }
+        let index = self.device.queue.submit([encoder.finish()]);
+        let [older, last] = std::mem::take(&mut self.submitted);
+        self.submitted = [last, Some(index)];
+        if let Some(submission_index) = older {
+            self.wait(Some(submission_index))?;
+        }
+        self.device.check(" while it ran a step")
+    }
+
+    fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {
+        let poll = wgpu::PollType::Wait { submission_index, timeout: None };
+        self.device.device.poll(poll).map(|_| ()).map_err(|error| DeviceError::Failed {
+            adapter: self.device.name.clone(),
+            during: " while waiting for a step".to_owned(),
+            message: error.to_string(),
+        })
+    }
+
+    /// Reads a kept or state value.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoPlace`] for a value that was not kept; [`DeviceError::Lost`].
+    pub async fn read(&mut self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
+        let place = self.place(value)?;
+        let size = place.bytes as u64;
+        let staging = self.device.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&self.buffers[place.buffer], place.offset as u64, &staging, 0, size);
+        self.device.queue.submit([encoder.finish()]);
+        let (sender, mapped) = futures_channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is dropped only if this future is, and then nobody wants the result.
+            let _ = sender.send(result);
+        });
+        self.wait(None)?;
+        let failed = |message: String| DeviceError::Failed {
+            adapter: self.device.name.clone(),
+            during: " while reading a result back".to_owned(),
+            message,
+        };
+        match mapped.await {
+            Ok(Ok(())) => {}
+            outcome => {
+                self.device.check(" while reading a result back")?;
+                return Err(failed(format!("{outcome:?}")));
+            }
+        }
+        let view = staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
+        let data = bytemuck::pod_collect_to_vec(&view);
+        self.device.check(" while reading a result back")?;
+        Ok(data)
+    }
+}
+
+async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu::Buffer>, DeviceError> {
+    let largest = || {
+        let sized = |node: &PlannedNode| node.inputs.iter().chain(&node.outputs).map(|ty| ty.bytes()).max();
+        let node = plan.nodes.iter().max_by_key(|node| sized(node));
+        node.map_or_else(String::new, |node| format!("largest at {} {}", node.node.path, shapes(node)))
+    };
+    let out_of_memory = || DeviceError::OutOfMemory {
+        adapter: device.name.clone(),
+        total: plan.memory().total(),
+        largest: largest(),
+    };
+    if plan.buffers.iter().any(|buffer| buffer.bytes as u64 > device.limits.max_buffer_size) {
+        return Err(out_of_memory());
+    }
+    let memory = device.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let internal = device.device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let buffers = plan
+        .buffers
+        .iter()
+        .map(|buffer| {
+            device.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(&format!("{:?}", buffer.role)),
+                size: buffer.bytes.next_multiple_of(16) as u64,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })
+        .collect();
+    let (internal, memory) = (internal.pop(), memory.pop());
+    match memory.await.or(internal.await) {
+        Some(_) => Err(out_of_memory()),
+        None => Ok(buffers),
+    }
+}
+
+/// A dispatch whose parameters are not uploaded yet.
+struct PendingDispatch {
+    kernel: Arc<Kernel>,
+    /// Number of the binding and its range of a buffer.
+    storage: Vec<(u32, Place)>,
+    /// Number of the binding and its range of the parameter buffer.
+    params: Option<(u32, usize, usize)>,
+    workgroups: [u32; 2],
+}
+
+impl PendingDispatch {
+    fn bind(self, device: &GpuDevice, buffers: &[wgpu::Buffer], params: &wgpu::Buffer) -> Dispatch {
+        let range = |buffer, offset: usize, bytes: usize| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset: offset as u64,
+                size: std::num::NonZeroU64::new(bytes as u64),
+            })
+        };
+        let storage = self.storage.iter().map(|&(binding, place)| wgpu::BindGroupEntry {
+            binding,
+            resource: range(&buffers[place.buffer], place.offset, place.bytes),
+        });
+        let uniform = self
+            .params
+            .map(|(binding, offset, bytes)| wgpu::BindGroupEntry { binding, resource: range(params, offset, bytes) });
+        let entries: Vec<wgpu::BindGroupEntry<'_>> = storage.chain(uniform).collect();
+        let bind_group = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &self.kernel.layout,
+            entries: &entries,
+        });
+        Dispatch { kernel: self.kernel, bind_group, workgroups: self.workgroups }
+    }
+}
+
+struct Prepare<'a> {
+    device: &'a GpuDevice,
+    graph: &'a Graph,
+    plan: &'a Plan,
+    buffers: &'a [wgpu::Buffer],
+    tail: usize,
+    params: Vec<u8>,
+}
+
+impl Prepare<'_> {
+    /// Prepares the dispatches of one node.
+    async fn node(
+        &mut self,
+        node: &PlannedNode,
+        variant: &Variant,
+        pending: &mut Vec<PendingDispatch>,
+    ) -> Result<(), DeviceError> {
+        let op = node.node.op.as_ref();
+        let room = op.name().split('.').next().unwrap_or_default();
+        let shader = self.device.shader(room)?;
+        let shapes = shapes(node);
+        for pass in &variant.passes {
+            let kernel = self.device.kernel(&shader, pass, &node.node.path, &shapes).await?;
+            let mut storage = Vec::new();
+            let mut params = None;
+            for binding in &kernel.bindings {
+                if binding.usage == Usage::Params {
+                    let bytes = shader.shader.params(pass)?;
+                    params = Some((binding.index, self.params.len(), bytes.len()));
+                    self.params.extend(bytes);
+                    self.params.resize(self.params.len().next_multiple_of(PARAMS_ALIGNMENT), 0);
+                    continue;
+                }
+                let place = self.operand(node, variant, &binding.name).ok_or_else(|| DeviceError::Shader {
+                    room: shader.shader.room,
+                    message: format!("{} binds {}, which {} does not have", pass.entry, binding.name, op.name()),
+                })?;
+                let limit = self.device.limits.max_storage_buffer_binding_size;
+                if place.bytes as u64 > limit {
+                    return Err(DeviceError::BindingTooLarge {
+                        kernel: format!("{room}.{}", pass.entry),
+                        path: node.node.path.clone(),
+                        name: binding.name.clone(),
+                        bytes: place.bytes as u64,
+                        shapes,
+                        adapter: self.device.name.clone(),
+                        limit,
+                    });
+                }
+                storage.push((binding.index, place));
+            }
+            let workgroups = self.workgroups(pass.grid, shader.shader.workgroup_size(pass)?);
+            pending.push(PendingDispatch { kernel, storage, params, workgroups });
+        }
+        Ok(())
+    }
+
+    /// Where the operand or scratch tensor called `name` lies.
+    fn operand(&self, node: &PlannedNode, variant: &Variant, name: &str) -> Option<Place> {
+        let op = node.node.op.as_ref();
+        if let Some(index) = op.inputs().iter().position(|input| *input == name) {
+            return self.plan.place(node.node.inputs[index]);
+        }
+        if let Some(index) = op.outputs().iter().position(|output| *output == name) {
+            let id = node.node.outputs[index];
+            let mut place = self.plan.place(id)?;
+            if matches!(self.graph.value(id).storage, Storage::Slice { .. }) {
+                let available = self.buffers[place.buffer].size() as usize - place.offset;
+                place.bytes = (place.bytes + self.tail).min(available);
+            }
+            return Some(place);
+        }
+        let index = variant.scratch.iter().position(|(scratch, _)| *scratch == name)?;
+        node.scratch.get(index).copied()
+    }
+
+    /// Workgroups in x and y, folded where x alone would be over the limit.
+    fn workgroups(&self, grid: Grid, size: [u32; 3]) -> [u32; 2] {
+        let count = match grid {
+            Grid::Workgroups(count) => count,
+            Grid::Invocations(count) => count.div_ceil(size.iter().product::<u32>() as usize),
+        };
+        let limit = self.device.limits.max_compute_workgroups_per_dimension as usize;
+        let y = count.div_ceil(limit).max(1);
+        [count.div_ceil(y) as u32, y as u32]
+    }
+}
+
+fn upload_params(device: &GpuDevice, params: &[u8]) -> wgpu::Buffer {
+    let buffer = device.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("params"),
+        size: params.len().max(PARAMS_ALIGNMENT) as u64,
+        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    device.queue.write_buffer(&buffer, 0, params);
+    buffer
+}
+
+/// The operands of a call with their shapes, for errors.
+fn shapes(node: &PlannedNode) -> String {
+    let op = node.node.op.as_ref();
+    let names = op.inputs().iter().chain(op.outputs());
+    let types = node.inputs.iter().chain(&node.outputs);
+    names.zip(types).map(|(name, ty)| format!("{name} {:?}", ty.shape)).collect::<Vec<_>>().join(", ")
+}
