@@ -63,6 +63,30 @@ pub(super) fn par_rows(output: &mut [f32], row: usize, body: impl Fn(usize, &mut
     output.par_chunks_mut(rows * row).enumerate().for_each(|(index, chunk)| body(index * rows, chunk));
 }
 
+/// `exp(x)` to 2 ulp, by arithmetic that vectorises; saturates at 1e-38 below -87.3 and at 2e38 above 88.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.3, 88.0);
+    // Adding 1.5 * 2^23 rounds to the nearest integer n, and leaves it in the low bits.
+    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
+    // exp(x) = 2^n exp(r) with r = x - n ln 2, ln 2 in two parts so that the first product is exact.
+    let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_2e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    (p * r * r + r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
+}
+
+/// `1 / (1 + exp(-x))`.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
 /// A matrix in memory: `data[i * row_stride + j * column_stride]`.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {

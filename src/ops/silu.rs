@@ -1,6 +1,6 @@
 //! SiLU activation: `y = x sigmoid(x)`.
 
-use super::cpu::par_chunks;
+use super::cpu::{par_chunks, sigmoid};
 use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -59,7 +59,7 @@ impl Op for Forward {
         let ([x], [y]) = operands.split();
         par_chunks(y.data, |first, y| {
             for (y, &x) in y.iter_mut().zip(&x.data[first..]) {
-                *y = x / (1.0 + (-x).exp());
+                *y = x * sigmoid(x);
             }
         });
     }
@@ -93,7 +93,7 @@ impl Op for Backward {
         let ([x, d_y], [d_x]) = operands.split();
         par_chunks(d_x.data, |first, d_x| {
             for ((d_x, &x), &d_y) in d_x.iter_mut().zip(&x.data[first..]).zip(&d_y.data[first..]) {
-                let sigmoid = 1.0 / (1.0 + (-x).exp());
+                let sigmoid = sigmoid(x);
                 *d_x = d_y * sigmoid * (1.0 + x * (1.0 - sigmoid));
             }
         });

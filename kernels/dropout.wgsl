@@ -1,0 +1,31 @@
+// Dropout (Srivastava et al. 2014), scaled while training so that nothing changes while sampling:
+//   y[n, e] = x[n, e] / (1 - p) with probability 1 - p, else 0
+// The gradient is the same kernel on d_y: the generator is counter-based (shared/random.wgsl), so the same stream gives
+// the same mask again and no mask is stored. One invocation per block of four elements of one sample.
+
+// #import index
+// #import random
+
+struct Params { samples: u32, elements: u32, blocks: u32, stream: u32, probability: f32, scale: f32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;                // [N, E]
+@group(0) @binding(2) var<storage, read> key_step_sample: array<u32>;  // [4]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;          // [N, E]
+
+override WORKGROUP: u32 = 64;
+
+@compute @workgroup_size(WORKGROUP)
+fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+           @builtin(local_invocation_index) local: u32) {
+    let i = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if i >= params.samples * params.blocks { return; }
+    let n = i / params.blocks;
+    let block = i % params.blocks;
+    let key = vec4(key_step_sample[0], key_step_sample[1], key_step_sample[2], key_step_sample[3]);
+    let drawn = to_uniform(random_words(key, params.stream, n, block));
+    let factors = select(vec4(0.0), vec4(params.scale), drawn >= vec4(params.probability));
+    let first = n * params.elements + 4u * block;
+    for (var lane = 0u; lane < min(4u, params.elements - 4u * block); lane++) {
+        y[first + lane] = x[first + lane] * factors[lane];
+    }
+}

@@ -1,0 +1,64 @@
+// Scale and shift of every channel by one row per sample: the time embedding where a model's
+// resnet_time_scale_shift is "scale_shift" (Nichol and Dhariwal 2021, "adaptive group normalisation"):
+//   y[n, p, c]         = x[n, p, c] (1 + scale[n, c]) + shift[n, c]       forward
+//   d_x[n, p, c]       = d_y[n, p, c] (1 + scale[n, c])                   backward_input
+//   d_scale[n, c]      = sum over p of d_y[n, p, c] x[n, p, c]            backward_scale_shift
+//   d_shift[n, c]      = sum over p of d_y[n, p, c]
+// Scale and shift are the halves of one tensor, scale first. The first two take one invocation per element; the sums
+// take one invocation per (n, c), so that neighbouring invocations read neighbouring channels.
+
+// #import index
+
+struct Params { length: u32, pixels: u32, channels: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;                    // [N, P, C]
+@group(0) @binding(2) var<storage, read> scale_shift: array<f32>;          // [N, 2C]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;              // [N, P, C]
+@group(0) @binding(4) var<storage, read> d_y: array<f32>;                  // [N, P, C]
+@group(0) @binding(5) var<storage, read_write> d_x: array<f32>;            // [N, P, C]
+@group(0) @binding(6) var<storage, read_write> d_scale_shift: array<f32>;  // [N, 2C]
+
+override WORKGROUP: u32 = 64;
+
+// Where element i finds its scale; its shift lies `channels` further on.
+fn scale_index(i: u32) -> u32 {
+    let n = i / (params.pixels * params.channels);
+    return 2u * n * params.channels + i % params.channels;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+           @builtin(local_invocation_index) local: u32) {
+    let i = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if i >= params.length { return; }
+    let s = scale_index(i);
+    y[i] = x[i] * (1.0 + scale_shift[s]) + scale_shift[s + params.channels];
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn backward_input(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+                  @builtin(local_invocation_index) local: u32) {
+    let i = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if i >= params.length { return; }
+    d_x[i] = d_y[i] * (1.0 + scale_shift[scale_index(i)]);
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn backward_scale_shift(@builtin(workgroup_id) workgroup: vec3<u32>,
+                        @builtin(num_workgroups) workgroups: vec3<u32>,
+                        @builtin(local_invocation_index) local: u32) {
+    let i = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if i >= params.length { return; }
+    let n = i / params.channels;
+    let c = i % params.channels;
+    var index = n * params.pixels * params.channels + c;
+    var d_scale = 0.0;
+    var d_shift = 0.0;
+    for (var p = 0u; p < params.pixels; p++) {
+        d_scale += d_y[index] * x[index];
+        d_shift += d_y[index];
+        index += params.channels;
+    }
+    d_scale_shift[2u * n * params.channels + c] = d_scale;
+    d_scale_shift[(2u * n + 1u) * params.channels + c] = d_shift;
+}
