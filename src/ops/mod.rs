@@ -9,24 +9,42 @@ mod variant;
 
 pub mod adamw;
 pub mod add;
+pub mod attention;
+pub mod concat;
 pub mod conv2d;
+pub mod dropout;
+pub mod embedding;
 pub mod grad_norm;
+pub mod group_norm;
 pub mod linear;
+pub mod mse_loss;
 pub mod philox;
 pub mod q_sample;
 pub mod reverse_step;
+pub mod scale_shift;
 pub mod silu;
+pub mod timestep_embedding;
+pub mod upsample;
 
 use std::fmt::Debug;
 
 pub use add::add;
+pub use attention::attention;
 pub use case::{Case, Fill};
+pub use concat::concat;
 pub use conv2d::conv2d;
 pub use cpu::{Input, Operands, Output};
+pub use dropout::dropout;
+pub use embedding::embedding;
+pub use group_norm::group_norm;
 pub use linear::linear;
+pub use mse_loss::mse_loss;
 pub use q_sample::q_sample;
 pub use reverse_step::reverse_step;
+pub use scale_shift::scale_shift;
 pub use silu::silu;
+pub use timestep_embedding::timestep_embedding;
+pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
 
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
@@ -160,13 +178,22 @@ macro_rules! rooms {
 pub const ALL: &[Room] = rooms![
     adamw,
     add,
+    attention,
+    concat,
     conv2d,
+    dropout,
+    embedding,
     grad_norm,
+    group_norm,
     linear,
+    mse_loss,
     philox,
     q_sample,
     reverse_step,
+    scale_shift,
     silu,
+    timestep_embedding,
+    upsample,
 ];
 
 /// WGSL that rooms import by `// #import <name>`.
