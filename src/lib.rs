@@ -6,6 +6,9 @@
 
 pub mod data;
 pub mod device;
+pub mod diffusion;
 pub mod graph;
 pub mod ops;
+pub mod output;
+pub mod sampler;
 pub mod workbench;
