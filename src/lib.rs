@@ -8,6 +8,7 @@ pub mod data;
 pub mod device;
 pub mod diffusion;
 pub mod graph;
+pub mod model;
 pub mod ops;
 pub mod output;
 pub mod sampler;

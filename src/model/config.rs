@@ -1,0 +1,281 @@
+//! `unet/config.json`, with diffusers' keys and defaults.
+
+use serde::{Deserialize, Serialize};
+
+use super::ModelError;
+
+/// Height and width of the images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SampleSize {
+    /// Square images.
+    Square(usize),
+    /// Height, then width.
+    Rectangle([usize; 2]),
+}
+
+/// The configuration of a `UNet2DModel`; a key that is absent has diffusers' default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UNetConfig {
+    /// Name of diffusers' class.
+    #[serde(rename = "_class_name")]
+    pub class_name: String,
+    /// Height and width of the images.
+    pub sample_size: Option<SampleSize>,
+    /// Channels of x_t.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Whether inputs are mapped from 0..1 to -1..1; only false is supported.
+    pub center_input_sample: bool,
+    /// Only "positional" is supported.
+    pub time_embedding_type: String,
+    /// Subtracted from half the embedding's size in the frequencies' exponent.
+    pub freq_shift: f32,
+    /// Whether cosines come before sines.
+    pub flip_sin_to_cos: bool,
+    /// `DownBlock2D` or `AttnDownBlock2D` for each level.
+    pub down_block_types: Vec<String>,
+    /// Only `UNetMidBlock2D` is supported.
+    pub mid_block_type: Option<String>,
+    /// `UpBlock2D` or `AttnUpBlock2D` for each level, the innermost first.
+    pub up_block_types: Vec<String>,
+    /// Channels of each level.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks of a down block; up blocks have one more.
+    pub layers_per_block: usize,
+    /// Divisor of the mid block's residual sums; only 1 is supported.
+    pub mid_block_scale_factor: f32,
+    /// 1 pads all round before downsampling, 0 below and to the right.
+    pub downsample_padding: usize,
+    /// Only "conv" is supported.
+    pub downsample_type: String,
+    /// Only "conv" is supported.
+    pub upsample_type: String,
+    /// Share of activations dropped before the second convolution of a residual block.
+    pub dropout: f32,
+    /// "silu" or its other name "swish".
+    pub act_fn: String,
+    /// Channels of an attention head; null for one head of all channels.
+    pub attention_head_dim: Option<usize>,
+    /// Groups of all group norms; null for a quarter of the first level's channels, at most 32.
+    pub norm_num_groups: Option<usize>,
+    /// Groups of the mid block's attention norm; null for `norm_num_groups`, or no norm with "scale_shift".
+    pub attn_norm_num_groups: Option<usize>,
+    /// Added to the variance in group norms.
+    pub norm_eps: f32,
+    /// "default" adds the time embedding; "scale_shift" scales and shifts by it.
+    pub resnet_time_scale_shift: String,
+    /// Whether the mid block has attention.
+    pub add_attention: bool,
+    /// Only null is supported: classes by an embedding table.
+    pub class_embed_type: Option<String>,
+    /// Number of classes; null for an unconditional model.
+    pub num_class_embeds: Option<usize>,
+    /// Unused by this model; kept for the file.
+    pub num_train_timesteps: Option<usize>,
+}
+
+impl Default for UNetConfig {
+    fn default() -> Self {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Self {
+            class_name: "UNet2DModel".to_owned(),
+            sample_size: None,
+            in_channels: 3,
+            out_channels: 3,
+            center_input_sample: false,
+            time_embedding_type: "positional".to_owned(),
+            freq_shift: 0.0,
+            flip_sin_to_cos: true,
+            down_block_types: names(&["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"]),
+            mid_block_type: Some("UNetMidBlock2D".to_owned()),
+            up_block_types: names(&["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]),
+            block_out_channels: vec![224, 448, 672, 896],
+            layers_per_block: 2,
+            mid_block_scale_factor: 1.0,
+            downsample_padding: 1,
+            downsample_type: "conv".to_owned(),
+            upsample_type: "conv".to_owned(),
+            dropout: 0.0,
+            act_fn: "silu".to_owned(),
+            attention_head_dim: Some(8),
+            norm_num_groups: Some(32),
+            attn_norm_num_groups: None,
+            norm_eps: 1e-5,
+            resnet_time_scale_shift: "default".to_owned(),
+            add_attention: true,
+            class_embed_type: None,
+            num_class_embeds: None,
+            num_train_timesteps: None,
+        }
+    }
+}
+
+/// The block types that a level can have.
+const DOWN_BLOCKS: [&str; 2] = ["DownBlock2D", "AttnDownBlock2D"];
+const UP_BLOCKS: [&str; 2] = ["UpBlock2D", "AttnUpBlock2D"];
+
+fn unsupported(key: &'static str, value: impl ToString, expected: impl Into<String>) -> ModelError {
+    ModelError::Unsupported { key, value: value.to_string(), expected: expected.into() }
+}
+
+fn expect_text(key: &'static str, value: &str, known: &[&str]) -> Result<(), ModelError> {
+    if known.contains(&value) {
+        return Ok(());
+    }
+    Err(unsupported(key, value, format!("supported: {}", known.join(", "))))
+}
+
+impl UNetConfig {
+    /// Reads and checks a config.json.
+    ///
+    /// # Errors
+    /// [`ModelError::Json`], or [`ModelError::Unsupported`] naming the key.
+    pub fn from_json(text: &str) -> Result<Self, ModelError> {
+        let config: Self = serde_json::from_str(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The file's text.
+    ///
+    /// # Errors
+    /// [`ModelError::Json`]
+    pub fn to_json(&self) -> Result<String, ModelError> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// Height and width of the images.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] if the file does not say.
+    pub fn image_size(&self) -> Result<[usize; 2], ModelError> {
+        match self.sample_size {
+            Some(SampleSize::Square(size)) => Ok([size, size]),
+            Some(SampleSize::Rectangle(size)) => Ok(size),
+            None => Err(unsupported("sample_size", "null", "give the size of the images")),
+        }
+    }
+
+    /// Number of resolutions.
+    pub fn levels(&self) -> usize {
+        self.block_out_channels.len()
+    }
+
+    /// Channels of the time embedding.
+    pub fn time_embed_dim(&self) -> usize {
+        4 * self.block_out_channels.first().copied().unwrap_or(0)
+    }
+
+    /// Groups of the group norms.
+    pub fn groups(&self) -> usize {
+        self.norm_num_groups.unwrap_or_else(|| (self.block_out_channels.first().copied().unwrap_or(0) / 4).min(32))
+    }
+
+    /// Whether residual blocks scale and shift by the time embedding.
+    pub fn scale_shift(&self) -> bool {
+        self.resnet_time_scale_shift == "scale_shift"
+    }
+
+    /// Groups of the mid block's attention norm; `None` for no norm, as diffusers has it with "scale_shift".
+    pub fn mid_attention_groups(&self) -> Option<usize> {
+        self.attn_norm_num_groups.or_else(|| (!self.scale_shift()).then(|| self.groups()))
+    }
+
+    /// Refuses what this engine does not have, and sizes that do not fit each other.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] naming the key.
+    pub fn check(&self) -> Result<(), ModelError> {
+        expect_text("_class_name", &self.class_name, &["UNet2DModel"])?;
+        expect_text("time_embedding_type", &self.time_embedding_type, &["positional"])?;
+        expect_text("downsample_type", &self.downsample_type, &["conv"])?;
+        expect_text("upsample_type", &self.upsample_type, &["conv"])?;
+        expect_text("act_fn", &self.act_fn, &["silu", "swish"])?;
+        expect_text("resnet_time_scale_shift", &self.resnet_time_scale_shift, &["default", "scale_shift"])?;
+        expect_text("mid_block_type", self.mid_block_type.as_deref().unwrap_or("null"), &["UNetMidBlock2D"])?;
+        for name in &self.down_block_types {
+            expect_text("down_block_types", name, &DOWN_BLOCKS)?;
+        }
+        for name in &self.up_block_types {
+            expect_text("up_block_types", name, &UP_BLOCKS)?;
+        }
+        if let Some(kind) = &self.class_embed_type {
+            return Err(unsupported("class_embed_type", kind, "only null (an embedding table) is supported"));
+        }
+        if self.center_input_sample {
+            return Err(unsupported("center_input_sample", true, "only false is supported"));
+        }
+        if self.mid_block_scale_factor != 1.0 {
+            return Err(unsupported("mid_block_scale_factor", self.mid_block_scale_factor, "only 1 is supported"));
+        }
+        if self.downsample_padding > 1 {
+            return Err(unsupported("downsample_padding", self.downsample_padding, "supported: 0, 1"));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(unsupported("dropout", self.dropout, "it must be at least 0 and below 1"));
+        }
+        for (key, value) in [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("layers_per_block", self.layers_per_block),
+            ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
+            ("attention_head_dim", self.attention_head_dim.unwrap_or(1)),
+            ("norm_num_groups", self.groups()),
+        ] {
+            if value == 0 {
+                return Err(unsupported(key, value, "it must be at least 1"));
+            }
+        }
+        self.check_levels()
+    }
+
+    fn check_levels(&self) -> Result<(), ModelError> {
+        let levels = self.levels();
+        if levels == 0 {
+            return Err(unsupported("block_out_channels", "[]", "it must have at least one level"));
+        }
+        for (key, count) in
+            [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
+        {
+            if count != levels {
+                let expected = format!("block_out_channels has {levels} levels, it must have as many entries");
+                return Err(unsupported(key, format!("of {count} entries"), expected));
+            }
+        }
+        let groups = self.groups();
+        for &channels in &self.block_out_channels {
+            if channels == 0 || !channels.is_multiple_of(groups) {
+                let expected = format!("every level must be a multiple of norm_num_groups ({groups})");
+                return Err(unsupported("block_out_channels", format!("{:?}", self.block_out_channels), expected));
+            }
+        }
+        if let Some(groups) = self.mid_attention_groups() {
+            let channels = self.block_out_channels[levels - 1];
+            if groups == 0 || !channels.is_multiple_of(groups) {
+                let expected = format!("it must divide the last level's channels ({channels})");
+                return Err(unsupported("attn_norm_num_groups", groups, expected));
+            }
+        }
+        // Images are halved between levels, and doubled again on the way up: odd sizes would not meet their skips.
+        let [height, width] = self.image_size()?;
+        let factor = 1usize.checked_shl(levels as u32 - 1).unwrap_or(usize::MAX);
+        if height == 0 || width == 0 || !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
+            let expected = format!("{levels} levels halve it {} times: height and width must be multiples of {factor}", levels - 1);
+            return Err(unsupported("sample_size", format!("{height}x{width}"), expected));
+        }
+        for (level, &channels) in self.block_out_channels.iter().enumerate() {
+            let head_dim = self.attention_head_dim.unwrap_or(channels);
+            let attends = self.down_block_types[level].starts_with("Attn")
+                || self.up_block_types[levels - 1 - level].starts_with("Attn")
+                || (level + 1 == levels && self.add_attention);
+            if attends && head_dim > channels {
+                let expected = format!("level {level} has attention over {channels} channels only");
+                return Err(unsupported("attention_head_dim", head_dim, expected));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! Layers with parameters of their own, and how these are initialised.
+
+use crate::graph::{Graph, GraphError, Init, ValueId};
+use crate::ops;
+use crate::ops::conv2d::Padding;
+
+/// Initial weights, as `DEFAULT_INIT` of Ho et al.'s code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WeightInit {
+    /// Uniform with variance 1 / fan_avg.
+    FanAverage,
+    /// The same with variance 1e-10 / fan_avg, so that a residual branch starts as nothing.
+    NearZero,
+}
+
+impl WeightInit {
+    fn init(self, fan_in: usize, fan_out: usize) -> Init {
+        let scale = match self {
+            Self::FanAverage => 1.0,
+            Self::NearZero => 1e-10,
+        };
+        let fan_average = (fan_in + fan_out) as f32 / 2.0;
+        Init::Uniform { bound: (3.0f32 * scale / fan_average).sqrt() }
+    }
+}
+
+/// The form of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conv {
+    pub(super) out_channels: usize,
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) padding: Padding,
+    pub(super) init: WeightInit,
+}
+
+impl Conv {
+    /// 3x3, stride 1.
+    pub(super) fn three(out_channels: usize) -> Self {
+        Self { out_channels, kernel: 3, stride: 1, padding: Padding::Same, init: WeightInit::FanAverage }
+    }
+
+    /// 1x1.
+    pub(super) fn one(out_channels: usize) -> Self {
+        Self { kernel: 1, ..Self::three(out_channels) }
+    }
+
+    /// A convolution called `name` of x `[N, H, W, I]`.
+    pub(super) fn build(self, graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
+        graph.scoped(name, |graph| {
+            let inputs = graph.ty(x).channels();
+            let taps = self.kernel * self.kernel;
+            let init = self.init.init(inputs * taps, self.out_channels * taps);
+            let weight = graph.parameter("weight", [self.out_channels, self.kernel, self.kernel, inputs], init);
+            let bias = graph.parameter("bias", [self.out_channels], Init::Zeros);
+            ops::conv2d(graph, x, weight, bias, self.stride, self.padding)
+        })
+    }
+}
+
+/// A fully connected layer called `name` over the last axis of `x`.
+pub(super) fn linear(
+    graph: &mut Graph,
+    name: &str,
+    x: ValueId,
+    outputs: usize,
+    init: WeightInit,
+) -> Result<ValueId, GraphError> {
+    graph.scoped(name, |graph| {
+        let inputs = graph.ty(x).channels();
+        let weight = graph.parameter("weight", [outputs, inputs], init.init(inputs, outputs));
+        let bias = graph.parameter("bias", [outputs], Init::Zeros);
+        ops::linear(graph, x, weight, bias)
+    })
+}
+
+/// A group norm called `name`, followed by SiLU if `silu`.
+pub(super) fn group_norm(
+    graph: &mut Graph,
+    name: &str,
+    x: ValueId,
+    groups: usize,
+    eps: f32,
+    silu: bool,
+) -> Result<ValueId, GraphError> {
+    graph.scoped(name, |graph| {
+        let channels = graph.ty(x).channels();
+        let weight = graph.parameter("weight", [channels], Init::Ones);
+        let bias = graph.parameter("bias", [channels], Init::Zeros);
+        ops::group_norm(graph, x, weight, bias, groups, eps, silu)
+    })
+}

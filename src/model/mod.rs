@@ -1,0 +1,37 @@
+//! diffusers' `UNet2DModel` as a graph.
+
+mod attention_block;
+mod blocks;
+mod config;
+mod layers;
+mod presets;
+mod resnet_block;
+mod time_embedding;
+mod unet;
+
+pub use config::{SampleSize, UNetConfig};
+pub use presets::{PRESETS, Preset};
+pub use unet::{UNetInputs, unet};
+
+use crate::graph::GraphError;
+
+/// A model that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A key of the configuration has a value that this engine does not have.
+    #[error("{key} is {value}; {expected}")]
+    Unsupported {
+        /// Key of config.json.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What can be had.
+        expected: String,
+    },
+    /// The configuration is not JSON of the expected form.
+    #[error("the model's configuration cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// An op does not fit its operands.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}

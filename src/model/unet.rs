@@ -1,0 +1,57 @@
+//! The U-Net, top to bottom.
+
+use super::blocks::{Level, down_block, mid_block, up_block};
+use super::layers::{Conv, WeightInit, group_norm};
+use super::resnet_block::Context;
+use super::time_embedding::time_embedding;
+use super::{ModelError, UNetConfig};
+use crate::graph::{Graph, ValueId};
+
+/// What the network is applied to.
+#[derive(Clone, Copy, Debug)]
+pub struct UNetInputs {
+    /// Noised images `[N, H, W, C]`.
+    pub sample: ValueId,
+    /// Timesteps `[N]`, floats.
+    pub timesteps: ValueId,
+    /// Classes `[N]`, integers; for conditional models.
+    pub class_labels: Option<ValueId>,
+    /// The generator's key, for dropout while training; `None` leaves dropout out.
+    pub key_step_sample: Option<ValueId>,
+}
+
+/// Appends the network that `config` describes and returns its output `[N, H, W, out_channels]`.
+///
+/// Parameters are declared under diffusers' tensor names.
+///
+/// # Errors
+/// [`ModelError`] for a configuration that this engine does not have.
+pub fn unet(graph: &mut Graph, config: &UNetConfig, inputs: UNetInputs) -> Result<ValueId, ModelError> {
+    config.check()?;
+    let levels = config.levels();
+    let level = |index: usize, kind: &str, resamples: bool| Level {
+        channels: config.block_out_channels[index],
+        has_attention: kind.starts_with("Attn"),
+        resamples,
+    };
+    let embedding = time_embedding(graph, config, inputs.timesteps, inputs.class_labels)?;
+    let context = Context { config, embedding, key_step_sample: inputs.key_step_sample };
+
+    let mut x = Conv::three(config.block_out_channels[0]).build(graph, "conv_in", inputs.sample)?;
+    let mut skips = vec![x];
+    for (index, kind) in config.down_block_types.iter().enumerate() {
+        let level = level(index, kind, index + 1 < levels);
+        x = graph.scoped(format!("down_blocks.{index}"), |graph| {
+            down_block(graph, context, x, level, &mut skips)
+        })?;
+    }
+    x = graph.scoped("mid_block", |graph| mid_block(graph, context, x))?;
+    for (index, kind) in config.up_block_types.iter().enumerate() {
+        let level = level(levels - 1 - index, kind, index + 1 < levels);
+        x = graph
+            .scoped(format!("up_blocks.{index}"), |graph| up_block(graph, context, x, level, &mut skips))?;
+    }
+    x = group_norm(graph, "conv_norm_out", x, config.groups(), config.norm_eps, true)?;
+    let conv_out = Conv { init: WeightInit::NearZero, ..Conv::three(config.out_channels) };
+    Ok(conv_out.build(graph, "conv_out", x)?)
+}
