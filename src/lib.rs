@@ -6,6 +6,7 @@
 
 pub mod data;
 pub mod device;
+pub mod diffusion;
 pub mod graph;
 pub mod ops;
 pub mod workbench;

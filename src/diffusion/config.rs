@@ -1,0 +1,223 @@
+//! diffusers' `scheduler_config.json`: read, checked and written back.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use super::{
+    BetaSchedule, PredictionType, Schedule, ScheduleError, TimestepSpacing, TimestepsError, VarianceType,
+};
+
+/// The schedulers whose files are read.
+///
+/// Files of the other classes describe processes with keys and defaults of their own.
+const CLASSES: &[&str] = &["DDPMScheduler", "DDIMScheduler"];
+
+/// The version of diffusers whose file format is written.
+const DIFFUSERS_VERSION: &str = "0.42.1";
+
+/// The diffusion process of a model, key by key as in diffusers' `scheduler_config.json`.
+///
+/// Through serde, reads and writes such a file: absent keys get diffusers' defaults, unknown keys are kept, and
+/// a value that would change results and is not implemented is an error that names key and value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
+pub struct SchedulerConfig {
+    /// `_class_name`: the scheduler that diffusers makes of the file, `DDPMScheduler` or `DDIMScheduler`.
+    pub class_name: String,
+    /// `_diffusers_version`: the version that wrote the file.
+    pub diffusers_version: String,
+    /// T, the number of training timesteps.
+    pub num_train_timesteps: usize,
+    /// First beta of the schedules that have one.
+    pub beta_start: f64,
+    /// Last beta of the schedules that have one.
+    pub beta_end: f64,
+    /// How beta grows between them.
+    pub beta_schedule: BetaSchedule,
+    /// The betas themselves `[num_train_timesteps]`, in place of the three keys above.
+    pub trained_betas: Option<Vec<f64>>,
+    /// Variance of the reverse process; read by the `ddpm` sampler only.
+    pub variance_type: VarianceType,
+    /// Whether estimates of x_0 are clamped.
+    pub clip_sample: bool,
+    /// The largest absolute value of a clamped estimate.
+    pub clip_sample_range: f64,
+    /// What the network predicts.
+    pub prediction_type: PredictionType,
+    /// Which timesteps are visited with fewer steps than T.
+    pub timestep_spacing: TimestepSpacing,
+    /// Added to every visited timestep with leading spacing.
+    pub steps_offset: usize,
+    /// Whether the last step ends at the image itself rather than at timestep 0; read by `ddim` only.
+    pub set_alpha_to_one: bool,
+    /// Keys that are not used here, kept for the next reader.
+    pub other: Map<String, Value>,
+}
+
+/// A scheduler config that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A value that would change results and is not implemented, or that makes no sense.
+    #[error("the scheduler config has `{key}` = {value}, which this program does not support: {reason}")]
+    Unsupported {
+        /// The key.
+        key: String,
+        /// Its value, as JSON.
+        value: String,
+        /// What is supported.
+        reason: String,
+    },
+    /// Betas that make no schedule.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+}
+
+impl Default for SchedulerConfig {
+    /// diffusers' defaults of `DDPMScheduler`, those of Ho et al. 2020: linear betas from 1e-4 to 0.02, T = 1000.
+    fn default() -> Self {
+        Self {
+            class_name: "DDPMScheduler".to_owned(),
+            diffusers_version: DIFFUSERS_VERSION.to_owned(),
+            num_train_timesteps: 1000,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
+            variance_type: VarianceType::FixedSmall,
+            clip_sample: true,
+            clip_sample_range: 1.0,
+            prediction_type: PredictionType::Epsilon,
+            timestep_spacing: TimestepSpacing::Leading,
+            steps_offset: 0,
+            set_alpha_to_one: true,
+            other: Map::new(),
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// The noise schedule, in f64.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] if the betas do not lie strictly between 0 and 1.
+    pub fn schedule(&self) -> Result<Schedule, ScheduleError> {
+        // Checked before the betas are computed: a file can claim any number of them.
+        Schedule::check_length(self.num_train_timesteps)?;
+        Schedule::new(match &self.trained_betas {
+            Some(betas) => betas.clone(),
+            None => self.beta_schedule.betas(self.num_train_timesteps, self.beta_start, self.beta_end),
+        })
+    }
+
+    /// The timesteps that a sampler visits in `steps` steps, falling, `[steps]`.
+    ///
+    /// # Errors
+    /// [`TimestepsError`] if `steps` is not in 1..=T, or if `steps_offset` leads past the last timestep.
+    pub fn timesteps(&self, steps: usize) -> Result<Vec<usize>, TimestepsError> {
+        self.timestep_spacing.timesteps(self.num_train_timesteps, steps, self.steps_offset)
+    }
+
+    /// The largest absolute value of an estimate of x_0: infinite where estimates are not clamped.
+    pub fn clip_limit(&self) -> f64 {
+        if self.clip_sample { self.clip_sample_range } else { f64::INFINITY }
+    }
+
+    /// Refuses what no type rules out.
+    fn check(&self) -> Result<(), ConfigError> {
+        if !CLASSES.contains(&self.class_name.as_str()) {
+            let reason = format!("files of these schedulers are read: {}", CLASSES.join(", "));
+            return Err(unsupported("_class_name", &json!(self.class_name), reason));
+        }
+        for key in ["thresholding", "rescale_betas_zero_snr"] {
+            // diffusers tests whether the value is true in Python's sense; `false` and `null` are not.
+            if let Some(value) = self.other.get(key)
+                && !matches!(value, Value::Bool(false) | Value::Null)
+            {
+                return Err(unsupported(key, value, "only false is implemented".to_owned()));
+            }
+        }
+        let range = self.clip_sample_range;
+        if range <= 0.0 || !range.is_finite() {
+            return Err(unsupported("clip_sample_range", &json!(range), "it must be positive".to_owned()));
+        }
+        if let Some(betas) = &self.trained_betas
+            && betas.len() != self.num_train_timesteps
+        {
+            let reason = format!("`trained_betas` has {} numbers; the two must agree", betas.len());
+            return Err(unsupported("num_train_timesteps", &json!(self.num_train_timesteps), reason));
+        }
+        self.schedule()?;
+        Ok(())
+    }
+}
+
+fn unsupported(key: &str, value: &Value, reason: String) -> ConfigError {
+    ConfigError::Unsupported { key: key.to_owned(), value: value.to_string(), reason }
+}
+
+/// Moves the value of `key` out of `map`; an absent key has the default.
+fn take<T: DeserializeOwned>(map: &mut Map<String, Value>, key: &str, default: T) -> Result<T, ConfigError> {
+    match map.remove(key) {
+        None => Ok(default),
+        Some(value) => T::deserialize(&value).map_err(|error| unsupported(key, &value, error.to_string())),
+    }
+}
+
+impl TryFrom<Map<String, Value>> for SchedulerConfig {
+    type Error = ConfigError;
+
+    fn try_from(mut map: Map<String, Value>) -> Result<Self, ConfigError> {
+        let d = Self::default();
+        let config = Self {
+            class_name: take(&mut map, "_class_name", d.class_name)?,
+            diffusers_version: take(&mut map, "_diffusers_version", d.diffusers_version)?,
+            num_train_timesteps: take(&mut map, "num_train_timesteps", d.num_train_timesteps)?,
+            beta_start: take(&mut map, "beta_start", d.beta_start)?,
+            beta_end: take(&mut map, "beta_end", d.beta_end)?,
+            beta_schedule: take(&mut map, "beta_schedule", d.beta_schedule)?,
+            trained_betas: take(&mut map, "trained_betas", d.trained_betas)?,
+            variance_type: take(&mut map, "variance_type", d.variance_type)?,
+            clip_sample: take(&mut map, "clip_sample", d.clip_sample)?,
+            clip_sample_range: take(&mut map, "clip_sample_range", d.clip_sample_range)?,
+            prediction_type: take(&mut map, "prediction_type", d.prediction_type)?,
+            timestep_spacing: take(&mut map, "timestep_spacing", d.timestep_spacing)?,
+            steps_offset: take(&mut map, "steps_offset", d.steps_offset)?,
+            set_alpha_to_one: take(&mut map, "set_alpha_to_one", d.set_alpha_to_one)?,
+            other: map,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl From<SchedulerConfig> for Map<String, Value> {
+    fn from(config: SchedulerConfig) -> Self {
+        let mut map = config.other;
+        let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+        put("_class_name", json!(config.class_name));
+        put("_diffusers_version", json!(config.diffusers_version));
+        put("num_train_timesteps", json!(config.num_train_timesteps));
+        put("beta_start", json!(config.beta_start));
+        put("beta_end", json!(config.beta_end));
+        put("beta_schedule", json!(config.beta_schedule));
+        put("trained_betas", json!(config.trained_betas));
+        put("clip_sample", json!(config.clip_sample));
+        put("clip_sample_range", json!(config.clip_sample_range));
+        put("prediction_type", json!(config.prediction_type));
+        put("timestep_spacing", json!(config.timestep_spacing));
+        put("steps_offset", json!(config.steps_offset));
+        // Each of the two classes warns of the other's key; it is written only where it says something.
+        if config.class_name != "DDIMScheduler" || config.variance_type != VarianceType::default() {
+            put("variance_type", json!(config.variance_type));
+        }
+        if config.class_name != "DDPMScheduler" || !config.set_alpha_to_one {
+            put("set_alpha_to_one", json!(config.set_alpha_to_one));
+        }
+        map
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,15 @@
+//! The mathematics of denoising diffusion: schedules, posteriors, parameterisations, timesteps.
+//!
+//! Plain f64 on the host: no GPU, no files, no clocks. Names are those of Ho et al. 2020 and of diffusers:
+//! x_0 or `x_start` is an image, x_t the same after t steps of noise, `eps` the noise, and
+//! `alphas_cumprod[t]` the paper's alpha-bar, counted from 0 as in code and not from 1 as in the paper.
+
+mod config;
+mod prediction;
+mod schedule;
+mod timesteps;
+
+pub use config::{ConfigError, SchedulerConfig};
+pub use prediction::PredictionType;
+pub use schedule::{BetaSchedule, Posterior, Schedule, ScheduleError, VarianceType};
+pub use timesteps::{TimestepSpacing, TimestepsError};
