@@ -9,4 +9,5 @@ pub mod device;
 pub mod diffusion;
 pub mod graph;
 pub mod ops;
+pub mod sampler;
 pub mod workbench;
