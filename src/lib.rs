@@ -9,5 +9,6 @@ pub mod device;
 pub mod diffusion;
 pub mod graph;
 pub mod ops;
+pub mod output;
 pub mod sampler;
 pub mod workbench;
