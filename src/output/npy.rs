@@ -101,8 +101,7 @@ fn parse(bytes: &[u8]) -> Result<([usize; 4], Vec<f32>), Problem> {
     };
     let elements = element_count(&shape).filter(|&count| count > 0);
     if elements.and_then(|count| count.checked_mul(size)) != Some(data.len()) {
-        let found = format!("{} bytes", data.len());
-        let found = format!("{found} for the shape {shape:?} of {}", header.descr);
+        let found = format!("{} bytes for the shape {shape:?} of {}", data.len(), header.descr);
         return Err(problem("at least one number, and as many as the shape has", found, WHOLE));
     }
 

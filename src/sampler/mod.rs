@@ -1,7 +1,7 @@
 //! Samplers: which timesteps to visit, and what each step does with x_t and the network's output.
 //!
 //! A sampler is plain f64 arithmetic that turns a process and a number of steps into the coefficients of
-//! [`reverse_step`](crate::ops::reverse_step); running the network is its caller's work. Adding one takes one file
+//! [`reverse_step`](mod@crate::ops::reverse_step); running the network is its caller's work. Adding one takes one file
 //! and one line in [`ALL`].
 
 mod ddim;
