@@ -8,10 +8,12 @@ mod presets;
 mod resnet_block;
 mod time_embedding;
 mod unet;
+mod weights;
 
 pub use config::{SampleSize, UNetConfig};
 pub use presets::{PRESETS, Preset};
 pub use unet::{UNetInputs, unet};
+pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, to_tensors};
 
 use crate::graph::GraphError;
 

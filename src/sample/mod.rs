@@ -1,0 +1,241 @@
+//! Sampling: a trained model, a sampler's steps, images.
+
+mod denoiser;
+
+pub use denoiser::Denoiser;
+
+use crate::checkpoint::Pipeline;
+use crate::device::{Device, DeviceError};
+use crate::graph::{Graph, GraphError, TensorType};
+use crate::model::{ModelError, UNetInputs, WeightsError, from_tensors, unet};
+use crate::ops::philox::{Stream, normals};
+use crate::output::OutputError;
+use crate::sampler::{Sampler, SamplerError, SamplerOptions};
+
+/// Stream of x_T; the nodes of a graph count from 1.
+const INIT_NOISE_STREAM: u32 = 0;
+
+/// Sampling that cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum SampleError {
+    /// The request does not fit the model.
+    #[error("{0}")]
+    Request(String),
+    /// The sampler cannot do what it is asked to.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// The device cannot go on.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The graph cannot be built.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The weights are of another model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A picture cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// Images in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Images {
+    /// `[N, H, W, C]`
+    pub shape: [usize; 4],
+    /// Values, mostly in -1..1.
+    pub data: Vec<f32>,
+}
+
+/// What to draw.
+#[derive(Clone, Debug)]
+pub struct SampleRequest {
+    /// Number of images.
+    pub num_images: usize,
+    /// How.
+    pub sampler: &'static Sampler,
+    /// The sampler's options.
+    pub options: SamplerOptions,
+    /// The class of each image; `None` for unconditional models.
+    pub class_labels: Option<Vec<u32>>,
+    /// Decides x_T and the noise of every step; image i depends on the seed and i alone, not on the batch size.
+    pub seed: u64,
+    /// Images denoised together.
+    pub batch_size: usize,
+    /// x_T `[N, H, W, C]` in place of drawn noise.
+    pub init_noise: Option<Images>,
+}
+
+impl SampleRequest {
+    /// 16 images with seed 0.
+    pub fn new(sampler: &'static Sampler, steps: usize) -> Self {
+        Self {
+            num_images: 16,
+            sampler,
+            options: SamplerOptions { steps, eta: 0.0 },
+            class_labels: None,
+            seed: 0,
+            batch_size: 64,
+            init_noise: None,
+        }
+    }
+}
+
+/// How far sampling is.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleProgress<'a> {
+    /// Steps done, over all batches.
+    pub done: usize,
+    /// Steps in all.
+    pub total: usize,
+    /// Number of the first image of this batch.
+    pub first_image: usize,
+    /// The denoiser, to look at x_t.
+    pub denoiser: &'a std::cell::RefCell<Denoiser>,
+}
+
+/// Draws images with the averaged weights of `pipeline`; `progress` is called after every step.
+///
+/// # Errors
+/// [`SampleError`] for a request that does not fit the model, or trouble on the device.
+pub async fn sample(
+    device: &Device,
+    pipeline: &Pipeline,
+    request: &SampleRequest,
+    progress: &mut dyn FnMut(SampleProgress<'_>) -> Result<(), SampleError>,
+) -> Result<Images, SampleError> {
+    let [height, width] = pipeline.unet.image_size()?;
+    let image = [height, width, pipeline.unet.in_channels];
+    check(pipeline, request, image)?;
+    let steps = (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
+    let batch = request.batch_size.min(request.num_images);
+    let denoiser = std::cell::RefCell::new(Denoiser::new(device, pipeline, batch).await?);
+    let elements: usize = image.iter().product();
+    let total = steps.len() * request.num_images.div_ceil(batch);
+    let mut data = Vec::with_capacity(request.num_images * elements);
+    let mut done = 0;
+    for first in (0..request.num_images).step_by(batch) {
+        let count = batch.min(request.num_images - first);
+        let mut x_t = match &request.init_noise {
+            Some(noise) => noise.data[first * elements..(first + count) * elements].to_vec(),
+            None => init_noise(request.seed, first, count, elements),
+        };
+        // The last batch may be short: the rest of it is denoised from zeros and thrown away.
+        x_t.resize(batch * elements, 0.0);
+        let labels = request.class_labels.as_ref().map(|labels| {
+            let mut labels = labels[first..first + count].to_vec();
+            labels.resize(batch, 0);
+            labels
+        });
+        denoiser.borrow_mut().start(&x_t, labels.as_deref())?;
+        for (index, step) in steps.iter().enumerate() {
+            // Step 0 of the generator belongs to x_T.
+            let (step_number, sample) = (index as u32 + 1, first as u32);
+            let stream = Stream { seed: request.seed, step: step_number, stream: 0, sample };
+            denoiser.borrow_mut().step(step, stream)?;
+            done += 1;
+            progress(SampleProgress { done, total, first_image: first, denoiser: &denoiser })?;
+        }
+        let x_0 = denoiser.borrow_mut().images().await?;
+        data.extend_from_slice(&x_0[..count * elements]);
+    }
+    let [h, w, c] = image;
+    Ok(Images { shape: [request.num_images, h, w, c], data })
+}
+
+/// x_T of images `first..first + count`.
+fn init_noise(seed: u64, first: usize, count: usize, elements: usize) -> Vec<f32> {
+    let stream = |sample: usize| Stream { seed, step: 0, stream: INIT_NOISE_STREAM, sample: sample as u32 };
+    (first..first + count).flat_map(|sample| normals(stream(sample), elements)).collect()
+}
+
+fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Result<(), SampleError> {
+    let fault = |text: String| Err(SampleError::Request(text));
+    if request.num_images == 0 || request.batch_size == 0 {
+        return fault("the number of images and the batch size must be at least 1".to_owned());
+    }
+    if pipeline.unet.out_channels != pipeline.unet.in_channels {
+        return fault(format!(
+            "the model has {} output channels for {} input channels; models with learned variance cannot be sampled",
+            pipeline.unet.out_channels, pipeline.unet.in_channels
+        ));
+    }
+    check_labels(pipeline, request.class_labels.as_deref(), request.num_images)?;
+    if let Some(noise) = &request.init_noise {
+        let [h, w, c] = image;
+        let expected = [request.num_images, h, w, c];
+        if noise.shape != expected {
+            let nchw = |[n, h, w, c]: [usize; 4]| format!("{:?}", [n, c, h, w]);
+            return fault(format!("the initial noise is {}, expected {}", nchw(noise.shape), nchw(expected)));
+        }
+    }
+    Ok(())
+}
+
+fn check_labels(pipeline: &Pipeline, labels: Option<&[u32]>, images: usize) -> Result<(), SampleError> {
+    let fault = |text: String| Err(SampleError::Request(text));
+    match (pipeline.unet.num_class_embeds, labels) {
+        (None, Some(_)) => fault("the model is unconditional; leave the class labels out".to_owned()),
+        (Some(classes), None) => {
+            fault(format!("the model is conditional on {classes} classes; say which class to draw"))
+        }
+        (Some(_), Some(labels)) if labels.len() != images => {
+            fault(format!("there are {} class labels for {images} images", labels.len()))
+        }
+        (Some(classes), Some(labels)) => match labels.iter().find(|&&label| label as usize >= classes) {
+            Some(label) => fault(format!("there is no class {label}; the model has classes 0 to {}", classes - 1)),
+            None => Ok(()),
+        },
+        (None, None) => Ok(()),
+    }
+}
+
+/// One forward pass: the network's output `[N, H, W, out_channels]` for `x_t` and a timestep for each image.
+///
+/// # Errors
+/// [`SampleError`] for inputs that do not fit the model, or trouble on the device.
+pub async fn predict(
+    device: &Device,
+    pipeline: &Pipeline,
+    x_t: &Images,
+    timesteps: &[f32],
+    class_labels: Option<&[u32]>,
+) -> Result<Images, SampleError> {
+    let [n, h, w, c] = x_t.shape;
+    let [height, width] = pipeline.unet.image_size()?;
+    if [h, w, c] != [height, width, pipeline.unet.in_channels] {
+        return Err(SampleError::Request(format!(
+            "the input is [N, C, H, W] = {:?}, the model takes {:?}",
+            [n, c, h, w],
+            [n, pipeline.unet.in_channels, height, width]
+        )));
+    }
+    if timesteps.len() != n {
+        return Err(SampleError::Request(format!("there are {} timesteps for {n} images", timesteps.len())));
+    }
+    check_labels(pipeline, class_labels, n)?;
+    let mut graph = Graph::new();
+    let inputs = UNetInputs {
+        sample: graph.input("sample", TensorType::f32(x_t.shape)),
+        timesteps: graph.input("timesteps", TensorType::f32([n])),
+        class_labels: class_labels.map(|_| graph.input("class_labels", TensorType::u32([n]))),
+        key_step_sample: None,
+    };
+    let output = unet(&mut graph, &pipeline.unet, inputs)?;
+    let weights = from_tensors(&graph, pipeline.weights.clone())?;
+    let mut executor = device.prepare(&graph, &[output]).await?;
+    for (parameter, data) in graph.parameters().iter().zip(&weights) {
+        executor.write(parameter.value, data)?;
+    }
+    executor.write(inputs.sample, &x_t.data)?;
+    executor.write(inputs.timesteps, timesteps)?;
+    if let (Some(id), Some(labels)) = (inputs.class_labels, class_labels) {
+        executor.write(id, labels)?;
+    }
+    executor.run()?;
+    let data = executor.read(output).await?;
+    Ok(Images { shape: [n, h, w, pipeline.unet.out_channels], data })
+}

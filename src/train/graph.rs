@@ -1,0 +1,171 @@
+//! The training step as a graph: loss, gradients, clip, AdamW, moving average.
+
+use crate::device::{DeviceError, Executor};
+use crate::graph::{BufferRole, Graph, GraphError, Storage, TensorType, ValueId, gradients};
+use crate::ops::adamw::{AdamW, State};
+use crate::ops::{grad_norm, mse_loss};
+
+/// How weights follow gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Optimizer {
+    /// AdamW's constants.
+    pub adamw: AdamW,
+    /// Gradients are scaled down to this norm over all parameters; `None` leaves them as they are.
+    pub max_grad_norm: Option<f32>,
+}
+
+/// The values of a training step that the host reads and writes.
+///
+/// Weights, moments and averages are packed end to end, each into as few flat values as fit WebGPU's binding limit.
+#[derive(Clone, Debug)]
+pub struct TrainingGraph {
+    /// Mean squared error `[1]`.
+    pub loss: ValueId,
+    /// Norm of all gradients before the clip, and the factor of the clip, `[2]`.
+    pub norm_and_scale: ValueId,
+    /// Packed weights.
+    pub weights: Vec<ValueId>,
+    /// Packed first moments.
+    pub first_moment: Vec<ValueId>,
+    /// Packed second moments.
+    pub second_moment: Vec<ValueId>,
+    /// Packed moving averages of the weights.
+    pub ema: Vec<ValueId>,
+    d_loss: ValueId,
+    schedule: ValueId,
+}
+
+impl TrainingGraph {
+    /// Appends everything after the network's `output`: the loss against `target`, gradients of all parameters of
+    /// `graph`, and the optimiser's step.
+    ///
+    /// # Errors
+    /// [`GraphError`] if a shape does not fit or a parameter is too large to bind.
+    pub fn new(
+        graph: &mut Graph,
+        output: ValueId,
+        target: ValueId,
+        optimizer: Optimizer,
+    ) -> Result<Self, GraphError> {
+        let (loss, _) = graph.scoped("loss", |graph| mse_loss(graph, output, target))?;
+        let d_loss = graph.input("d_loss", TensorType::f32([1]));
+        let parameters: Vec<ValueId> = graph.parameters().iter().map(|parameter| parameter.value).collect();
+        let mut d_parameters = Vec::new();
+        for (index, gradient) in gradients(graph, &[(loss, d_loss)], &parameters)?.into_iter().enumerate() {
+            d_parameters.push(gradient.ok_or_else(|| GraphError::Pack {
+                name: graph.parameters()[index].name.clone(),
+                reason: "the loss does not depend on it, so it has no gradient".to_owned(),
+            })?);
+        }
+        let weights = graph.pack("weights", &parameters, BufferRole::Weights)?;
+        let packed_gradients = graph.pack("gradients", &d_parameters, BufferRole::Gradients)?;
+        graph.scoped("optimizer", |graph| {
+            let like = |graph: &mut Graph, name: &str, role| -> Vec<ValueId> {
+                weights.iter().map(|&flat| graph.state(name, graph.ty(flat).clone(), role)).collect()
+            };
+            let first_moment = like(graph, "first_moment", BufferRole::Moments);
+            let second_moment = like(graph, "second_moment", BufferRole::Moments);
+            let ema = like(graph, "ema", BufferRole::Ema);
+            let schedule = graph.input("schedule", TensorType::f32([4]));
+            // Nothing writes this state: it stays zero, where the sum of squares starts.
+            let mut sum = graph.state("zero", TensorType::f32([1]), BufferRole::Inputs);
+            for &gradients in &packed_gradients {
+                sum = grad_norm::sum_squares(graph, gradients, sum)?;
+            }
+            let norm_and_scale = grad_norm::clip(graph, sum, optimizer.max_grad_norm.unwrap_or(f32::MAX))?;
+            for (index, &gradients) in packed_gradients.iter().enumerate() {
+                let state = State {
+                    weights: weights[index],
+                    first_moment: first_moment[index],
+                    second_moment: second_moment[index],
+                    ema: ema[index],
+                };
+                optimizer.adamw.step(graph, gradients, norm_and_scale, schedule, state)?;
+            }
+            Ok(Self { loss, norm_and_scale, weights, first_moment, second_moment, ema, d_loss, schedule })
+        })
+    }
+
+    /// The values to keep for reading after a step.
+    pub fn kept(&self) -> [ValueId; 2] {
+        [self.loss, self.norm_and_scale]
+    }
+
+    /// Sets weights and their averages, per parameter in the graph's order; the moments stay as they are, zero at first.
+    ///
+    /// # Errors
+    /// [`DeviceError`] for contents of another length.
+    pub fn initialize(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+        weights: &[Vec<f32>],
+        ema: &[Vec<f32>],
+    ) -> Result<(), DeviceError> {
+        executor.write(self.d_loss, &[1.0f32])?;
+        self.write(graph, executor, &self.weights, weights)?;
+        self.write(graph, executor, &self.ema, ema)
+    }
+
+    /// Sets the scalars of the next step, see [`AdamW::schedule`].
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub fn write_schedule(&self, executor: &mut Executor, schedule: [f32; 4]) -> Result<(), DeviceError> {
+        executor.write(self.schedule, &schedule)
+    }
+
+    /// Writes packed values from their contents per parameter.
+    ///
+    /// # Errors
+    /// [`DeviceError`] for contents of another length.
+    pub fn write(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+        packed: &[ValueId],
+        contents: &[Vec<f32>],
+    ) -> Result<(), DeviceError> {
+        let mut flat: Vec<Vec<f32>> = packed.iter().map(|&id| vec![0.0; graph.ty(id).len()]).collect();
+        for ((index, offset, length), data) in self.ranges(graph).zip(contents) {
+            let expected = flat[index].get_mut(offset..offset + length);
+            match expected {
+                Some(range) if range.len() == data.len() => range.copy_from_slice(data),
+                _ => {
+                    let name = "a parameter".to_owned();
+                    return Err(DeviceError::NoPlace { name, given: data.len(), expected: length });
+                }
+            }
+        }
+        packed.iter().zip(&flat).try_for_each(|(&id, data)| executor.write(id, data))
+    }
+
+    /// Reads packed values as contents per parameter, in the graph's order.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+        packed: &[ValueId],
+    ) -> Result<Vec<Vec<f32>>, DeviceError> {
+        let mut flat = Vec::new();
+        for &id in packed {
+            flat.push(executor.read(id).await?);
+        }
+        Ok(self
+            .ranges(graph)
+            .map(|(index, offset, length)| flat[index][offset..offset + length].to_vec())
+            .collect())
+    }
+
+    /// For each parameter, which packed value it lies in, where, and its length.
+    fn ranges<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = (usize, usize, usize)> + 'a {
+        graph.parameters().iter().filter_map(|parameter| {
+            let Storage::Slice { of, offset } = graph.value(parameter.value).storage else { return None };
+            let index = self.weights.iter().position(|&flat| flat == of)?;
+            Some((index, offset, graph.ty(parameter.value).len()))
+        })
+    }
+}

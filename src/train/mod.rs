@@ -1,0 +1,75 @@
+//! Training: the step as a graph, the loop, and what is saved.
+
+mod graph;
+mod options;
+mod run;
+mod trainer;
+
+pub use graph::{Optimizer, TrainingGraph};
+pub use options::TrainOptions;
+pub use run::{Event, Outcome, Run, train};
+pub use trainer::Trainer;
+
+use crate::checkpoint::CheckpointError;
+use crate::data::DataError;
+use crate::device::DeviceError;
+use crate::diffusion::ScheduleError;
+use crate::graph::GraphError;
+use crate::model::{ModelError, WeightsError};
+use crate::output::OutputError;
+use crate::sample::SampleError;
+
+/// A training run that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// Options that make no sense.
+    #[error("{0}")]
+    Options(String),
+    /// The data and the model do not fit each other.
+    #[error("{dataset} has images of {found}, the model takes {expected}; choose another --model or --dataset")]
+    Shape {
+        /// Name of the data set.
+        dataset: String,
+        /// Channels, height and width of its images.
+        found: String,
+        /// Those of the model.
+        expected: String,
+    },
+    /// The loss is not a number any more.
+    #[error("the loss is {loss} at step {step}; checkpoints up to step {last_checkpoint} are kept; try a smaller --learning-rate")]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// The loss.
+        loss: f32,
+        /// Step of the last checkpoint, 0 for none.
+        last_checkpoint: u64,
+    },
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The device cannot go on.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The noise schedule makes no sense.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The training step cannot be built.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The weights are of another model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A checkpoint cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Samples cannot be drawn.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// A picture cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}

@@ -1,0 +1,101 @@
+//! What a training run is told.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Optimizer, TrainError};
+use crate::ops::adamw::AdamW;
+
+/// The settings of a training run; saved with every checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainOptions {
+    /// Steps in all, those before a resume included.
+    pub steps: u64,
+    /// Images in a step.
+    pub batch_size: usize,
+    /// AdamW's learning rate after the warm-up.
+    pub learning_rate: f64,
+    /// Steps over which the learning rate grows linearly from 0.
+    pub warmup_steps: u64,
+    /// AdamW's decay of the first and second moment.
+    pub betas: [f32; 2],
+    /// AdamW's weight decay.
+    pub weight_decay: f32,
+    /// Largest norm of all gradients; 0 for no clip.
+    pub max_grad_norm: f32,
+    /// Largest decay of the moving average of the weights; early steps use (1 + step) / (10 + step).
+    pub ema_decay: f64,
+    /// Whether images are mirrored at random.
+    pub random_flip: bool,
+    /// Decides initial weights, order of the data, timesteps, noise and dropout.
+    pub seed: u64,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            steps: 10_000,
+            batch_size: 64,
+            learning_rate: 2e-4,
+            warmup_steps: 100,
+            betas: [0.9, 0.999],
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            ema_decay: 0.999,
+            random_flip: false,
+            seed: 0,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// Refuses settings that make no sense.
+    ///
+    /// # Errors
+    /// [`TrainError::Options`] naming the flag.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let fault = |text: String| Err(TrainError::Options(text));
+        if self.batch_size == 0 {
+            return fault("--batch-size is 0; it must be at least 1".to_owned());
+        }
+        if self.steps == 0 {
+            return fault("--steps is 0; it must be at least 1".to_owned());
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return fault(format!("--learning-rate is {}; it must be above 0", self.learning_rate));
+        }
+        if !(0.0..1.0).contains(&self.ema_decay) {
+            return fault(format!("--ema-decay is {}; it must be at least 0 and below 1", self.ema_decay));
+        }
+        for (flag, value) in [("--adam-beta1", self.betas[0]), ("--adam-beta2", self.betas[1])] {
+            if !(0.0..1.0).contains(&value) {
+                return fault(format!("{flag} is {value}; it must be at least 0 and below 1"));
+            }
+        }
+        for (flag, value) in [("--weight-decay", self.weight_decay), ("--max-grad-norm", self.max_grad_norm)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return fault(format!("{flag} is {value}; it must be at least 0"));
+            }
+        }
+        Ok(())
+    }
+
+    /// AdamW's constants and the clip.
+    pub fn optimizer(&self) -> Optimizer {
+        let [beta1, beta2] = self.betas;
+        Optimizer {
+            adamw: AdamW { beta1, beta2, eps: 1e-8, weight_decay: self.weight_decay },
+            max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
+        }
+    }
+
+    /// Learning rate of step `step`, counted from 0.
+    pub fn learning_rate_at(&self, step: u64) -> f64 {
+        let warmup = ((step + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
+        self.learning_rate * warmup
+    }
+
+    /// Decay of the moving average after step `step`, counted from 0.
+    pub fn ema_decay_at(&self, step: u64) -> f64 {
+        self.ema_decay.min((1.0 + step as f64) / (10.0 + step as f64))
+    }
+}

@@ -1,0 +1,268 @@
+//! A whole training run: data in, checkpoints and sample grids out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::{TrainError, TrainOptions, Trainer};
+use crate::checkpoint::{self, CheckpointError};
+use crate::data::{Dataset, Loader, LoaderOptions};
+use crate::device::Device;
+use crate::diffusion::SchedulerConfig;
+use crate::model::UNetConfig;
+use crate::output::{GridOptions, tile};
+use crate::sample::{SampleRequest, sample};
+use crate::sampler;
+
+/// A training run.
+pub struct Run {
+    /// Where it runs.
+    pub device: Device,
+    /// The images.
+    pub dataset: Arc<dyn Dataset>,
+    /// The model.
+    pub config: UNetConfig,
+    /// The diffusion process.
+    pub scheduler: SchedulerConfig,
+    /// The settings.
+    pub options: TrainOptions,
+    /// Folder of checkpoints and samples.
+    pub output: PathBuf,
+    /// Whether to go on from the newest checkpoint in `output`.
+    pub resume: bool,
+    /// Steps between checkpoints; one is also written at the end.
+    pub checkpoint_every: u64,
+    /// How many of the newest checkpoints stay.
+    pub checkpoints_to_keep: usize,
+    /// Steps between sample grids; 0 for none.
+    pub sample_every: u64,
+}
+
+/// What happens during a run.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Training starts after this many steps, with this much memory.
+    Started {
+        /// Steps done in earlier sessions.
+        step: u64,
+        /// Bytes of all buffers.
+        bytes: usize,
+    },
+    /// Some steps are done.
+    Progress {
+        /// Steps done.
+        step: u64,
+        /// Mean of the losses read since the last event.
+        loss: f32,
+        /// Speed since the last event.
+        images_per_second: f64,
+    },
+    /// A checkpoint was written.
+    Checkpoint(PathBuf),
+    /// A sample grid was written.
+    Samples(PathBuf),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished {
+        /// The last checkpoint.
+        checkpoint: PathBuf,
+    },
+    /// It was asked to stop, and saved.
+    Interrupted {
+        /// The last checkpoint.
+        checkpoint: PathBuf,
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// The loss is read back this often: each reading waits for the device.
+const LOSS_EVERY: u64 = 10;
+
+/// Steps of the sample grids that are drawn during training.
+const SAMPLE_STEPS: usize = 50;
+
+/// Trains until `run.options.steps` steps are done or `stop` becomes true, and saves.
+///
+/// # Errors
+/// [`TrainError`]; checkpoints written before stay whole.
+pub async fn train(
+    run: &Run,
+    stop: &AtomicBool,
+    report: &mut (dyn FnMut(Event) + Send),
+) -> Result<Outcome, TrainError> {
+    check_fit(run)?;
+    let resume = match (run.resume, checkpoint::newest(&run.output)?) {
+        (true, Some(folder)) => {
+            Some((checkpoint::Pipeline::load(&folder)?, checkpoint::TrainingState::load(&folder)?))
+        }
+        (false, Some(folder)) => return Err(CheckpointError::AlreadyThere { folder }.into()),
+        (true, None) => return Err(CheckpointError::NothingToResume { folder: run.output.clone() }.into()),
+        (false, None) => None,
+    };
+    if let Some((pipeline, state)) = &resume {
+        check_resume(run, pipeline, state)?;
+    }
+    checkpoint::create_folder(&run.output)?;
+    let mut trainer = Trainer::new(
+        &run.device,
+        run.config.clone(),
+        run.scheduler.clone(),
+        run.options.clone(),
+        resume,
+    )
+    .await?;
+    report(Event::Started { step: trainer.done(), bytes: trainer.memory().total() });
+    let mut loader = Loader::new(
+        run.dataset.clone(),
+        LoaderOptions {
+            batch_size: run.options.batch_size,
+            seed: run.options.seed,
+            first_step: trainer.done(),
+            random_flip: run.options.random_flip,
+        },
+    )?;
+
+    let mut saved = (trainer.done() > 0).then(|| trainer.done());
+    let mut newest = None;
+    let mut since = (Instant::now(), trainer.done());
+    while trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
+        let batch = loader.next()?;
+        trainer.step(&batch)?;
+        let done = trainer.done();
+        let is_last = done == run.options.steps;
+        if done.is_multiple_of(LOSS_EVERY) || is_last {
+            let loss = trainer.loss().await?;
+            if !loss.is_finite() {
+                let last_checkpoint = saved.unwrap_or(0);
+                return Err(TrainError::NotFinite { step: done, loss, last_checkpoint });
+            }
+            let images = (done - since.1) as f64 * run.options.batch_size as f64;
+            let images_per_second = images / since.0.elapsed().as_secs_f64();
+            report(Event::Progress { step: done, loss, images_per_second });
+            since = (Instant::now(), done);
+        }
+        let samples_are_due = run.sample_every > 0 && done.is_multiple_of(run.sample_every);
+        if done.is_multiple_of(run.checkpoint_every) && !is_last {
+            newest = Some(save(run, &mut trainer, report).await?);
+            saved = Some(done);
+        }
+        if samples_are_due || (run.sample_every > 0 && is_last) {
+            draw(run, &mut trainer, report).await?;
+        }
+        if samples_are_due || saved == Some(done) {
+            // Sampling and saving are not counted as training time.
+            since = (Instant::now(), done);
+        }
+    }
+    let checkpoint = match newest {
+        Some(folder) if saved == Some(trainer.done()) => folder,
+        _ => save(run, &mut trainer, report).await?,
+    };
+    Ok(if trainer.done() < run.options.steps {
+        Outcome::Interrupted { checkpoint, step: trainer.done() }
+    } else {
+        Outcome::Finished { checkpoint }
+    })
+}
+
+fn check_fit(run: &Run) -> Result<(), TrainError> {
+    let shape = run.dataset.image_shape();
+    let [height, width] = run.config.image_size()?;
+    let channels = run.config.in_channels;
+    if [shape.height, shape.width, shape.channels] != [height, width, channels] {
+        let describe = |h: usize, w: usize, c: usize| format!("{w}x{h} with {c} channels");
+        return Err(TrainError::Shape {
+            dataset: run.dataset.name().to_owned(),
+            found: describe(shape.height, shape.width, shape.channels),
+            expected: describe(height, width, channels),
+        });
+    }
+    let classes = run.dataset.classes().len();
+    match run.config.num_class_embeds {
+        Some(embeds) if embeds < classes || classes == 0 => Err(TrainError::Options(format!(
+            "the model has num_class_embeds {embeds}, {} has {classes} classes; use --model with a fitting config.json",
+            run.dataset.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_resume(
+    run: &Run,
+    pipeline: &checkpoint::Pipeline,
+    state: &checkpoint::TrainingState,
+) -> Result<(), TrainError> {
+    if pipeline.unet != run.config || pipeline.scheduler != run.scheduler {
+        return Err(TrainError::Options(format!(
+            "the checkpoint in {} is of another model or noise schedule; give the same --model and schedule, or \
+             another --output",
+            run.output.display()
+        )));
+    }
+    let same_course = TrainOptions { steps: run.options.steps, ..state.options.clone() };
+    if same_course != run.options {
+        return Err(TrainError::Options(format!(
+            "the run in {} was started with other settings; give the same ones to resume exactly.\n  then: {:?}\n  \
+             now:  {:?}",
+            run.output.display(),
+            same_course,
+            run.options
+        )));
+    }
+    if state.step >= run.options.steps {
+        return Err(TrainError::Options(format!(
+            "the run in {} already has {} steps; give a larger --steps to go on",
+            run.output.display(),
+            state.step
+        )));
+    }
+    Ok(())
+}
+
+async fn save(
+    run: &Run,
+    trainer: &mut Trainer,
+    report: &mut (dyn FnMut(Event) + Send),
+) -> Result<PathBuf, TrainError> {
+    let (pipeline, state) = (trainer.pipeline().await?, trainer.state().await?);
+    let folder = checkpoint::save(&run.output, &pipeline, &state)?;
+    report(Event::Checkpoint(folder.clone()));
+    checkpoint::prune(&run.output, run.checkpoints_to_keep)?;
+    Ok(folder)
+}
+
+/// Draws a grid with the averaged weights: a row per class, or eight rows.
+async fn draw(
+    run: &Run,
+    trainer: &mut Trainer,
+    report: &mut (dyn FnMut(Event) + Send),
+) -> Result<(), TrainError> {
+    const COLUMNS: usize = 8;
+    let pipeline = trainer.pipeline().await?;
+    let class_labels = pipeline
+        .unet
+        .num_class_embeds
+        .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
+    let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
+    let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
+    let request = SampleRequest {
+        num_images: class_labels.as_ref().map_or(4 * COLUMNS, Vec::len),
+        class_labels,
+        seed: run.options.seed,
+        ..SampleRequest::new(ddim, steps)
+    };
+    let images = sample(&run.device, &pipeline, &request, &mut |_| Ok(())).await?;
+    let grid = tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
+    let folder = run.output.join("samples");
+    checkpoint::create_folder(&folder)?;
+    let path = folder.join(format!("step-{:06}.png", trainer.done()));
+    grid.write_png(&path)?;
+    report(Event::Samples(path));
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! One training step after another on one device.
+
+use super::{TrainError, TrainOptions, TrainingGraph};
+use crate::checkpoint::{Pipeline, TrainingState};
+use crate::data::Batch;
+use crate::device::{Device, DeviceError, Executor};
+use crate::diffusion::{Schedule, SchedulerConfig};
+use crate::graph::{Graph, MemoryReport, Plan, TensorType, ValueId};
+use crate::model::{
+    Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors, unet,
+};
+use crate::ops::philox::Stream;
+use crate::ops::q_sample;
+
+/// Stream of the timesteps; the nodes of a graph count from 1.
+const TIMESTEP_STREAM: u32 = 0;
+
+/// The training step of one model and batch size, before it is prepared on a device.
+struct Step {
+    graph: Graph,
+    training: TrainingGraph,
+    inputs: Inputs,
+}
+
+/// What the host writes before each step.
+#[derive(Clone, Copy, Debug)]
+struct Inputs {
+    /// Images `[N, H, W, C]`.
+    x_start: ValueId,
+    /// Rows of factors for q_sample, `[N, 4]`.
+    coefficients: ValueId,
+    /// Timesteps `[N]`.
+    timesteps: ValueId,
+    /// Classes `[N]`.
+    class_labels: Option<ValueId>,
+    /// The generator's key `[4]`.
+    key_step_sample: ValueId,
+}
+
+impl Step {
+    fn build(config: &UNetConfig, options: &TrainOptions) -> Result<Self, TrainError> {
+        let mut graph = Graph::new();
+        let [height, width] = config.image_size()?;
+        let batch = options.batch_size;
+        if config.out_channels != config.in_channels {
+            return Err(TrainError::Options(format!(
+                "the model has {} output channels for {} input channels; training predicts noise and needs as many",
+                config.out_channels, config.in_channels
+            )));
+        }
+        let inputs = Inputs {
+            x_start: graph.input("x_start", TensorType::f32([batch, height, width, config.in_channels])),
+            coefficients: graph.input("coefficients", TensorType::f32([batch, 4])),
+            timesteps: graph.input("timesteps", TensorType::f32([batch])),
+            class_labels: config
+                .num_class_embeds
+                .map(|_| graph.input("class_labels", TensorType::u32([batch]))),
+            key_step_sample: graph.input("key_step_sample", TensorType::u32([4])),
+        };
+        let (x_t, target) = graph.scoped("q_sample", |graph| {
+            q_sample(graph, inputs.x_start, inputs.coefficients, inputs.key_step_sample)
+        })?;
+        let unet_inputs = UNetInputs {
+            sample: x_t,
+            timesteps: inputs.timesteps,
+            class_labels: inputs.class_labels,
+            key_step_sample: Some(inputs.key_step_sample),
+        };
+        let output = unet(&mut graph, config, unet_inputs)?;
+        let training = TrainingGraph::new(&mut graph, output, target, options.optimizer())?;
+        Ok(Self { graph, training, inputs })
+    }
+}
+
+/// A model in training.
+pub struct Trainer {
+    options: TrainOptions,
+    config: UNetConfig,
+    scheduler: SchedulerConfig,
+    schedule: Schedule,
+    step: Step,
+    executor: Executor,
+    /// Steps done.
+    done: u64,
+}
+
+impl Trainer {
+    /// The number of parameters, and the bytes that training takes, without running or allocating anything.
+    ///
+    /// # Errors
+    /// [`TrainError`] for a model that cannot be built.
+    pub fn dry_run(config: &UNetConfig, options: &TrainOptions) -> Result<(usize, MemoryReport), TrainError> {
+        options.check()?;
+        let step = Step::build(config, options)?;
+        let plan = Plan::new(&step.graph, &step.training.kept(), |_| Vec::new());
+        let parameters = step.graph.parameters().iter().map(|p| step.graph.ty(p.value).len()).sum();
+        Ok((parameters, plan.memory()))
+    }
+
+    /// A model with fresh weights, or with those of `resume`, prepared on `device`.
+    ///
+    /// # Errors
+    /// [`TrainError`] for a model that cannot be built or does not fit, or weights of another one.
+    pub async fn new(
+        device: &Device,
+        config: UNetConfig,
+        scheduler: SchedulerConfig,
+        options: TrainOptions,
+        resume: Option<(Pipeline, TrainingState)>,
+    ) -> Result<Self, TrainError> {
+        options.check()?;
+        let schedule = scheduler.schedule()?;
+        let step = Step::build(&config, &options)?;
+        let executor = device.prepare(&step.graph, &step.training.kept()).await?;
+        let mut trainer = Self { options, config, scheduler, schedule, step, executor, done: 0 };
+        match resume {
+            None => {
+                let weights = initial_weights(&trainer.step.graph, trainer.options.seed);
+                trainer.initialize(&weights, &weights)?;
+            }
+            Some((pipeline, state)) => {
+                let graph = &trainer.step.graph;
+                let weights = from_tensors(graph, state.weights)?;
+                let ema = from_tensors(graph, pipeline.weights)?;
+                let first = from_tensors(graph, state.first_moment)?;
+                let second = from_tensors(graph, state.second_moment)?;
+                trainer.initialize(&weights, &ema)?;
+                let Self { step: Step { graph, training, .. }, executor, .. } = &mut trainer;
+                training.write(graph, executor, &training.first_moment, &first)?;
+                training.write(graph, executor, &training.second_moment, &second)?;
+                trainer.done = state.step;
+            }
+        }
+        Ok(trainer)
+    }
+
+    fn initialize(&mut self, weights: &[Vec<f32>], ema: &[Vec<f32>]) -> Result<(), DeviceError> {
+        self.step.training.initialize(&self.step.graph, &mut self.executor, weights, ema)
+    }
+
+    /// Steps done so far.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Bytes by role.
+    pub fn memory(&self) -> MemoryReport {
+        self.executor.memory()
+    }
+
+    /// Trains on one batch.
+    ///
+    /// Timesteps are uniform in 0..T (Ho et al. 2020, algorithm 1), drawn from (seed, step, image).
+    ///
+    /// # Errors
+    /// [`TrainError::Device`], also for trouble in earlier steps.
+    pub fn step(&mut self, batch: &Batch) -> Result<(), TrainError> {
+        let (steps, inputs) = (self.schedule.num_train_timesteps(), self.step.inputs);
+        // The generator counts steps in 32 bits; a run of four billion steps repeats its noise.
+        let stream =
+            Stream { seed: self.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 };
+        let timesteps: Vec<usize> = (0..self.options.batch_size)
+            .map(|n| {
+                let u = f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
+                ((u * steps as f64) as usize).min(steps - 1)
+            })
+            .collect();
+        let coefficients: Vec<f32> = timesteps
+            .iter()
+            .flat_map(|&t| self.schedule.q_sample_coefficients(t, self.scheduler.prediction_type))
+            .map(|value| value as f32)
+            .collect();
+        let timesteps: Vec<f32> = timesteps.into_iter().map(|t| t as f32).collect();
+        let executor = &mut self.executor;
+        executor.write(inputs.x_start, &batch.images)?;
+        executor.write(inputs.coefficients, &coefficients)?;
+        executor.write(inputs.timesteps, &timesteps)?;
+        if let Some(labels) = inputs.class_labels {
+            executor.write(labels, &batch.labels)?;
+        }
+        executor.write(inputs.key_step_sample, &stream.key_step_sample())?;
+        let schedule = self.options.optimizer().adamw.schedule(
+            self.done + 1,
+            self.options.learning_rate_at(self.done),
+            self.options.ema_decay_at(self.done),
+        );
+        self.step.training.write_schedule(executor, schedule)?;
+        executor.run()?;
+        self.done += 1;
+        Ok(())
+    }
+
+    /// Loss of the last step.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn loss(&mut self) -> Result<f32, TrainError> {
+        Ok(self.executor.read(self.step.training.loss).await?[0])
+    }
+
+    async fn read(&mut self, packed: &[ValueId]) -> Result<Tensors, TrainError> {
+        let contents = self.step.training.read(&self.step.graph, &mut self.executor, packed).await?;
+        Ok(to_tensors(&self.step.graph, &contents))
+    }
+
+    /// The model with its averaged weights, as others use it.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn pipeline(&mut self) -> Result<Pipeline, TrainError> {
+        let weights = self.read(&self.step.training.ema.clone()).await?;
+        Ok(Pipeline { unet: self.config.clone(), scheduler: self.scheduler.clone(), weights })
+    }
+
+    /// What a resumed run needs beside the pipeline.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn state(&mut self) -> Result<TrainingState, TrainError> {
+        let training = self.step.training.clone();
+        Ok(TrainingState {
+            step: self.done,
+            options: self.options.clone(),
+            weights: self.read(&training.weights).await?,
+            first_moment: self.read(&training.first_moment).await?,
+            second_moment: self.read(&training.second_moment).await?,
+        })
+    }
+}

@@ -1,0 +1,260 @@
+//! U-Nets against PyTorch and diffusers: forward passes, gradients of every parameter, ten steps of AdamW.
+//!
+//! `tools/oracle/` generates the files of `tests/golden/`.
+
+mod common;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use ddpm_gpu::device::Device;
+use ddpm_gpu::graph::{Graph, TensorType, ValueId, gradients};
+use ddpm_gpu::model::{Tensor, Tensors, UNetConfig, UNetInputs, from_tensors, to_tensors, unet};
+use ddpm_gpu::ops::adamw::AdamW;
+use ddpm_gpu::ops::mse_loss;
+use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw};
+use ddpm_gpu::train::{Optimizer, TrainingGraph};
+use pollster::block_on;
+use safetensors::{Dtype, SafeTensors};
+
+/// A golden file: tensors by name, integers as floats, and the metadata.
+struct Golden {
+    tensors: HashMap<String, Tensor>,
+    metadata: HashMap<String, String>,
+}
+
+impl Golden {
+    fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.tensors().into_iter().map(|(name, view)| {
+            let data = match view.dtype() {
+                Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(view.data()),
+                Dtype::I64 => {
+                    bytemuck::pod_collect_to_vec::<u8, i64>(view.data()).into_iter().map(|v| v as f32).collect()
+                }
+                other => panic!("{name} is {other:?}"),
+            };
+            (name, Tensor { shape: view.shape().to_vec(), data })
+        });
+        Self { tensors: tensors.collect(), metadata: header.metadata().clone().unwrap() }
+    }
+
+    fn config(&self) -> UNetConfig {
+        UNetConfig::from_json(&self.metadata["config"]).unwrap()
+    }
+
+    /// A batch of images in NHWC, with its NHWC shape.
+    fn images(&self, name: &str) -> ([usize; 4], Vec<f32>) {
+        let tensor = &self.tensors[name];
+        let shape: [usize; 4] = tensor.shape.as_slice().try_into().unwrap();
+        let [n, c, h, w] = shape;
+        ([n, h, w, c], nchw_to_nhwc(&tensor.data, shape))
+    }
+
+    fn with_prefix(&self, prefix: &str) -> Tensors {
+        let named = self.tensors.iter();
+        named.filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
+    }
+}
+
+fn files(prefix: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix));
+    files.sort();
+    files
+}
+
+/// The network of a golden file as a graph with its inputs.
+struct Network {
+    graph: Graph,
+    inputs: UNetInputs,
+    output: ValueId,
+}
+
+fn network(golden: &Golden) -> Network {
+    let mut graph = Graph::new();
+    let (shape, _) = golden.images("input.sample");
+    let inputs = UNetInputs {
+        sample: graph.input("sample", TensorType::f32(shape)),
+        timesteps: graph.input("timesteps", TensorType::f32([shape[0]])),
+        class_labels: golden
+            .tensors
+            .contains_key("input.class_labels")
+            .then(|| graph.input("class_labels", TensorType::u32([shape[0]]))),
+        key_step_sample: None,
+    };
+    let output = unet(&mut graph, &golden.config(), inputs).unwrap();
+    Network { graph, inputs, output }
+}
+
+fn write_inputs(golden: &Golden, network: &Network, executor: &mut ddpm_gpu::device::Executor) {
+    let weights = from_tensors(&network.graph, golden.with_prefix("weights.")).unwrap();
+    for (parameter, data) in network.graph.parameters().iter().zip(&weights) {
+        executor.write(parameter.value, data).unwrap();
+    }
+    executor.write(network.inputs.sample, &golden.images("input.sample").1).unwrap();
+    executor.write(network.inputs.timesteps, &golden.tensors["input.timesteps"].data).unwrap();
+    if let Some(labels) = network.inputs.class_labels {
+        let data: Vec<u32> = golden.tensors["input.class_labels"].data.iter().map(|&v| v as u32).collect();
+        executor.write(labels, &data).unwrap();
+    }
+}
+
+/// Largest absolute difference, relative to the standard deviation of what is expected.
+fn relative_difference(got: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(got.len(), expected.len());
+    let n = expected.len() as f32;
+    let mean = expected.iter().sum::<f32>() / n;
+    let deviation = (expected.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n).sqrt();
+    // fold with max would skip a NaN.
+    let mut worst = 0.0;
+    for (got, expected) in got.iter().zip(expected) {
+        let difference = (got - expected).abs();
+        if !(difference <= worst) {
+            worst = difference;
+        }
+    }
+    worst / deviation
+}
+
+/// The bound: 1e-4 on the CPU executor, 1e-3 on software adapters.
+fn forward_limit(device: &Device) -> f32 {
+    if matches!(device, Device::Cpu) { 1e-4 } else { 1e-3 }
+}
+
+#[test]
+fn forward_passes_are_those_of_diffusers() {
+    let files = files("unet_");
+    assert!(files.len() >= 6, "only {} golden networks", files.len());
+    for (name, device) in common::devices() {
+        for path in &files {
+            let golden = Golden::read(path);
+            let network = network(&golden);
+            let mut executor = block_on(device.prepare(&network.graph, &[network.output])).unwrap();
+            write_inputs(&golden, &network, &mut executor);
+            executor.run().unwrap();
+            let got = block_on(executor.read(network.output)).unwrap();
+            let shape = network.graph.ty(network.output).shape.clone().try_into().unwrap();
+            let error =
+                relative_difference(&nhwc_to_nchw(&got, shape), &golden.tensors["output.sample"].data);
+            println!("{name}: {}: {error:.1e}", path.file_stem().unwrap().display());
+            assert!(error <= forward_limit(&device), "{} on {name}: {error:.1e}", path.display());
+        }
+    }
+}
+
+#[test]
+fn gradients_of_every_parameter_are_those_of_pytorch() {
+    let mut networks = 0;
+    for path in files("unet_") {
+        let golden = Golden::read(&path);
+        if !golden.tensors.contains_key("loss") {
+            continue;
+        }
+        networks += 1;
+        let expected = golden.with_prefix("grad.");
+        for (name, device) in common::devices() {
+            let mut network = network(&golden);
+            let graph = &mut network.graph;
+            let target = graph.input("target", graph.ty(network.output).clone());
+            let (loss, _) = mse_loss(graph, network.output, target).unwrap();
+            let d_loss = graph.input("d_loss", TensorType::f32([1]));
+            let parameters: Vec<ValueId> = graph.parameters().iter().map(|p| p.value).collect();
+            let d_parameters: Vec<ValueId> = gradients(graph, &[(loss, d_loss)], &parameters)
+                .unwrap()
+                .into_iter()
+                .map(|gradient| gradient.expect("every parameter has a gradient"))
+                .collect();
+            let keep: Vec<ValueId> = d_parameters.iter().copied().chain([loss]).collect();
+            let mut executor = block_on(device.prepare(&network.graph, &keep)).unwrap();
+            write_inputs(&golden, &network, &mut executor);
+            executor.write(target, &golden.images("target.sample").1).unwrap();
+            executor.write(d_loss, &[1.0f32]).unwrap();
+            executor.run().unwrap();
+
+            let got_loss = block_on(executor.read(loss)).unwrap()[0];
+            let want_loss = golden.tensors["loss"].data[0];
+            assert!((got_loss - want_loss).abs() <= 1e-5 * want_loss, "{name}: loss {got_loss}, expected {want_loss}");
+            let got: Vec<Vec<f32>> =
+                d_parameters.iter().map(|&id| block_on(executor.read(id)).unwrap()).collect();
+            let got = to_tensors(&network.graph, &got);
+            assert_eq!(got.len(), expected.len(), "number of gradients");
+            // The true gradient of to_k.bias is zero: compare at the scale of all gradients, and each at its own.
+            let all = expected.values().flat_map(|t| &t.data).fold(0.0f32, |m, v| m.max(v.abs()));
+            let mut worst = (0.0, String::new());
+            for (tensor, expected) in &expected {
+                let scale = expected.data.iter().fold(1e-3 * all, |m, v| m.max(v.abs()));
+                for (got, expected) in got[tensor].data.iter().zip(&expected.data) {
+                    let error = (got - expected).abs() / scale;
+                    assert!(error <= 1e-4, "{name}: {tensor}: {got}, expected {expected} ({error:.1e})");
+                    if error > worst.0 {
+                        worst = (error, tensor.clone());
+                    }
+                }
+            }
+            println!("{name}: {}: worst {:.1e} at {}", path.file_stem().unwrap().display(), worst.0, worst.1);
+        }
+    }
+    assert!(networks >= 2, "only {networks} golden networks have gradients");
+}
+
+#[test]
+fn ten_steps_of_adamw_are_those_of_pytorch() {
+    let golden = Golden::read(&files("adamw_trajectory")[0]);
+    let skipped: Vec<String> = serde_json::from_str(&golden.metadata["noise_driven"]).unwrap();
+    let (shape, _) = golden.images("step.0.x_t");
+    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 };
+    for (name, device) in common::devices() {
+        let mut graph = Graph::new();
+        let inputs = UNetInputs {
+            sample: graph.input("sample", TensorType::f32(shape)),
+            timesteps: graph.input("timesteps", TensorType::f32([shape[0]])),
+            class_labels: None,
+            key_step_sample: None,
+        };
+        let output = unet(&mut graph, &golden.config(), inputs).unwrap();
+        let target = graph.input("target", graph.ty(output).clone());
+        let optimizer = Optimizer { adamw, max_grad_norm: Some(1.0) };
+        let training = TrainingGraph::new(&mut graph, output, target, optimizer).unwrap();
+        let mut executor = block_on(device.prepare(&graph, &training.kept())).unwrap();
+        let initial = from_tensors(&graph, golden.with_prefix("initial.")).unwrap();
+        training.write_weights(&graph, &mut executor, &initial, &initial).unwrap();
+        for step in 0..10u64 {
+            let (x_t, target_data) =
+                (golden.images(&format!("step.{step}.x_t")).1, golden.images(&format!("step.{step}.target")).1);
+            executor.write(inputs.sample, &x_t).unwrap();
+            executor.write(inputs.timesteps, &golden.tensors[&format!("step.{step}.timesteps")].data).unwrap();
+            executor.write(target, &target_data).unwrap();
+            training.write_schedule(&mut executor, adamw.schedule(step + 1, 1e-3, 0.9)).unwrap();
+            executor.run().unwrap();
+            let loss = block_on(executor.read(training.loss)).unwrap()[0];
+            let norm = block_on(executor.read(training.norm_and_scale)).unwrap()[0];
+            let want = golden.tensors["losses"].data[step as usize];
+            let want_norm = golden.tensors["grad_norms"].data[step as usize];
+            assert!((loss - want).abs() <= 2e-5 * want, "{name}: step {step}: loss {loss}, expected {want}");
+            assert!((norm - want_norm).abs() <= 1e-4 * want_norm, "{name}: step {step}: norm {norm}, expected {want_norm}");
+        }
+        for (prefix, state) in [("final.", training.state.weights()), ("ema.", training.state.ema())] {
+            let got = to_tensors(&graph, &block_on(training.read(&graph, &mut executor, state)).unwrap());
+            let mut worst = (0.0f32, String::new());
+            for (tensor, expected) in golden.with_prefix(prefix) {
+                if skipped.contains(&tensor) {
+                    continue;
+                }
+                for (got, want) in got[&tensor].data.iter().zip(&expected.data) {
+                    let error = (got - want).abs();
+                    if !(error <= worst.0) {
+                        worst = (error, tensor.clone());
+                    }
+                }
+            }
+            println!("{name}: {prefix} worst absolute difference {:.1e} at {}", worst.0, worst.1);
+            // Ten steps of at most 1e-3 each: a wrong step is off by 1e-3.
+            assert!(worst.0 <= 2e-5, "{name}: {prefix}{}: {:.1e}", worst.1, worst.0);
+        }
+    }
+}
