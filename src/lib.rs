@@ -4,6 +4,7 @@
 //! `cli -> train | sample -> diffusion + model -> graph -> ops -> plan -> device`.
 //! ARCHITECTURE.md says what each one is for.
 
+pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod diffusion;
@@ -11,5 +12,7 @@ pub mod graph;
 pub mod model;
 pub mod ops;
 pub mod output;
+pub mod sample;
 pub mod sampler;
+pub mod train;
 pub mod workbench;

@@ -222,7 +222,7 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
         let training = TrainingGraph::new(&mut graph, output, target, optimizer).unwrap();
         let mut executor = block_on(device.prepare(&graph, &training.kept())).unwrap();
         let initial = from_tensors(&graph, golden.with_prefix("initial.")).unwrap();
-        training.write_weights(&graph, &mut executor, &initial, &initial).unwrap();
+        training.initialize(&graph, &mut executor, &initial, &initial).unwrap();
         for step in 0..10u64 {
             let (x_t, target_data) =
                 (golden.images(&format!("step.{step}.x_t")).1, golden.images(&format!("step.{step}.target")).1);
@@ -238,7 +238,7 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
             assert!((loss - want).abs() <= 2e-5 * want, "{name}: step {step}: loss {loss}, expected {want}");
             assert!((norm - want_norm).abs() <= 1e-4 * want_norm, "{name}: step {step}: norm {norm}, expected {want_norm}");
         }
-        for (prefix, state) in [("final.", training.state.weights()), ("ema.", training.state.ema())] {
+        for (prefix, state) in [("final.", &training.weights), ("ema.", &training.ema)] {
             let got = to_tensors(&graph, &block_on(training.read(&graph, &mut executor, state)).unwrap());
             let mut worst = (0.0f32, String::new());
             for (tensor, expected) in golden.with_prefix(prefix) {

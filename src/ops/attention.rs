@@ -273,7 +273,7 @@ impl Op for BackwardQuery {
         Sizes::of(&types.inputs[0], self.heads).cost(types, 3)
     }
     fn tolerance(&self) -> f32 {
-        2e-5
+        1e-5
     }
     fn reference(&self, operands: Operands<'_>) {
         let (inputs, [d_q]) = operands.split::<6, 1>();
@@ -326,7 +326,7 @@ impl Op for BackwardKeyValue {
         Sizes::of(&types.inputs[0], self.heads).cost(types, 4)
     }
     fn tolerance(&self) -> f32 {
-        2e-5
+        1e-5
     }
     fn reference(&self, operands: Operands<'_>) {
         let (inputs, [d_k, d_v]) = operands.split::<6, 2>();
@@ -355,20 +355,21 @@ impl Op for BackwardKeyValue {
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    // Name, shape, heads, standard deviation of q and k: scores have that squared.
-    for (name, shape, heads, std) in [
-        ("ragged", vec![2, 5, 3, 21], 3, 1.0),
-        ("tokens in a row", vec![3, 37, 10], 2, 1.0),
-        ("one token", vec![2, 1, 1, 6], 2, 1.0),
-        ("large scores", vec![2, 7, 5, 16], 2, 7.0),
-        ("head larger than a workgroup", vec![2, 3, 2, 602], 2, 1.0),
-        ("eight heads", vec![2, 8, 8, 64], 8, 1.0),
-        ("U-Net S", vec![4, 8, 8, 64], 1, 1.0),
-        ("ddpm-cifar10-32", vec![2, 16, 16, 256], 1, 1.0),
+    for (name, shape, heads) in [
+        ("ragged", vec![2, 5, 3, 21], 3),
+        ("tokens in a row", vec![3, 37, 10], 2),
+        ("one token", vec![2, 1, 1, 6], 2),
+        ("large scores", vec![2, 7, 5, 32], 2),
+        ("head larger than a workgroup", vec![2, 3, 2, 602], 2),
+        ("eight heads", vec![2, 8, 8, 64], 8),
+        ("U-Net S", vec![4, 8, 8, 64], 1),
+        ("ddpm-cifar10-32", vec![2, 16, 16, 256], 1),
     ] {
         let tensor = || Fill::normal(shape.clone());
-        let large = || Fill::Normal { shape: shape.clone(), mean: 0.0, std };
-        let q_k_v = vec![large(), large(), tensor()];
+        let q_k_v = match name {
+            "large scores" => vec![integers(&shape, 0), integers(&shape, 1), tensor()],
+            _ => vec![tensor(), tensor(), tensor()],
+        };
         cases.push(Case::new(name, Forward { heads }, q_k_v.clone()));
         cases.push(Case::new(name, BackwardDot { heads }, vec![tensor(), tensor()]));
         // The sums must belong to q and k, or p is no distribution.
@@ -380,6 +381,13 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(name, BackwardKeyValue { heads }, backward));
     }
     cases
+}
+
+/// Integers up to about 80. A head of 16 channels makes scores of +-1000 of them without rounding: errors that are left
+/// belong to the softmax. (A rounded score of 1000 is off by 6e-5, and so is then every p, whatever the kernel does.)
+fn integers(shape: &[usize], index: u32) -> Fill {
+    let normal = Fill::Normal { shape: shape.to_vec(), mean: 0.0, std: 20.0 };
+    Fill::Floats { shape: shape.to_vec(), data: normal.data(index).into_iter().map(f32::round).collect() }
 }
 
 /// Output `logsumexp` of the forward pass.

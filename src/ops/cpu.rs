@@ -199,3 +199,20 @@ pub(super) fn column_sums(data: &[f32], sums: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_right_to_2_ulp() {
+        for step in -873_000..880_000 {
+            let x = step as f32 / 10_000.0;
+            let expected = f64::from(x).exp();
+            let error = (f64::from(exp(x)) / expected - 1.0).abs();
+            assert!(error < 2.0 * f64::from(f32::EPSILON), "exp({x}) is off by {error:.1e}");
+        }
+        assert!(exp(f32::NEG_INFINITY) < 1.3e-38 && exp(f32::INFINITY) > 1e38 && exp(f32::NAN).is_nan());
+        assert_eq!(exp(0.0), 1.0);
+    }
+}

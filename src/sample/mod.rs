@@ -67,6 +67,8 @@ pub struct SampleRequest {
     pub batch_size: usize,
     /// x_T `[N, H, W, C]` in place of drawn noise.
     pub init_noise: Option<Images>,
+    /// How many x_t to keep along the way, for an animation.
+    pub frames: usize,
 }
 
 impl SampleRequest {
@@ -80,21 +82,27 @@ impl SampleRequest {
             seed: 0,
             batch_size: 64,
             init_noise: None,
+            frames: 0,
         }
     }
 }
 
+/// What [`sample`] drew.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The finished images.
+    pub images: Images,
+    /// x_t along the way, evenly spaced from x_T to the finished images; empty unless asked for.
+    pub frames: Vec<Images>,
+}
+
 /// How far sampling is.
 #[derive(Clone, Copy, Debug)]
-pub struct SampleProgress<'a> {
+pub struct SampleProgress {
     /// Steps done, over all batches.
     pub done: usize,
     /// Steps in all.
     pub total: usize,
-    /// Number of the first image of this batch.
-    pub first_image: usize,
-    /// The denoiser, to look at x_t.
-    pub denoiser: &'a std::cell::RefCell<Denoiser>,
 }
 
 /// Draws images with the averaged weights of `pipeline`; `progress` is called after every step.
@@ -105,16 +113,22 @@ pub async fn sample(
     device: &Device,
     pipeline: &Pipeline,
     request: &SampleRequest,
-    progress: &mut dyn FnMut(SampleProgress<'_>) -> Result<(), SampleError>,
-) -> Result<Images, SampleError> {
+    progress: &mut (dyn FnMut(SampleProgress) + Send),
+) -> Result<Sampled, SampleError> {
     let [height, width] = pipeline.unet.image_size()?;
     let image = [height, width, pipeline.unet.in_channels];
     check(pipeline, request, image)?;
     let steps = (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
     let batch = request.batch_size.min(request.num_images);
-    let denoiser = std::cell::RefCell::new(Denoiser::new(device, pipeline, batch).await?);
+    let mut denoiser = Denoiser::new(device, pipeline, batch).await?;
     let elements: usize = image.iter().product();
     let total = steps.len() * request.num_images.div_ceil(batch);
+    // Numbers of steps after which a frame is kept, 0 for x_T.
+    let frame_steps: Vec<usize> = match request.frames {
+        0 => Vec::new(),
+        frames => (0..frames).map(|frame| frame * steps.len() / (frames - 1).max(1)).collect(),
+    };
+    let mut frames = vec![Vec::new(); frame_steps.len()];
     let mut data = Vec::with_capacity(request.num_images * elements);
     let mut done = 0;
     for first in (0..request.num_images).step_by(batch) {
@@ -130,20 +144,27 @@ pub async fn sample(
             labels.resize(batch, 0);
             labels
         });
-        denoiser.borrow_mut().start(&x_t, labels.as_deref())?;
-        for (index, step) in steps.iter().enumerate() {
+        denoiser.start(&x_t, labels.as_deref())?;
+        for index in 0..=steps.len() {
+            if frame_steps.contains(&index) {
+                let x_t = denoiser.images().await?;
+                for (frame, _) in frame_steps.iter().enumerate().filter(|(_, step)| **step == index) {
+                    frames[frame].extend_from_slice(&x_t[..count * elements]);
+                }
+            }
+            let Some(step) = steps.get(index) else { break };
             // Step 0 of the generator belongs to x_T.
-            let (step_number, sample) = (index as u32 + 1, first as u32);
-            let stream = Stream { seed: request.seed, step: step_number, stream: 0, sample };
-            denoiser.borrow_mut().step(step, stream)?;
+            let (number, sample) = (index as u32 + 1, first as u32);
+            denoiser.step(step, Stream { seed: request.seed, step: number, stream: 0, sample })?;
             done += 1;
-            progress(SampleProgress { done, total, first_image: first, denoiser: &denoiser })?;
+            progress(SampleProgress { done, total });
         }
-        let x_0 = denoiser.borrow_mut().images().await?;
+        let x_0 = denoiser.images().await?;
         data.extend_from_slice(&x_0[..count * elements]);
     }
     let [h, w, c] = image;
-    Ok(Images { shape: [request.num_images, h, w, c], data })
+    let images = |data: Vec<f32>| Images { shape: [request.num_images, h, w, c], data };
+    Ok(Sampled { images: images(data), frames: frames.into_iter().map(images).collect() })
 }
 
 /// x_T of images `first..first + count`.

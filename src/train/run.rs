@@ -257,7 +257,7 @@ async fn draw(
         seed: run.options.seed,
         ..SampleRequest::new(ddim, steps)
     };
-    let images = sample(&run.device, &pipeline, &request, &mut |_| Ok(())).await?;
+    let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
     let grid = tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
     let folder = run.output.join("samples");
     checkpoint::create_folder(&folder)?;

@@ -65,25 +65,38 @@ pub(super) fn forward(settings: Settings, operands: Operands<'_>) {
                 *lane += x;
             }
         });
-        let means = group_means(sizes, &sums);
-        let means_f32 = spread(sizes, |g| means[g] as f32);
-        let squares = sum_rows(sizes, c, |p, lanes| {
-            for ((lane, x), mean) in lanes.iter_mut().zip(&x[p * c..][..c]).zip(&means_f32) {
-                *lane += (x - mean) * (x - mean);
+        let rough: Vec<f32> = group_means(sizes, &sums).into_iter().map(|mean| mean as f32).collect();
+        let means_f32 = spread(sizes, |g| rough[g]);
+        // The second pass also finds what rounding left out of the mean.
+        let centred = sum_rows(sizes, 2 * c, |p, lanes| {
+            let (rests, squares) = lanes.split_at_mut(c);
+            let row = x[p * c..][..c].iter().zip(&means_f32);
+            for ((rest, square), (x, mean)) in rests.iter_mut().zip(squares).zip(row) {
+                let difference = x - mean;
+                *rest += difference;
+                *square += difference * difference;
             }
         });
-        let variances = group_means(sizes, &squares);
+        let rests = group_means(sizes, &centred[..c]);
+        let squares = group_means(sizes, &centred[c..]);
         for (g, (mean, rstd)) in mean.iter_mut().zip(rstd.iter_mut()).enumerate() {
-            *mean = means[g] as f32;
-            *rstd = (1.0 / (variances[g] + f64::from(settings.eps)).sqrt()) as f32;
+            *mean = (f64::from(rough[g]) + rests[g]) as f32;
+            let variance = (squares[g] - rests[g] * rests[g]).max(0.0);
+            *rstd = (1.0 / (variance + f64::from(settings.eps)).sqrt()) as f32;
         }
         let scales: Vec<f32> = (0..c).map(|c| rstd[c / sizes.group_channels] * weight.data[c]).collect();
+        let shifts: Vec<f32> = (0..c)
+            .map(|c| {
+                let rest = rests[c / sizes.group_channels] * f64::from(scales[c]);
+                (f64::from(bias.data[c]) - rest) as f32
+            })
+            .collect();
         par_rows(y, c, |first, rows| {
             for (row, y) in rows.chunks_exact_mut(c).enumerate() {
                 let x = &x[(first + row) * c..][..c];
-                let channels = means_f32.iter().zip(&scales).zip(bias.data);
-                for ((y, x), ((mean, scale), bias)) in y.iter_mut().zip(x).zip(channels) {
-                    *y = (x - mean) * scale + bias;
+                let channels = means_f32.iter().zip(&scales).zip(&shifts);
+                for ((y, x), ((mean, scale), shift)) in y.iter_mut().zip(x).zip(channels) {
+                    *y = (x - mean) * scale + shift;
                 }
                 if settings.silu {
                     for y in y {

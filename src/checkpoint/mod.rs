@@ -1,0 +1,88 @@
+//! Checkpoints: folders that diffusers loads as a pipeline, with the training state beside it.
+
+mod folder;
+mod pipeline;
+mod state;
+mod tensor_file;
+
+use std::path::PathBuf;
+
+pub use folder::{create_folder, newest, prune, resolve, save};
+pub use pipeline::Pipeline;
+pub use state::TrainingState;
+
+use crate::model::ModelError;
+
+/// A checkpoint that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file or folder cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file or folder cannot be written.
+    #[error("{}: cannot be written: {source}; checkpoints written before are whole", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        message: String,
+    },
+    /// A model's configuration names something this engine does not have.
+    #[error("{}: {source}", path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ModelError,
+    },
+    /// The folder is no checkpoint.
+    #[error(
+        "{}: there is no checkpoint: neither a model_index.json nor a folder checkpoint-<step> with one",
+        folder.display()
+    )]
+    NoCheckpoint {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A new run would mix with an old one.
+    #[error("{} is of an earlier run; add --resume to go on with it, or choose another --output", folder.display())]
+    AlreadyThere {
+        /// The newest checkpoint there.
+        folder: PathBuf,
+    },
+    /// There is nothing to resume.
+    #[error("{}: there is no checkpoint to resume; leave --resume out to start anew", folder.display())]
+    NothingToResume {
+        /// The output folder.
+        folder: PathBuf,
+    },
+}
+
+impl CheckpointError {
+    fn read(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Read { path, source }
+    }
+
+    fn write(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Write { path, source }
+    }
+
+    fn invalid(path: impl Into<PathBuf>, message: impl ToString) -> Self {
+        Self::Invalid { path: path.into(), message: message.to_string() }
+    }
+}

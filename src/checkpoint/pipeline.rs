@@ -1,0 +1,82 @@
+//! A model as diffusers' `DDPMPipeline` saves it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{CheckpointError, tensor_file};
+use crate::diffusion::SchedulerConfig;
+use crate::model::{Tensors, UNetConfig};
+
+/// A network with its weights, and the diffusion process it was trained for.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// The network.
+    pub unet: UNetConfig,
+    /// The process.
+    pub scheduler: SchedulerConfig,
+    /// The averaged weights, by diffusers' names.
+    pub weights: Tensors,
+}
+
+const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+
+fn read_text(path: &Path) -> Result<String, CheckpointError> {
+    fs::read_to_string(path).map_err(CheckpointError::read(path))
+}
+
+/// `folder/part/file`, or `folder/file` as the oldest pipelines on the hub have it.
+fn part(folder: &Path, part: &str, file: &str) -> PathBuf {
+    let nested = folder.join(part).join(file);
+    let flat = folder.join(file);
+    if !nested.exists() && flat.exists() { flat } else { nested }
+}
+
+impl Pipeline {
+    /// Loads the pipeline in `folder`.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file.
+    pub fn load(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = part(folder, "unet", "config.json");
+        let unet = UNetConfig::from_json(&read_text(&path)?)
+            .map_err(|source| CheckpointError::Model { path, source })?;
+        let path = part(folder, "scheduler", "scheduler_config.json");
+        let scheduler = serde_json::from_str(&read_text(&path)?)
+            .map_err(|error| CheckpointError::invalid(&path, error))?;
+        let path = part(folder, "unet", WEIGHTS);
+        if !path.exists() && path.with_extension("bin").exists() {
+            return Err(CheckpointError::invalid(
+                path.with_extension("bin"),
+                "weights are read from safetensors files; load this pipeline in diffusers and save it with \
+                 save_pretrained(..., safe_serialization=True)",
+            ));
+        }
+        Ok(Self { unet, scheduler, weights: tensor_file::read(&path)? })
+    }
+
+    /// Writes the pipeline's files into an existing folder.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), CheckpointError> {
+        let class = self.scheduler.class_name.as_str();
+        let index = json!({
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": self.scheduler.diffusers_version,
+            "scheduler": ["diffusers", class],
+            "unet": ["diffusers", "UNet2DModel"],
+        });
+        write_json(&folder.join("model_index.json"), &index)?;
+        let unet = folder.join("unet");
+        fs::create_dir(&unet).map_err(CheckpointError::write(&unet))?;
+        write_json(&unet.join("config.json"), &self.unet)?;
+        tensor_file::write(&unet.join(WEIGHTS), &self.weights)?;
+        let scheduler = folder.join("scheduler");
+        fs::create_dir(&scheduler).map_err(CheckpointError::write(&scheduler))?;
+        write_json(&scheduler.join("scheduler_config.json"), &self.scheduler)
+    }
+}
+
+pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), CheckpointError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| CheckpointError::invalid(path, error))?;
+    fs::write(path, text + "\n").map_err(CheckpointError::write(path))
+}

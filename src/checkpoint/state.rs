@@ -1,0 +1,67 @@
+//! What resuming needs beside the pipeline.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::pipeline::write_json;
+use super::{CheckpointError, tensor_file};
+use crate::model::Tensors;
+use crate::train::TrainOptions;
+
+/// Where a training run stands.
+#[derive(Clone, Debug)]
+pub struct TrainingState {
+    /// Steps done.
+    pub step: u64,
+    /// Settings of the run.
+    pub options: TrainOptions,
+    /// Weights, not averaged.
+    pub weights: Tensors,
+    /// First moments of the optimiser.
+    pub first_moment: Tensors,
+    /// Second moments of the optimiser.
+    pub second_moment: Tensors,
+}
+
+const FOLDER: &str = "training_state";
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    step: u64,
+    options: TrainOptions,
+}
+
+impl TrainingState {
+    /// Loads the training state in a checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file.
+    pub fn load(checkpoint: &Path) -> Result<Self, CheckpointError> {
+        let folder = checkpoint.join(FOLDER);
+        let path = folder.join("state.json");
+        let text = fs::read_to_string(&path).map_err(CheckpointError::read(&path))?;
+        let Header { step, options } =
+            serde_json::from_str(&text).map_err(|error| CheckpointError::invalid(&path, error))?;
+        let tensors = |name: &str| tensor_file::read(&folder.join(name));
+        Ok(Self {
+            step,
+            options,
+            weights: tensors("weights.safetensors")?,
+            first_moment: tensors("first_moment.safetensors")?,
+            second_moment: tensors("second_moment.safetensors")?,
+        })
+    }
+
+    /// Writes the state into an existing checkpoint folder.
+    pub(super) fn write(&self, checkpoint: &Path) -> Result<(), CheckpointError> {
+        let folder = checkpoint.join(FOLDER);
+        fs::create_dir(&folder).map_err(CheckpointError::write(&folder))?;
+        let header = Header { step: self.step, options: self.options.clone() };
+        write_json(&folder.join("state.json"), &header)?;
+        tensor_file::write(&folder.join("weights.safetensors"), &self.weights)?;
+        tensor_file::write(&folder.join("first_moment.safetensors"), &self.first_moment)?;
+        tensor_file::write(&folder.join("second_moment.safetensors"), &self.second_moment)
+    }
+}
