@@ -1,0 +1,82 @@
+//! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
+
+mod devices;
+mod predict;
+mod progress;
+mod sample;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ddpm_gpu::device::{Device, Selection};
+
+/// Train and sample denoising diffusion models on any GPU, with hand-written WGSL kernels.
+///
+/// Exit status: 0 done, 1 failed, 2 wrong usage.
+#[derive(Parser)]
+#[command(name = "ddpm-gpu", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Devices(devices::Args),
+    Train(train::Args),
+    Sample(sample::Args),
+    Predict(predict::Args),
+}
+
+/// Where to compute.
+#[derive(clap::Args)]
+struct DeviceArgs {
+    /// auto: the first hardware GPU, else the CPU executor; cpu; gpu: any wgpu adapter, software ones included; or a part
+    /// of an adapter's or driver's name, such as llvmpipe or RTX
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|gpu|NAME")]
+    device: Selection,
+}
+
+impl DeviceArgs {
+    /// Opens the device, and says which one it is where the user left the choice open.
+    async fn open(&self) -> anyhow::Result<Device> {
+        let device = Device::open(&self.device).await?;
+        match (&self.device, &device) {
+            (Selection::Auto, Device::Cpu) => eprintln!("device: CPU executor (no hardware GPU was found)"),
+            _ => eprintln!("device: {}", device.name()),
+        }
+        Ok(device)
+    }
+}
+
+/// Runs the program.
+pub(crate) fn main() -> ExitCode {
+    let logger = env_logger::Env::default().default_filter_or("error");
+    env_logger::Builder::from_env(logger).format_timestamp(None).init();
+    let cli = Cli::parse();
+    let result = pollster::block_on(async {
+        match cli.command {
+            Command::Devices(args) => devices::run(args).await,
+            Command::Train(args) => train::run(args).await,
+            Command::Sample(args) => sample::run(args).await,
+            Command::Predict(args) => predict::run(args).await,
+        }
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Comma-separated numbers of a flag.
+fn parse_list<T: std::str::FromStr>(flag: &str, text: &str) -> anyhow::Result<Vec<T>> {
+    text.split(',')
+        .map(|part| {
+            part.trim().parse().map_err(|_| anyhow::anyhow!("{flag}: '{part}' is no number; give numbers separated by commas"))
+        })
+        .collect()
+}

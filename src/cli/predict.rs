@@ -1,0 +1,56 @@
+//! `ddpm-gpu predict`
+
+use std::path::PathBuf;
+
+use ddpm_gpu::checkpoint::{Pipeline, resolve};
+use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
+use ddpm_gpu::sample::{Images, predict};
+
+use super::{DeviceArgs, parse_list};
+
+/// Run the network once on a batch, to compare it with another implementation
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
+    #[arg(value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Noised images [N, C, H, W], floats
+    #[arg(long, value_name = "x_t.npy")]
+    input: PathBuf,
+    /// Timestep of each image, separated by commas; or one for all
+    #[arg(long, value_name = "T,...")]
+    timesteps: String,
+    /// Class of each image, separated by commas; or one for all
+    #[arg(long, value_name = "K,...")]
+    class_labels: Option<String>,
+    /// The network's output [N, C, H, W]
+    #[arg(long, value_name = "out.npy")]
+    output: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// One value for each of `n` images.
+fn spread<T: Copy>(mut values: Vec<T>, n: usize) -> Vec<T> {
+    if let [value] = values[..] {
+        values = vec![value; n];
+    }
+    values
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let pipeline = Pipeline::load(&resolve(&args.checkpoint)?)?;
+    let ([n, c, h, w], data) = read_npy(&args.input)?;
+    let x_t = Images { shape: [n, h, w, c], data: nchw_to_nhwc(&data, [n, c, h, w]) };
+    let timesteps = spread(parse_list::<f32>("--timesteps", &args.timesteps)?, n);
+    let labels = match &args.class_labels {
+        Some(text) => Some(spread(parse_list::<u32>("--class-labels", text)?, n)),
+        None => None,
+    };
+    let device = args.device.open().await?;
+    let output = predict(&device, &pipeline, &x_t, &timesteps, labels.as_deref()).await?;
+    let [n, h, w, c] = output.shape;
+    write_npy(&args.output, [n, c, h, w], &nhwc_to_nchw(&output.data, output.shape))?;
+    eprintln!("wrote {}", args.output.display());
+    Ok(())
+}

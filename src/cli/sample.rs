@@ -1,0 +1,142 @@
+//! `ddpm-gpu sample`
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use ddpm_gpu::checkpoint::{Pipeline, resolve};
+use ddpm_gpu::output::{
+    FrameTimes, Grid, GridOptions, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile, write_animation, write_npy,
+};
+use ddpm_gpu::sample::{Images, SampleRequest, sample};
+use ddpm_gpu::sampler::{self, SamplerOptions};
+
+use super::progress::Progress;
+use super::{DeviceArgs, parse_list};
+
+/// Draw images with a trained model
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
+    #[arg(value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// PNG grid of the images
+    #[arg(long, value_name = "FILE.png")]
+    output: PathBuf,
+    /// Number of images; by default 16, or 8 for each class
+    #[arg(long, value_name = "N")]
+    num_images: Option<usize>,
+    /// Images in a row of the grid
+    #[arg(long, value_name = "N")]
+    columns: Option<usize>,
+    /// How to sample: ddpm (Ho et al. 2020) or ddim (Song et al. 2021)
+    #[arg(long, default_value = "ddim", value_name = "NAME")]
+    sampler: String,
+    /// Number of steps; by default 50 for ddim and all timesteps for ddpm
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    eta: f64,
+    /// Decides all noise; image i depends on the seed and on i alone
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Class of all images; or one class for each image, separated by commas. By default all classes take equal turns
+    #[arg(long, value_name = "K,...", alias = "class-labels")]
+    class_label: Option<String>,
+    /// Images denoised together
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    batch_size: usize,
+    /// Start from this x_T [N, C, H, W] rather than from drawn noise
+    #[arg(long, value_name = "x_T.npy")]
+    init_noise: Option<PathBuf>,
+    /// Also write the images as floats [N, C, H, W], unclipped
+    #[arg(long, value_name = "FILE.npy")]
+    save_npy: Option<PathBuf>,
+    /// Also write the reverse process as an animated PNG
+    #[arg(long, value_name = "FILE.png")]
+    animate: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Frames of an animation: more make large files and show no more.
+const FRAMES: usize = 40;
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let pipeline = Pipeline::load(&resolve(&args.checkpoint)?)?;
+    let request = request(&args, &pipeline)?;
+    // Wrong options are found before a device is opened or a file is written.
+    (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
+    let device = args.device.open().await?;
+    let mut progress: Option<Progress> = None;
+    let sampled = sample(&device, &pipeline, &request, &mut |state| {
+        progress.get_or_insert_with(|| Progress::new(0, state.total as u64)).set(state.done as u64, "");
+    })
+    .await?;
+    if let Some(progress) = &progress {
+        progress.finish();
+    }
+    let per_class = request.class_labels.is_some() && args.class_label.is_none();
+    let classes = pipeline.unet.num_class_embeds.unwrap_or(1);
+    let columns = args.columns.or_else(|| per_class.then(|| request.num_images.div_ceil(classes)));
+    let grid = |images: &Images| -> anyhow::Result<Grid> {
+        Ok(tile(&images.data, images.shape, &GridOptions { columns, ..GridOptions::default() })?)
+    };
+    grid(&sampled.images)?.write_png(&args.output)?;
+    eprintln!("wrote {}", args.output.display());
+    if let Some(path) = &args.save_npy {
+        let [n, h, w, c] = sampled.images.shape;
+        write_npy(path, [n, c, h, w], &nhwc_to_nchw(&sampled.images.data, sampled.images.shape))?;
+        eprintln!("wrote {}", path.display());
+    }
+    if let Some(path) = &args.animate {
+        let frames = sampled.frames.iter().map(grid).collect::<anyhow::Result<Vec<Grid>>>()?;
+        write_animation(path, &frames, FrameTimes::default())?;
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
+}
+
+fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
+    let sampler = sampler::by_name(&args.sampler)?;
+    let all_steps = pipeline.scheduler.num_train_timesteps;
+    let default_steps = if args.sampler == "ddpm" { all_steps } else { all_steps.min(50) };
+    let init_noise = match &args.init_noise {
+        None => None,
+        Some(path) => {
+            let ([n, c, h, w], data) = read_npy(path)?;
+            Some(Images { shape: [n, h, w, c], data: nchw_to_nhwc(&data, [n, c, h, w]) })
+        }
+    };
+    let labels: Option<Vec<u32>> =
+        args.class_label.as_deref().map(|text| parse_list("--class-label", text)).transpose()?;
+    let default_images = match (&init_noise, &labels, pipeline.unet.num_class_embeds) {
+        (Some(noise), ..) => noise.shape[0],
+        (None, Some(labels), _) if labels.len() > 1 => labels.len(),
+        (None, None, Some(classes)) => 8 * classes,
+        _ => 16,
+    };
+    let num_images = args.num_images.unwrap_or(default_images);
+    let class_labels = match (labels, pipeline.unet.num_class_embeds) {
+        (Some(labels), _) if labels.len() == 1 => Some(vec![labels[0]; num_images]),
+        (Some(labels), _) if labels.len() == num_images => Some(labels),
+        (Some(labels), _) => {
+            bail!("--class-label has {} classes for {num_images} images; give one class, or one for each image", labels.len())
+        }
+        // Image i of a row of each class: 0 0 ... 1 1 ...
+        (None, Some(classes)) => {
+            Some((0..num_images).map(|image| (image * classes / num_images) as u32).collect())
+        }
+        (None, None) => None,
+    };
+    Ok(SampleRequest {
+        num_images,
+        options: SamplerOptions { steps: args.steps.unwrap_or(default_steps), eta: args.eta },
+        class_labels,
+        seed: args.seed,
+        batch_size: args.batch_size,
+        init_noise,
+        frames: if args.animate.is_some() { FRAMES } else { 0 },
+        ..SampleRequest::new(sampler, default_steps)
+    })
+}
