@@ -31,9 +31,10 @@ impl Golden {
         let tensors = file.tensors().into_iter().map(|(name, view)| {
             let data = match view.dtype() {
                 Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(view.data()),
-                Dtype::I64 => {
-                    bytemuck::pod_collect_to_vec::<u8, i64>(view.data()).into_iter().map(|v| v as f32).collect()
-                }
+                Dtype::I64 => bytemuck::pod_collect_to_vec::<u8, i64>(view.data())
+                    .into_iter()
+                    .map(|v| v as f32)
+                    .collect(),
                 other => panic!("{name} is {other:?}"),
             };
             (name, Tensor { shape: view.shape().to_vec(), data })
@@ -178,7 +179,10 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
 
             let got_loss = block_on(executor.read(loss)).unwrap()[0];
             let want_loss = golden.tensors["loss"].data[0];
-            assert!((got_loss - want_loss).abs() <= 1e-5 * want_loss, "{name}: loss {got_loss}, expected {want_loss}");
+            assert!(
+                (got_loss - want_loss).abs() <= 1e-5 * want_loss,
+                "{name}: loss {got_loss}, expected {want_loss}"
+            );
             let got: Vec<Vec<f32>> =
                 d_parameters.iter().map(|&id| block_on(executor.read(id)).unwrap()).collect();
             let got = to_tensors(&network.graph, &got);
@@ -224,10 +228,14 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
         let initial = from_tensors(&graph, golden.with_prefix("initial.")).unwrap();
         training.initialize(&graph, &mut executor, &initial, &initial).unwrap();
         for step in 0..10u64 {
-            let (x_t, target_data) =
-                (golden.images(&format!("step.{step}.x_t")).1, golden.images(&format!("step.{step}.target")).1);
+            let (x_t, target_data) = (
+                golden.images(&format!("step.{step}.x_t")).1,
+                golden.images(&format!("step.{step}.target")).1,
+            );
             executor.write(inputs.sample, &x_t).unwrap();
-            executor.write(inputs.timesteps, &golden.tensors[&format!("step.{step}.timesteps")].data).unwrap();
+            executor
+                .write(inputs.timesteps, &golden.tensors[&format!("step.{step}.timesteps")].data)
+                .unwrap();
             executor.write(target, &target_data).unwrap();
             training.write_schedule(&mut executor, adamw.schedule(step + 1, 1e-3, 0.9)).unwrap();
             executor.run().unwrap();
@@ -236,7 +244,10 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
             let want = golden.tensors["losses"].data[step as usize];
             let want_norm = golden.tensors["grad_norms"].data[step as usize];
             assert!((loss - want).abs() <= 2e-5 * want, "{name}: step {step}: loss {loss}, expected {want}");
-            assert!((norm - want_norm).abs() <= 1e-4 * want_norm, "{name}: step {step}: norm {norm}, expected {want_norm}");
+            assert!(
+                (norm - want_norm).abs() <= 1e-4 * want_norm,
+                "{name}: step {step}: norm {norm}, expected {want_norm}"
+            );
         }
         for (prefix, state) in [("final.", &training.weights), ("ema.", &training.ema)] {
             let got = to_tensors(&graph, &block_on(training.read(&graph, &mut executor, state)).unwrap());

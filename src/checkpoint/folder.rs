@@ -92,7 +92,9 @@ pub fn prune(output: &Path, keep: usize) -> Result<(), CheckpointError> {
 
 fn remove(path: &Path) -> Result<(), CheckpointError> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(CheckpointError::write(path)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(CheckpointError::write(path)(error))
+        }
         _ => Ok(()),
     }
 }

@@ -22,13 +22,13 @@ pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
         let bytes = view.data();
         let data: Vec<f32> = match view.dtype() {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::F16 => {
-                bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect()
-            }
+            Dtype::F16 => bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::BF16 => {
                 bytes.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect()
             }
-            other => return Err(invalid(format!("the tensor {name} is {other:?}; f32, f16 and bf16 are read"))),
+            other => {
+                return Err(invalid(format!("the tensor {name} is {other:?}; f32, f16 and bf16 are read")));
+            }
         };
         tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), data });
     }

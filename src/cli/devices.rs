@@ -20,7 +20,9 @@ pub(super) async fn run(_args: Args) -> anyhow::Result<()> {
         println!("\nNo wgpu adapter was found: no Vulkan, Metal or DX12 driver is installed.");
     }
     match chosen {
-        Some(index) => println!("\n--device auto picks {}: it is the first hardware GPU.", adapters[index].name),
+        Some(index) => {
+            println!("\n--device auto picks {}: it is the first hardware GPU.", adapters[index].name)
+        }
         None => println!("\n--device auto picks the CPU executor: there is no hardware GPU."),
     }
     Ok(())

@@ -76,7 +76,9 @@ pub(crate) fn main() -> ExitCode {
 fn parse_list<T: std::str::FromStr>(flag: &str, text: &str) -> anyhow::Result<Vec<T>> {
     text.split(',')
         .map(|part| {
-            part.trim().parse().map_err(|_| anyhow::anyhow!("{flag}: '{part}' is no number; give numbers separated by commas"))
+            part.trim().parse().map_err(|_| {
+                anyhow::anyhow!("{flag}: '{part}' is no number; give numbers separated by commas")
+            })
         })
         .collect()
 }

@@ -22,7 +22,8 @@ impl Progress {
         let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let bar = is_terminal.then(|| {
             let template = "{bar:30} {pos}/{len} {msg} {eta} left";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(total).with_style(style).with_position(first)
         });
         if let Some(bar) = &bar {

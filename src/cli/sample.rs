@@ -121,7 +121,10 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         (Some(labels), _) if labels.len() == 1 => Some(vec![labels[0]; num_images]),
         (Some(labels), _) if labels.len() == num_images => Some(labels),
         (Some(labels), _) => {
-            bail!("--class-label has {} classes for {num_images} images; give one class, or one for each image", labels.len())
+            bail!(
+                "--class-label has {} classes for {num_images} images; give one class, or one for each image",
+                labels.len()
+            )
         }
         // Image i of a row of each class: 0 0 ... 1 1 ...
         (None, Some(classes)) => {

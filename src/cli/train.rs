@@ -265,7 +265,11 @@ fn show(event: Event, options: &TrainOptions, progress: &mut Option<Progress>) {
     match event {
         Event::Started { step, bytes } => {
             let from = if step > 0 { format!(", from step {step}") } else { String::new() };
-            bar.line(&format!("training to step {}{from}; {:.0} MiB of buffers", options.steps, bytes as f64 / (1 << 20) as f64));
+            bar.line(&format!(
+                "training to step {}{from}; {:.0} MiB of buffers",
+                options.steps,
+                bytes as f64 / (1 << 20) as f64
+            ));
         }
         Event::Progress { step, loss, images_per_second } => {
             bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s"));

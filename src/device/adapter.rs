@@ -139,7 +139,9 @@ pub(super) async fn open(selection: &Selection) -> Result<Device, DeviceError> {
             Selection::Cpu => false,
             Selection::Name(name) => {
                 let name = name.to_lowercase();
-                [&info.name, &info.driver, &info.driver_info].iter().any(|text| text.to_lowercase().contains(&name))
+                [&info.name, &info.driver, &info.driver_info]
+                    .iter()
+                    .any(|text| text.to_lowercase().contains(&name))
             }
         }
     });

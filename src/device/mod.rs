@@ -18,7 +18,9 @@ use crate::ops::{Op, Types, Variant};
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// No adapter goes by the given name.
-    #[error("no adapter matches '{name}'; there is: {found}. `ddpm-gpu devices` lists them; --device cpu always works")]
+    #[error(
+        "no adapter matches '{name}'; there is: {found}. `ddpm-gpu devices` lists them; --device cpu always works"
+    )]
     NoSuchAdapter {
         /// What was asked for.
         name: String,
@@ -42,7 +44,9 @@ pub enum DeviceError {
         message: String,
     },
     /// The driver rejected a kernel.
-    #[error("{adapter} does not compile {kernel} ({path}, {shapes}): {message}; please report it, and use --device cpu meanwhile")]
+    #[error(
+        "{adapter} does not compile {kernel} ({path}, {shapes}): {message}; please report it, and use --device cpu meanwhile"
+    )]
     Pipeline {
         /// Name of the adapter.
         adapter: String,
@@ -112,7 +116,9 @@ pub enum DeviceError {
         largest: String,
     },
     /// The device is gone.
-    #[error("{adapter} was lost{during}: {message}; checkpoints written so far are whole, `--resume` goes on from them")]
+    #[error(
+        "{adapter} was lost{during}: {message}; checkpoints written so far are whole, `--resume` goes on from them"
+    )]
     Lost {
         /// Name of the adapter.
         adapter: String,

@@ -58,9 +58,11 @@ impl Shader {
     }
 
     fn entry(&self, name: &str) -> Result<usize, DeviceError> {
-        self.module.entry_points.iter().position(|entry| entry.name == name).ok_or_else(|| {
-            self.fault(format!("there is no entry point {name} in {}", path(self.room)))
-        })
+        self.module
+            .entry_points
+            .iter()
+            .position(|entry| entry.name == name)
+            .ok_or_else(|| self.fault(format!("there is no entry point {name} in {}", path(self.room))))
     }
 
     fn fault(&self, message: String) -> DeviceError {
@@ -97,7 +99,10 @@ impl Shader {
         for (size, expression) in size.iter_mut().zip(overrides) {
             let Some(expression) = expression else { continue };
             *size = self.constant(expression, &pass.overrides).ok_or_else(|| {
-                self.fault(format!("the workgroup size of {} is neither a number nor an override", pass.entry))
+                self.fault(format!(
+                    "the workgroup size of {} is neither a number nor an override",
+                    pass.entry
+                ))
             })?;
         }
         Ok(size)
@@ -112,9 +117,7 @@ impl Shader {
         match &self.module.global_expressions[expression] {
             Expression::Literal(Literal::U32(value)) => Some(*value),
             Expression::Literal(Literal::I32(value)) => u32::try_from(*value).ok(),
-            Expression::Constant(constant) => {
-                self.constant(self.module.constants[*constant].init, overrides)
-            }
+            Expression::Constant(constant) => self.constant(self.module.constants[*constant].init, overrides),
             Expression::Override(handle) => {
                 let declared = &self.module.overrides[*handle];
                 let set = overrides.iter().find(|(name, _)| declared.name.as_deref() == Some(name));
@@ -140,9 +143,9 @@ impl Shader {
         let mut given: BTreeMap<&str, Word> = pass.params.iter().copied().collect();
         for member in members {
             let name = member.name.as_deref().unwrap_or_default();
-            let word = given.remove(name).ok_or_else(|| {
-                self.fault(format!("Params.{name} is not given to {}", pass.entry))
-            })?;
+            let word = given
+                .remove(name)
+                .ok_or_else(|| self.fault(format!("Params.{name} is not given to {}", pass.entry)))?;
             let kind = match self.module.types[member.ty].inner {
                 TypeInner::Scalar(scalar) => scalar.kind,
                 _ => return Err(self.fault(format!("Params.{name} must be a u32 or an f32"))),

@@ -35,8 +35,12 @@ pub fn gradients(
         if d_outputs.iter().all(Option::is_none) || !needs.contains(&true) {
             continue;
         }
-        let call =
-            GradientCall { inputs: &node.inputs, outputs: &node.outputs, d_outputs: &d_outputs, needs: &needs };
+        let call = GradientCall {
+            inputs: &node.inputs,
+            outputs: &node.outputs,
+            d_outputs: &d_outputs,
+            needs: &needs,
+        };
         graph.scoped_at(&node.path, |graph| -> Result<(), GraphError> {
             let d_inputs = node.op.gradient(graph, &call)?;
             check_rule(graph, node, &needs, &d_inputs)?;
@@ -61,9 +65,8 @@ fn check_rule(
     needs: &[bool],
     d_inputs: &[Option<ValueId>],
 ) -> Result<(), GraphError> {
-    let fault = |fault: String| {
-        Err(GraphError::GradientRule { path: node.path.clone(), op: node.op.name(), fault })
-    };
+    let fault =
+        |fault: String| Err(GraphError::GradientRule { path: node.path.clone(), op: node.op.name(), fault });
     if d_inputs.len() != node.inputs.len() {
         return fault(format!("returned {} gradients for {} inputs", d_inputs.len(), node.inputs.len()));
     }

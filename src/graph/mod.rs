@@ -365,7 +365,12 @@ impl Graph {
     ///
     /// # Errors
     /// [`GraphError::Pack`] for a value that is already a slice or an input, or is over the limit by itself.
-    pub fn pack(&mut self, name: &str, values: &[ValueId], role: BufferRole) -> Result<Vec<ValueId>, GraphError> {
+    pub fn pack(
+        &mut self,
+        name: &str,
+        values: &[ValueId],
+        role: BufferRole,
+    ) -> Result<Vec<ValueId>, GraphError> {
         let mut lengths = vec![0];
         let mut slices = Vec::new();
         for &id in values {

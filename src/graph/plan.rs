@@ -103,10 +103,8 @@ impl Plan {
         place_states(graph, &nodes, keep, &mut buffers, &mut places);
         let tenants = lifetimes(graph, &nodes, keep, &scratch);
         let placed = share(tenants, &mut buffers);
-        let mut scratch_places: Vec<Vec<Place>> = scratch
-            .iter()
-            .map(|sizes| vec![Place { buffer: 0, offset: 0, bytes: 0 }; sizes.len()])
-            .collect();
+        let mut scratch_places: Vec<Vec<Place>> =
+            scratch.iter().map(|sizes| vec![Place { buffer: 0, offset: 0, bytes: 0 }; sizes.len()]).collect();
         for (tenant, place) in placed {
             if let Some(value) = tenant.value {
                 places.insert(value, place);
@@ -226,7 +224,13 @@ fn lifetimes(graph: &Graph, nodes: &[&Node], keep: &[ValueId], scratch: &[Vec<us
             tenants[tenant].last = index;
         }
         for (slot, &bytes) in scratch[index].iter().enumerate() {
-            tenants.push(Tenant { value: None, scratch: Some((index, slot)), bytes, first: index, last: index });
+            tenants.push(Tenant {
+                value: None,
+                scratch: Some((index, slot)),
+                bytes,
+                first: index,
+                last: index,
+            });
         }
     }
     for id in keep {

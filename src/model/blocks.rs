@@ -25,8 +25,8 @@ fn layer(
     index: usize,
 ) -> Result<ValueId, GraphError> {
     let config = context.config;
-    let h = graph
-        .scoped(format!("resnets.{index}"), |graph| resnet_block(graph, context, x, level.channels))?;
+    let h =
+        graph.scoped(format!("resnets.{index}"), |graph| resnet_block(graph, context, x, level.channels))?;
     if !level.has_attention {
         return Ok(h);
     }

@@ -89,7 +89,12 @@ impl Default for UNetConfig {
             time_embedding_type: "positional".to_owned(),
             freq_shift: 0.0,
             flip_sin_to_cos: true,
-            down_block_types: names(&["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"]),
+            down_block_types: names(&[
+                "DownBlock2D",
+                "AttnDownBlock2D",
+                "AttnDownBlock2D",
+                "AttnDownBlock2D",
+            ]),
             mid_block_type: Some("UNetMidBlock2D".to_owned()),
             up_block_types: names(&["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]),
             block_out_channels: vec![224, 448, 672, 896],
@@ -171,7 +176,8 @@ impl UNetConfig {
 
     /// Groups of the group norms.
     pub fn groups(&self) -> usize {
-        self.norm_num_groups.unwrap_or_else(|| (self.block_out_channels.first().copied().unwrap_or(0) / 4).min(32))
+        self.norm_num_groups
+            .unwrap_or_else(|| (self.block_out_channels.first().copied().unwrap_or(0) / 4).min(32))
     }
 
     /// Whether residual blocks scale and shift by the time embedding.
@@ -209,7 +215,11 @@ impl UNetConfig {
             return Err(unsupported("center_input_sample", true, "only false is supported"));
         }
         if self.mid_block_scale_factor != 1.0 {
-            return Err(unsupported("mid_block_scale_factor", self.mid_block_scale_factor, "only 1 is supported"));
+            return Err(unsupported(
+                "mid_block_scale_factor",
+                self.mid_block_scale_factor,
+                "only 1 is supported",
+            ));
         }
         if self.downsample_padding > 1 {
             return Err(unsupported("downsample_padding", self.downsample_padding, "supported: 0, 1"));
@@ -241,7 +251,8 @@ impl UNetConfig {
             [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
         {
             if count != levels {
-                let expected = format!("block_out_channels has {levels} levels, it must have as many entries");
+                let expected =
+                    format!("block_out_channels has {levels} levels, it must have as many entries");
                 return Err(unsupported(key, format!("of {count} entries"), expected));
             }
         }
@@ -249,7 +260,11 @@ impl UNetConfig {
         for &channels in &self.block_out_channels {
             if channels == 0 || !channels.is_multiple_of(groups) {
                 let expected = format!("every level must be a multiple of norm_num_groups ({groups})");
-                return Err(unsupported("block_out_channels", format!("{:?}", self.block_out_channels), expected));
+                return Err(unsupported(
+                    "block_out_channels",
+                    format!("{:?}", self.block_out_channels),
+                    expected,
+                ));
             }
         }
         if let Some(groups) = self.mid_attention_groups() {
@@ -263,7 +278,10 @@ impl UNetConfig {
         let [height, width] = self.image_size()?;
         let factor = 1usize.checked_shl(levels as u32 - 1).unwrap_or(usize::MAX);
         if height == 0 || width == 0 || !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
-            let expected = format!("{levels} levels halve it {} times: height and width must be multiples of {factor}", levels - 1);
+            let expected = format!(
+                "{levels} levels halve it {} times: height and width must be multiples of {factor}",
+                levels - 1
+            );
             return Err(unsupported("sample_size", format!("{height}x{width}"), expected));
         }
         for (level, &channels) in self.block_out_channels.iter().enumerate() {

@@ -51,7 +51,8 @@ impl Conv {
             let inputs = graph.ty(x).channels();
             let taps = self.kernel * self.kernel;
             let init = self.init.init(inputs * taps, self.out_channels * taps);
-            let weight = graph.parameter("weight", [self.out_channels, self.kernel, self.kernel, inputs], init);
+            let weight =
+                graph.parameter("weight", [self.out_channels, self.kernel, self.kernel, inputs], init);
             let bias = graph.parameter("bias", [self.out_channels], Init::Zeros);
             ops::conv2d(graph, x, weight, bias, self.stride, self.padding)
         })

@@ -24,7 +24,9 @@ pub type Tensors = BTreeMap<String, Tensor>;
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// The model needs a tensor that the file does not have.
-    #[error("the tensor {name} {shape:?} is missing ({missing} in all): the file is of another model than its config.json")]
+    #[error(
+        "the tensor {name} {shape:?} is missing ({missing} in all): the file is of another model than its config.json"
+    )]
     Missing {
         /// First missing tensor.
         name: String,
@@ -34,7 +36,9 @@ pub enum WeightsError {
         missing: usize,
     },
     /// The file has a tensor that the model does not.
-    #[error("the tensor {name} has no place in the model ({surplus} in all): the file is of another model than its config.json")]
+    #[error(
+        "the tensor {name} has no place in the model ({surplus} in all): the file is of another model than its config.json"
+    )]
     Surplus {
         /// First surplus tensor.
         name: String,
@@ -42,7 +46,9 @@ pub enum WeightsError {
         surplus: usize,
     },
     /// A tensor has another shape than the model's.
-    #[error("the tensor {name} is {found:?}, the model has {expected:?}: the file is of another model than its config.json")]
+    #[error(
+        "the tensor {name} is {found:?}, the model has {expected:?}: the file is of another model than its config.json"
+    )]
     Shape {
         /// Name of the tensor.
         name: String,
@@ -115,7 +121,9 @@ fn to_file(shape: &[usize], data: &[f32]) -> Tensor {
 /// Every parameter of `graph` under its name in diffusers' files; `weights` are in the graph's order.
 pub fn to_tensors(graph: &Graph, weights: &[Vec<f32>]) -> Tensors {
     let entries = graph.parameters().iter().zip(weights);
-    entries.map(|(parameter, data)| (parameter.name.clone(), to_file(&graph.ty(parameter.value).shape, data))).collect()
+    entries
+        .map(|(parameter, data)| (parameter.name.clone(), to_file(&graph.ty(parameter.value).shape, data)))
+        .collect()
 }
 
 /// The contents of every parameter of `graph`, in the graph's layout and order, out of a file's tensors.
@@ -136,7 +144,8 @@ pub fn from_tensors(graph: &Graph, tensors: Tensors) -> Result<Vec<Vec<f32>>, We
             continue;
         };
         // Attention once was a 1x1 convolution: such weights have two more axes of size 1.
-        if tensor.shape != expected && !(tensor.shape.starts_with(&expected) && tensor.shape[expected.len()..] == [1, 1])
+        if tensor.shape != expected
+            && !(tensor.shape.starts_with(&expected) && tensor.shape[expected.len()..] == [1, 1])
         {
             return Err(WeightsError::Shape { name: parameter.name.clone(), found: tensor.shape, expected });
         }
@@ -169,7 +178,13 @@ mod tests {
     #[test]
     fn old_attention_names_are_renamed_and_others_are_not() {
         assert_eq!(current_name("mid_block.attentions.0.query.weight"), "mid_block.attentions.0.to_q.weight");
-        assert_eq!(current_name("mid_block.attentions.0.proj_attn.bias"), "mid_block.attentions.0.to_out.0.bias");
-        assert_eq!(current_name("down_blocks.0.resnets.0.norm1.weight"), "down_blocks.0.resnets.0.norm1.weight");
+        assert_eq!(
+            current_name("mid_block.attentions.0.proj_attn.bias"),
+            "mid_block.attentions.0.to_out.0.bias"
+        );
+        assert_eq!(
+            current_name("down_blocks.0.resnets.0.norm1.weight"),
+            "down_blocks.0.resnets.0.norm1.weight"
+        );
     }
 }

@@ -1,9 +1,7 @@
 //! Addition of two tensors, or of one row per sample to an image.
 
 use super::cpu::{par_chunks, par_rows};
-use super::{
-    Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect_nhwc, expect_shape,
-};
+use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect_nhwc, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `a + b`, where `b` has the shape of `a`, or is `[N, C]` for an `a` of `[N, H, W, C]`.

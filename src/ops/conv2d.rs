@@ -6,8 +6,8 @@ mod compute;
 pub use cases::cases;
 
 use super::{
-    Cost, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, dims, expect, expect_nhwc,
-    expect_shape,
+    Cost, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, dims, expect,
+    expect_nhwc, expect_shape,
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -176,7 +176,8 @@ impl Geometry {
     }
 
     fn cost(&self) -> Cost {
-        let elements = self.in_pixels() * self.in_channels + self.weights() + self.out_pixels() * self.out_channels;
+        let elements =
+            self.in_pixels() * self.in_channels + self.weights() + self.out_pixels() * self.out_channels;
         Cost { bytes: 4 * elements, flops: 2 * self.out_pixels() * self.weights() }
     }
 }
@@ -403,7 +404,8 @@ impl Op for BackwardWeight {
             *d_weight = sum as f32;
         }
         for (o, d_bias) in d_bias.data.iter_mut().enumerate() {
-            let sum: f64 = d_y.data.iter().skip(o).step_by(geometry.out_channels).map(|&d| f64::from(d)).sum();
+            let sum: f64 =
+                d_y.data.iter().skip(o).step_by(geometry.out_channels).map(|&d| f64::from(d)).sum();
             *d_bias = sum as f32;
         }
     }

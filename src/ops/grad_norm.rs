@@ -123,7 +123,11 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("less than a workgroup", SumSquares, vec![Fill::normal([12]), previous()]),
         Case::new("ragged", SumSquares, vec![Fill::normal([3 * ELEMENTS_PER_PARTIAL + 20]), previous()]),
-        Case::new("more partial sums than invocations", SumSquares, vec![Fill::normal([701_345 / 4 * 4]), previous()]),
+        Case::new(
+            "more partial sums than invocations",
+            SumSquares,
+            vec![Fill::normal([701_345 / 4 * 4]), previous()],
+        ),
         Case::new("clipped", Clip { max_norm: 1.0 }, vec![Fill::floats([30.0])]),
         Case::new("within the norm", Clip { max_norm: 1.0 }, vec![Fill::floats([0.2])]),
     ]

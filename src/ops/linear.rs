@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::cpu::{Matrix, column_sums, gemm};
 use super::{
-    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, dims, expect,
-    expect_shape,
+    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, dims,
+    expect, expect_shape,
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 

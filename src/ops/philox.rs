@@ -234,12 +234,8 @@ mod tests {
     /// Known answers of Random123 (kat_vectors, philox4x32 10).
     #[test]
     fn philox_gives_the_published_words() {
-        let stream =
-            |seed, step, stream, sample| Stream { seed, step, stream, sample };
-        assert_eq!(
-            stream(0, 0, 0, 0).words(0),
-            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
-        );
+        let stream = |seed, step, stream, sample| Stream { seed, step, stream, sample };
+        assert_eq!(stream(0, 0, 0, 0).words(0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(
             stream(u64::MAX, u32::MAX, u32::MAX, u32::MAX).words(u32::MAX),
             [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
@@ -254,7 +250,8 @@ mod tests {
     fn normals_have_the_moments_and_tails_of_the_normal_distribution() {
         let length = 1 << 20;
         let z = normals(Stream { seed: 3, step: 1, stream: 2, sample: 0 }, length);
-        let mean_of = |f: &dyn Fn(f64) -> f64| z.iter().map(|&z| f(f64::from(z))).sum::<f64>() / length as f64;
+        let mean_of =
+            |f: &dyn Fn(f64) -> f64| z.iter().map(|&z| f(f64::from(z))).sum::<f64>() / length as f64;
         // Bounds of five standard errors: Var[z^2] = 2, Var[z^3] = 15, Var[z^4] = 96.
         let bound = |variance: f64| 5.0 * (variance / length as f64).sqrt();
         assert!(mean_of(&|z| z).abs() < bound(1.0));
@@ -265,7 +262,8 @@ mod tests {
         assert!((beyond_two - 0.045_500_26).abs() < bound(0.0455));
         // Neighbouring elements, which share a Box-Muller pair, and neighbouring blocks are uncorrelated.
         for lag in [1, 2, 3, 4] {
-            let correlation = z.windows(lag + 1).map(|w| f64::from(w[0] * w[lag])).sum::<f64>() / length as f64;
+            let correlation =
+                z.windows(lag + 1).map(|w| f64::from(w[0] * w[lag])).sum::<f64>() / length as f64;
             assert!(correlation.abs() < bound(1.0), "lag {lag}: {correlation}");
         }
     }

@@ -29,7 +29,8 @@ impl Denoiser {
         let config = &pipeline.unet;
         let [height, width] = config.image_size()?;
         let mut graph = Graph::new();
-        let x = graph.state("x", TensorType::f32([batch, height, width, config.in_channels]), BufferRole::Inputs);
+        let x =
+            graph.state("x", TensorType::f32([batch, height, width, config.in_channels]), BufferRole::Inputs);
         let timesteps = graph.input("timesteps", TensorType::f32([batch]));
         let class_labels =
             config.num_class_embeds.map(|_| graph.input("class_labels", TensorType::u32([batch])));
@@ -37,7 +38,8 @@ impl Denoiser {
         let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
         let inputs = UNetInputs { sample: x, timesteps, class_labels, key_step_sample: None };
         let output = unet(&mut graph, config, inputs)?;
-        graph.scoped("reverse_step", |graph| reverse_step(graph, x, output, coefficients, key_step_sample))?;
+        graph
+            .scoped("reverse_step", |graph| reverse_step(graph, x, output, coefficients, key_step_sample))?;
         let weights = from_tensors(&graph, pipeline.weights.clone())?;
         let mut executor = device.prepare(&graph, &[x]).await?;
         for (parameter, data) in graph.parameters().iter().zip(&weights) {

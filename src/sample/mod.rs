@@ -207,7 +207,9 @@ fn check_labels(pipeline: &Pipeline, labels: Option<&[u32]>, images: usize) -> R
             fault(format!("there are {} class labels for {images} images", labels.len()))
         }
         (Some(classes), Some(labels)) => match labels.iter().find(|&&label| label as usize >= classes) {
-            Some(label) => fault(format!("there is no class {label}; the model has classes 0 to {}", classes - 1)),
+            Some(label) => {
+                fault(format!("there is no class {label}; the model has classes 0 to {}", classes - 1))
+            }
             None => Ok(()),
         },
         (None, None) => Ok(()),

@@ -26,7 +26,9 @@ pub enum TrainError {
     #[error("{0}")]
     Options(String),
     /// The data and the model do not fit each other.
-    #[error("{dataset} has images of {found}, the model takes {expected}; choose another --model or --dataset")]
+    #[error(
+        "{dataset} has images of {found}, the model takes {expected}; choose another --model or --dataset"
+    )]
     Shape {
         /// Name of the data set.
         dataset: String,
@@ -36,7 +38,9 @@ pub enum TrainError {
         expected: String,
     },
     /// The loss is not a number any more.
-    #[error("the loss is {loss} at step {step}; checkpoints up to step {last_checkpoint} are kept; try a smaller --learning-rate")]
+    #[error(
+        "the loss is {loss} at step {step}; checkpoints up to step {last_checkpoint} are kept; try a smaller --learning-rate"
+    )]
     NotFinite {
         /// The step.
         step: u64,

@@ -71,7 +71,8 @@ impl TrainOptions {
                 return fault(format!("{flag} is {value}; it must be at least 0 and below 1"));
             }
         }
-        for (flag, value) in [("--weight-decay", self.weight_decay), ("--max-grad-norm", self.max_grad_norm)] {
+        for (flag, value) in [("--weight-decay", self.weight_decay), ("--max-grad-norm", self.max_grad_norm)]
+        {
             if !(value.is_finite() && value >= 0.0) {
                 return fault(format!("{flag} is {value}; it must be at least 0"));
             }

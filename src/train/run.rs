@@ -109,14 +109,9 @@ pub async fn train(
         check_resume(run, pipeline, state)?;
     }
     checkpoint::create_folder(&run.output)?;
-    let mut trainer = Trainer::new(
-        &run.device,
-        run.config.clone(),
-        run.scheduler.clone(),
-        run.options.clone(),
-        resume,
-    )
-    .await?;
+    let mut trainer =
+        Trainer::new(&run.device, run.config.clone(), run.scheduler.clone(), run.options.clone(), resume)
+            .await?;
     report(Event::Started { step: trainer.done(), bytes: trainer.memory().total() });
     let mut loader = Loader::new(
         run.dataset.clone(),
@@ -258,7 +253,8 @@ async fn draw(
         ..SampleRequest::new(ddim, steps)
     };
     let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
-    let grid = tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
+    let grid =
+        tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
     let folder = run.output.join("samples");
     checkpoint::create_folder(&folder)?;
     let path = folder.join(format!("step-{:06}.png", trainer.done()));

@@ -6,9 +6,7 @@ use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
 use crate::graph::{Graph, MemoryReport, Plan, TensorType, ValueId};
-use crate::model::{
-    Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors, unet,
-};
+use crate::model::{Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors, unet};
 use crate::ops::philox::Stream;
 use crate::ops::q_sample;
 

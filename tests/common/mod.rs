@@ -11,7 +11,9 @@ pub fn devices() -> Vec<(String, Device)> {
         devices.push((adapter.name, device));
     }
     if devices.len() == 1 {
-        eprintln!("SKIPPED: no wgpu adapter is present, only the CPU executor is tested (tools/test brings some)");
+        eprintln!(
+            "SKIPPED: no wgpu adapter is present, only the CPU executor is tested (tools/test brings some)"
+        );
     }
     devices
 }

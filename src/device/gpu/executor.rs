@@ -52,10 +52,13 @@ impl GpuExecutor {
             let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
             let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
             let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
-            variant.map_or_else(Vec::new, |variant| variant.scratch.iter().map(|(_, length)| 4 * length).collect())
+            variant.map_or_else(Vec::new, |variant| {
+                variant.scratch.iter().map(|(_, length)| 4 * length).collect()
+            })
         });
         let buffers = allocate(&device, &plan).await?;
-        let mut prepare = Prepare { device: &device, graph, plan: &plan, buffers: &buffers, tail, params: Vec::new() };
+        let mut prepare =
+            Prepare { device: &device, graph, plan: &plan, buffers: &buffers, tail, params: Vec::new() };
         let mut pending = Vec::new();
         for node in &plan.nodes {
             let op = node.node.op.as_ref();
@@ -68,7 +71,8 @@ impl GpuExecutor {
             prepare.node(node, &variant, &mut pending).await?;
         }
         let params = upload_params(&device, &prepare.params);
-        let dispatches = pending.into_iter().map(|dispatch| dispatch.bind(&device, &buffers, &params)).collect();
+        let dispatches =
+            pending.into_iter().map(|dispatch| dispatch.bind(&device, &buffers, &params)).collect();
         device.check(" while it prepared a plan")?;
         Ok(Self { device, plan, buffers, dispatches, submitted: [None, None] })
     }
@@ -246,9 +250,10 @@ impl PendingDispatch {
             binding,
             resource: range(&buffers[place.buffer], place.offset, place.bytes),
         });
-        let uniform = self
-            .params
-            .map(|(binding, offset, bytes)| wgpu::BindGroupEntry { binding, resource: range(params, offset, bytes) });
+        let uniform = self.params.map(|(binding, offset, bytes)| wgpu::BindGroupEntry {
+            binding,
+            resource: range(params, offset, bytes),
+        });
         let entries: Vec<wgpu::BindGroupEntry<'_>> = storage.chain(uniform).collect();
         let bind_group = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
@@ -292,10 +297,16 @@ impl Prepare<'_> {
                     self.params.resize(self.params.len().next_multiple_of(PARAMS_ALIGNMENT), 0);
                     continue;
                 }
-                let place = self.operand(node, variant, &binding.name).ok_or_else(|| DeviceError::Shader {
-                    room: shader.shader.room,
-                    message: format!("{} binds {}, which {} does not have", pass.entry, binding.name, op.name()),
-                })?;
+                let place =
+                    self.operand(node, variant, &binding.name).ok_or_else(|| DeviceError::Shader {
+                        room: shader.shader.room,
+                        message: format!(
+                            "{} binds {}, which {} does not have",
+                            pass.entry,
+                            binding.name,
+                            op.name()
+                        ),
+                    })?;
                 let limit = self.device.limits.max_storage_buffer_binding_size;
                 if place.bytes as u64 > limit {
                     return Err(DeviceError::BindingTooLarge {

@@ -155,7 +155,8 @@ pub(super) fn backward_weight(g: &Geometry, x: &[f32], d_y: &[f32], d_weight: &m
 fn accumulate_tap(g: &Geometry, x: &[f32], d_y: &[f32], rows: usize, tap: usize, tile: &mut [f32]) {
     let (inputs, outputs) = (g.in_channels, g.out_channels);
     let pixels = g.out_pixels();
-    let d_y_block = |first: usize, count: usize| Matrix::strided(&d_y[first * outputs..], count, rows, outputs).t();
+    let d_y_block =
+        |first: usize, count: usize| Matrix::strided(&d_y[first * outputs..], count, rows, outputs).t();
     if g.kernel == 1 && g.stride == 1 {
         gemm(1.0, d_y_block(0, pixels), Matrix::new(x, pixels, inputs), 0.0, tile, inputs);
         return;
