@@ -4,19 +4,19 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::pipeline::write_json;
 use super::{CheckpointError, tensor_file};
 use crate::model::Tensors;
-use crate::train::TrainOptions;
 
 /// Where a training run stands.
 #[derive(Clone, Debug)]
 pub struct TrainingState {
     /// Steps done.
     pub step: u64,
-    /// Settings of the run.
-    pub options: TrainOptions,
+    /// Settings of the run, as the trainer saved them.
+    pub options: Value,
     /// Weights, not averaged.
     pub weights: Tensors,
     /// First moments of the optimiser.
@@ -30,7 +30,7 @@ const FOLDER: &str = "training_state";
 #[derive(Serialize, Deserialize)]
 struct Header {
     step: u64,
-    options: TrainOptions,
+    options: Value,
 }
 
 impl TrainingState {

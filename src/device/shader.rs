@@ -53,7 +53,8 @@ impl Shader {
     }
 
     /// Names of all entry points.
-    pub(crate) fn entry_points(&self) -> impl Iterator<Item = &str> {
+    #[cfg(test)]
+    fn entry_points(&self) -> impl Iterator<Item = &str> {
         self.module.entry_points.iter().map(|entry| entry.name.as_str())
     }
 
@@ -184,4 +185,61 @@ fn with_imports(room: &'static str, source: &str) -> Result<String, DeviceError>
         text.push_str(module);
     }
     Ok(text)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::ops::Types;
+
+    /// What a case names in Rust exists in WGSL, and no entry point is left without a case.
+    #[test]
+    fn cases_and_kernels_agree() {
+        for room in ops::ALL {
+            let shader = Shader::load(room).unwrap();
+            let mut reached = BTreeSet::new();
+            for case in (room.cases)() {
+                let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
+                assert!(case.op.name().starts_with(&format!("{}.", room.name)), "{}", case.op.name());
+                for variant in case.op.variants(Types { inputs: &inputs, outputs: &outputs }) {
+                    for pass in &variant.passes {
+                        reached.insert(pass.entry.to_owned());
+                        shader.params(pass).unwrap();
+                        let invocations: u32 = shader.workgroup_size(pass).unwrap().iter().product();
+                        assert!(
+                            (1..=256).contains(&invocations),
+                            "{}: {invocations} invocations",
+                            pass.entry
+                        );
+                        for binding in shader.bindings(pass.entry).unwrap() {
+                            let name = binding.name.as_str();
+                            let known = binding.usage == Usage::Params
+                                || case.op.inputs().contains(&name)
+                                || case.op.outputs().contains(&name)
+                                || variant.scratch.iter().any(|(scratch, _)| *scratch == name);
+                            assert!(known, "{}.{} binds {name}", room.name, pass.entry);
+                        }
+                    }
+                }
+            }
+            let declared: BTreeSet<String> = shader.entry_points().map(str::to_owned).collect();
+            assert_eq!(declared, reached, "{}: declared in WGSL, and reached by cases", room.name);
+        }
+    }
+
+    /// Every kernel stays within the limits that WebGPU promises on any device.
+    #[test]
+    fn kernels_bind_at_most_eight_storage_buffers() {
+        for room in ops::ALL {
+            let shader = Shader::load(room).unwrap();
+            for entry in shader.entry_points() {
+                let bindings = shader.bindings(entry).unwrap();
+                let storage = bindings.iter().filter(|binding| binding.usage != Usage::Params).count();
+                assert!(storage <= 8, "{}.{entry} binds {storage} storage buffers", room.name);
+            }
+        }
+    }
 }

@@ -39,7 +39,7 @@ pub struct Place {
 pub struct PlannedNode {
     /// The node.
     pub node: Node,
-    /// Shapes of the inputs, then of the outputs.
+    /// Shapes of the inputs.
     pub inputs: Vec<TensorType>,
     /// Shapes of the outputs.
     pub outputs: Vec<TensorType>,
@@ -111,11 +111,6 @@ impl Plan {
             }
             if let Some((node, index)) = tenant.scratch {
                 scratch_places[node][index] = place;
-            }
-        }
-        for node in &nodes {
-            for &id in node.inputs.iter().chain(&node.outputs) {
-                insert_slice(graph, id, &mut places);
             }
         }
         for (id, _) in graph.values() {

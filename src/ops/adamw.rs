@@ -31,9 +31,10 @@ pub struct State {
     pub ema: ValueId,
 }
 
-/// The per-step scalars that [`AdamW::step`] reads: `(learning rate, 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t), EMA decay)`.
 impl AdamW {
-    /// Contents of the `schedule` input for step `t`, counted from 1.
+    /// Contents of the `schedule` input for step `step`, counted from 1.
+    ///
+    /// `(learning rate, 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t), EMA decay)`
     pub fn schedule(&self, step: u64, learning_rate: f64, ema_decay: f64) -> [f32; 4] {
         let t = step as f64;
         let correction1 = 1.0 - f64::from(self.beta1).powf(t);

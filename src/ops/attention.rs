@@ -103,7 +103,7 @@ fn expect_tokens(heads: usize, names: &[&str], inputs: &[&TensorType]) -> Result
     let first = inputs[0];
     expect(first.shape.len() >= 3 && !first.is_empty(), || format!("{} must be [N, T, C]", names[0]))?;
     let c = first.channels();
-    expect(heads > 0 && c % heads == 0, || format!("{c} channels do not fall into {heads} heads"))?;
+    expect(heads > 0 && c.is_multiple_of(heads), || format!("{c} channels do not fall into {heads} heads"))?;
     for (name, input) in names.iter().zip(inputs) {
         expect_shape(name, input, &first.shape)?;
     }

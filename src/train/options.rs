@@ -80,6 +80,15 @@ impl TrainOptions {
         Ok(())
     }
 
+    /// The settings as a checkpoint keeps them.
+    ///
+    /// # Errors
+    /// [`TrainError::Options`] for a number that JSON does not have.
+    pub fn to_json(&self) -> Result<serde_json::Value, TrainError> {
+        serde_json::to_value(self)
+            .map_err(|error| TrainError::Options(format!("the settings cannot be saved: {error}")))
+    }
+
     /// AdamW's constants and the clip.
     pub fn optimizer(&self) -> Optimizer {
         let [beta1, beta2] = self.betas;

@@ -200,14 +200,15 @@ fn check_resume(
             run.output.display()
         )));
     }
-    let same_course = TrainOptions { steps: run.options.steps, ..state.options.clone() };
-    if same_course != run.options {
+    // The number of steps may change; anything else would change the course of the run.
+    let mut then = state.options.clone();
+    then["steps"] = run.options.steps.into();
+    let now = run.options.to_json()?;
+    if then != now {
         return Err(TrainError::Options(format!(
-            "the run in {} was started with other settings; give the same ones to resume exactly.\n  then: {:?}\n  \
-             now:  {:?}",
-            run.output.display(),
-            same_course,
-            run.options
+            "the run in {} was started with other settings; give the same ones to resume exactly.\n  then: {then}\n  \
+             now:  {now}",
+            run.output.display()
         )));
     }
     if state.step >= run.options.steps {

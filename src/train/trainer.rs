@@ -218,7 +218,7 @@ impl Trainer {
         let training = self.step.training.clone();
         Ok(TrainingState {
             step: self.done,
-            options: self.options.clone(),
+            options: self.options.to_json()?,
             weights: self.read(&training.weights).await?,
             first_moment: self.read(&training.first_moment).await?,
             second_moment: self.read(&training.second_moment).await?,
