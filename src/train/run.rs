@@ -202,7 +202,9 @@ fn check_resume(
     }
     // The number of steps may change; anything else would change the course of the run.
     let mut then = state.options.clone();
-    then["steps"] = run.options.steps.into();
+    if let Some(then) = then.as_object_mut() {
+        then.insert("steps".to_owned(), run.options.steps.into());
+    }
     let now = run.options.to_json()?;
     if then != now {
         return Err(TrainError::Options(format!(
