@@ -32,6 +32,7 @@ pub struct UNetConfig {
     /// Only "positional" is supported.
     pub time_embedding_type: String,
     /// Subtracted from half the embedding's size in the frequencies' exponent.
+    #[serde(serialize_with = "whole_as_integer")]
     pub freq_shift: f32,
     /// Whether cosines come before sines.
     pub flip_sin_to_cos: bool,
@@ -46,6 +47,7 @@ pub struct UNetConfig {
     /// Residual blocks of a down block; up blocks have one more.
     pub layers_per_block: usize,
     /// Divisor of the mid block's residual sums; only 1 is supported.
+    #[serde(serialize_with = "whole_as_integer")]
     pub mid_block_scale_factor: f32,
     /// 1 pads all round before downsampling, 0 below and to the right.
     pub downsample_padding: usize,
@@ -116,6 +118,11 @@ impl Default for UNetConfig {
             num_train_timesteps: None,
         }
     }
+}
+
+/// diffusers writes 1 where serde_json would write 1.0, and compares configurations as text.
+fn whole_as_integer<S: serde::Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    if value.fract() == 0.0 { serializer.serialize_i64(*value as i64) } else { serializer.serialize_f32(*value) }
 }
 
 /// The block types that a level can have.
