@@ -9,7 +9,7 @@ use ddpm_gpu::data::{self, Dataset, OpenOptions};
 use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig, VarianceType};
 use ddpm_gpu::graph::MemoryReport;
 use ddpm_gpu::model::{PRESETS, SampleSize, UNetConfig};
-use ddpm_gpu::train::{Event, Outcome, Run, TrainOptions, Trainer, train};
+use ddpm_gpu::train::{Event, LrSchedule, Outcome, Run, TrainOptions, Trainer, train};
 
 use super::DeviceArgs;
 use super::progress::Progress;
@@ -60,6 +60,9 @@ pub(super) struct Args {
     /// Steps over which the learning rate grows from 0
     #[arg(long, default_value_t = TrainOptions::default().warmup_steps, value_name = "N")]
     warmup_steps: u64,
+    /// What the learning rate does after that: constant; cosine or linear: fall to 0 at the last step
+    #[arg(long, default_value = "constant", value_name = "NAME", value_parser = parse_lr_schedule)]
+    lr_schedule: LrSchedule,
     /// AdamW's decay of the first moment
     #[arg(long, default_value_t = TrainOptions::default().betas[0], value_name = "X")]
     adam_beta1: f32,
@@ -98,6 +101,15 @@ pub(super) struct Args {
     dry_run: bool,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+fn parse_lr_schedule(name: &str) -> Result<LrSchedule, String> {
+    let known = LrSchedule::ALL;
+    known
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|&(_, schedule)| schedule)
+        .ok_or_else(|| format!("known schedules: {}", known.map(|(name, _)| name).join(", ")))
 }
 
 fn parse_variance(name: &str) -> Result<VarianceType, String> {
@@ -225,6 +237,7 @@ fn options(args: &Args) -> TrainOptions {
         batch_size: args.batch_size,
         learning_rate: args.learning_rate,
         warmup_steps: args.warmup_steps,
+        lr_schedule: args.lr_schedule,
         betas: [args.adam_beta1, args.adam_beta2],
         weight_decay: args.weight_decay,
         max_grad_norm: args.max_grad_norm,

@@ -403,3 +403,7 @@ impl Graph {
         Ok(flat)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

@@ -6,7 +6,7 @@ mod run;
 mod trainer;
 
 pub use graph::{Optimizer, TrainingGraph};
-pub use options::TrainOptions;
+pub use options::{LrSchedule, TrainOptions};
 pub use run::{Event, Outcome, Run, train};
 pub use trainer::Trainer;
 

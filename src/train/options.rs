@@ -5,6 +5,34 @@ use serde::{Deserialize, Serialize};
 use super::{Optimizer, TrainError};
 use crate::ops::adamw::AdamW;
 
+/// How the learning rate goes on after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LrSchedule {
+    /// It stays.
+    #[default]
+    Constant,
+    /// It falls to 0 at the last step along half a cosine (Loshchilov and Hutter 2017, equation 5).
+    Cosine,
+    /// It falls to 0 at the last step along a line.
+    Linear,
+}
+
+impl LrSchedule {
+    /// Every schedule with its name on the command line.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("constant", Self::Constant), ("cosine", Self::Cosine), ("linear", Self::Linear)];
+
+    /// Share of the full learning rate, for the share of the run that is done, 0 to 1.
+    fn factor(self, done: f64) -> f64 {
+        match self {
+            Self::Constant => 1.0,
+            Self::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+            Self::Linear => 1.0 - done,
+        }
+    }
+}
+
 /// The settings of a training run; saved with every checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainOptions {
@@ -16,6 +44,8 @@ pub struct TrainOptions {
     pub learning_rate: f64,
     /// Steps over which the learning rate grows linearly from 0.
     pub warmup_steps: u64,
+    /// What the learning rate does after the warm-up.
+    pub lr_schedule: LrSchedule,
     /// AdamW's decay of the first and second moment.
     pub betas: [f32; 2],
     /// AdamW's weight decay.
@@ -37,6 +67,7 @@ impl Default for TrainOptions {
             batch_size: 64,
             learning_rate: 2e-4,
             warmup_steps: 100,
+            lr_schedule: LrSchedule::Constant,
             betas: [0.9, 0.999],
             weight_decay: 0.0,
             max_grad_norm: 1.0,
@@ -100,12 +131,45 @@ impl TrainOptions {
 
     /// Learning rate of step `step`, counted from 0.
     pub fn learning_rate_at(&self, step: u64) -> f64 {
-        let warmup = ((step + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
-        self.learning_rate * warmup
+        if step < self.warmup_steps {
+            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        let rest = self.steps.saturating_sub(self.warmup_steps).max(1);
+        self.learning_rate * self.lr_schedule.factor((step - self.warmup_steps) as f64 / rest as f64)
     }
 
     /// Decay of the moving average after step `step`, counted from 0.
     pub fn ema_decay_at(&self, step: u64) -> f64 {
         self.ema_decay.min((1.0 + step as f64) / (10.0 + step as f64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_warms_up_and_falls() {
+        let options = TrainOptions {
+            steps: 110,
+            warmup_steps: 10,
+            learning_rate: 1.0,
+            lr_schedule: LrSchedule::Cosine,
+            ..TrainOptions::default()
+        };
+        let rates = [0, 4, 9, 10, 60, 109].map(|step| options.learning_rate_at(step));
+        let expected = [0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1.0 + (0.99 * std::f64::consts::PI).cos())];
+        for (rate, expected) in rates.into_iter().zip(expected) {
+            assert!((rate - expected).abs() < 1e-12, "{rates:?}");
+        }
+        let constant = TrainOptions { warmup_steps: 0, ..TrainOptions::default() };
+        assert_eq!(constant.learning_rate_at(0), constant.learning_rate_at(9999));
+    }
+
+    #[test]
+    fn the_average_follows_closely_at_first() {
+        let options = TrainOptions { ema_decay: 0.995, ..TrainOptions::default() };
+        assert_eq!(options.ema_decay_at(0), 0.1);
+        assert_eq!(options.ema_decay_at(1_000_000), 0.995);
     }
 }

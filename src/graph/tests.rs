@@ -1,0 +1,149 @@
+//! The reverse walk and the plan, on graphs small enough to follow by hand and on a whole training step.
+
+use std::collections::HashSet;
+
+use super::*;
+use crate::device::{CpuExecutor, Twin};
+use crate::ops;
+
+#[test]
+fn gradients_of_a_value_used_twice_add_up() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([3]));
+    let twice = ops::add(&mut graph, x, x).unwrap();
+    let y = ops::add(&mut graph, twice, x).unwrap();
+    let d_y = graph.input("d_y", TensorType::f32([3]));
+    let d_x = gradients(&mut graph, &[(y, d_y)], &[x]).unwrap()[0].unwrap();
+    let mut executor = CpuExecutor::new(&graph, &[d_x], Twin::Fast);
+    executor.write(d_y, &[1.0, -2.0, 0.5]).unwrap();
+    executor.run();
+    assert_eq!(executor.read(d_x).unwrap(), [3.0, -6.0, 1.5]);
+}
+
+#[test]
+fn a_value_that_the_loss_ignores_has_no_gradient() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([3]));
+    let unrelated = graph.input("unrelated", TensorType::f32([3]));
+    let y = ops::silu(&mut graph, x).unwrap();
+    let d_y = graph.input("d_y", TensorType::f32([3]));
+    let found = gradients(&mut graph, &[(y, d_y)], &[x, unrelated]).unwrap();
+    assert!(found[0].is_some() && found[1].is_none());
+}
+
+#[test]
+fn gradient_nodes_carry_the_path_of_their_forward_node() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([3]));
+    let y = graph.scoped("a", |graph| graph.scoped("b", |graph| ops::silu(graph, x))).unwrap();
+    let d_y = graph.input("d_y", TensorType::f32([3]));
+    gradients(&mut graph, &[(y, d_y)], &[x]).unwrap();
+    let last = graph.nodes().last().unwrap();
+    assert_eq!((last.path.as_str(), last.op.name()), ("a.b", "silu.backward"));
+}
+
+#[test]
+fn a_shape_that_does_not_fit_names_path_op_and_shapes() {
+    let mut graph = Graph::new();
+    let a = graph.input("a", TensorType::f32([2, 3]));
+    let b = graph.input("b", TensorType::f32([2, 4]));
+    let error = graph.scoped("mid_block", |graph| ops::add(graph, a, b)).unwrap_err().to_string();
+    assert_eq!(error, "mid_block: add.forward cannot take a [2, 3], b [2, 4]: b must be [2, 3]");
+}
+
+#[test]
+fn nodes_that_nothing_needs_are_left_out() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([3]));
+    let y = ops::silu(&mut graph, x).unwrap();
+    ops::silu(&mut graph, y).unwrap();
+    let plan = Plan::new(&graph, &[y], |_| Vec::new());
+    assert_eq!(plan.nodes.len(), 1);
+}
+
+#[test]
+fn a_chain_takes_two_buffers_whatever_its_length() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([100]));
+    let mut y = x;
+    for _ in 0..10 {
+        y = ops::silu(&mut graph, y).unwrap();
+    }
+    let plan = Plan::new(&graph, &[y], |_| Vec::new());
+    assert_eq!(plan.memory().bytes[&BufferRole::Activations], 2 * 400);
+}
+
+#[test]
+fn packed_values_lie_end_to_end_at_bindable_offsets() {
+    let mut graph = Graph::new();
+    let values: Vec<ValueId> =
+        [3, 64, 65].map(|length| graph.state("w", TensorType::f32([length]), BufferRole::Weights)).to_vec();
+    let flat = graph.pack("weights", &values, BufferRole::Weights).unwrap();
+    assert_eq!(graph.ty(flat[0]).shape, [64 + 64 + 128]);
+    let offsets: Vec<usize> = values
+        .iter()
+        .map(|&id| match graph.value(id).storage {
+            Storage::Slice { of, offset } if of == flat[0] => offset,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(offsets, [0, 64, 128]);
+}
+
+#[test]
+fn packing_starts_another_buffer_at_128_mib() {
+    let mut graph = Graph::new();
+    let values: Vec<ValueId> = (0..3)
+        .map(|_| graph.state("w", TensorType::f32([MAX_PACKED_ELEMENTS / 2]), BufferRole::Weights))
+        .collect();
+    assert_eq!(graph.pack("weights", &values, BufferRole::Weights).unwrap().len(), 2);
+    let whale = graph.state("whale", TensorType::f32([MAX_PACKED_ELEMENTS + 1]), BufferRole::Weights);
+    let error = graph.pack("weights", &[whale], BufferRole::Weights).unwrap_err().to_string();
+    assert!(error.starts_with("whale: cannot be packed"), "{error}");
+}
+
+/// WebGPU forbids a buffer that one dispatch reads and writes; and what is alive must not be overwritten.
+#[test]
+fn no_two_living_values_of_a_training_step_share_a_buffer() {
+    let config = (crate::model::PRESETS[0].config)();
+    let mut graph = Graph::new();
+    let inputs = crate::model::UNetInputs {
+        sample: graph.input("sample", TensorType::f32([3, 8, 8, 1])),
+        timesteps: graph.input("timesteps", TensorType::f32([3])),
+        class_labels: Some(graph.input("class_labels", TensorType::u32([3]))),
+        key_step_sample: None,
+    };
+    let output = crate::model::unet(&mut graph, &config, inputs).unwrap();
+    let target = graph.input("target", graph.ty(output).clone());
+    let (loss, _) = ops::mse_loss(&mut graph, output, target).unwrap();
+    let d_loss = graph.input("d_loss", TensorType::f32([1]));
+    let parameters: Vec<ValueId> = graph.parameters().iter().map(|parameter| parameter.value).collect();
+    let d_parameters: Vec<ValueId> =
+        gradients(&mut graph, &[(loss, d_loss)], &parameters).unwrap().into_iter().flatten().collect();
+    let keep: Vec<ValueId> = d_parameters.iter().copied().chain([loss]).collect();
+    let plan = Plan::new(&graph, &keep, |_| vec![256, 100_000]);
+
+    for (index, node) in plan.nodes.iter().enumerate() {
+        let written: Vec<usize> =
+            node.node.outputs.iter().map(|&id| plan.place(id).unwrap().buffer).collect();
+        let scratch: Vec<usize> = node.scratch.iter().map(|place| place.buffer).collect();
+        let all: HashSet<usize> = written.iter().chain(&scratch).copied().collect();
+        assert_eq!(all.len(), written.len() + scratch.len(), "{} writes a buffer twice", node.node.path);
+        // Everything read from here on, and written before, must survive this node.
+        let earlier: HashSet<ValueId> =
+            plan.nodes[..index].iter().flat_map(|node| node.node.outputs.iter().copied()).collect();
+        let later = plan.nodes[index..].iter().flat_map(|node| node.node.inputs.iter().copied());
+        for id in later.chain(keep.iter().copied()).filter(|id| earlier.contains(id)) {
+            let buffer = plan.place(id).unwrap().buffer;
+            assert!(!all.contains(&buffer), "{} overwrites {}", node.node.path, graph.value(id).name);
+        }
+    }
+    let apart: usize = plan
+        .nodes
+        .iter()
+        .flat_map(|node| {
+            node.outputs.iter().map(TensorType::bytes).chain(node.scratch.iter().map(|p| p.bytes))
+        })
+        .sum();
+    assert!(plan.memory().total() < apart / 2, "{} of {apart} bytes", plan.memory().total());
+}
