@@ -1,0 +1,129 @@
+//! What a user reads when an adapter cannot do something. Needs an adapter: any software driver will do.
+
+use pollster::block_on;
+
+use super::*;
+use crate::device::{ChooseVariant, Device, Selection};
+use crate::graph::{Graph, TensorType, ValueId};
+use crate::ops;
+
+/// A device of our own, whose limits a test may lower.
+fn open() -> Option<GpuDevice> {
+    match block_on(Device::open(&Selection::Gpu)) {
+        Ok(Device::Gpu(device)) => Arc::into_inner(device),
+        _ => {
+            eprintln!("SKIPPED: no wgpu adapter is present");
+            None
+        }
+    }
+}
+
+/// A graph with one convolution and the value to keep.
+fn convolution() -> (Graph, ValueId) {
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([2, 8, 8, 16]));
+    let weight = graph.input("weight", TensorType::f32([8, 3, 3, 16]));
+    let bias = graph.input("bias", TensorType::f32([8]));
+    let padding = ops::conv2d::Padding::Same;
+    let y =
+        graph.scoped("down_blocks.0.conv1", |graph| ops::conv2d(graph, x, weight, bias, 1, padding)).unwrap();
+    (graph, y)
+}
+
+const FIRST: ChooseVariant<'static> = &|_, _, variants| variants.into_iter().next();
+
+fn failure(device: GpuDevice, choose: ChooseVariant<'_>) -> DeviceError {
+    let (graph, y) = convolution();
+    match block_on(GpuExecutor::new(Arc::new(device), &graph, &[y], choose, 0)) {
+        Ok(_) => panic!("this should have failed"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn a_binding_over_the_limit_names_kernel_path_and_shapes() {
+    let Some(mut device) = open() else { return };
+    device.limits.max_storage_buffer_binding_size = 8000;
+    let message = failure(device, FIRST).to_string();
+    assert!(
+        message.contains("conv2d.forward_tiled (down_blocks.0.conv1) binds x of 8192 bytes"),
+        "{message}"
+    );
+    assert!(message.contains("x [2, 8, 8, 16]") && message.contains("--batch-size"), "{message}");
+}
+
+#[test]
+fn a_plan_over_the_memory_names_its_size_and_largest_call() {
+    let Some(mut device) = open() else { return };
+    device.limits.max_buffer_size = 8000;
+    let message = failure(device, FIRST).to_string();
+    assert!(message.contains("out of memory") && message.contains("down_blocks.0.conv1"), "{message}");
+    assert!(message.contains("--batch-size"), "{message}");
+}
+
+#[test]
+fn too_many_bindings_name_the_kernel() {
+    let Some(mut device) = open() else { return };
+    device.limits.max_storage_buffers_per_shader_stage = 3;
+    let message = failure(device, FIRST).to_string();
+    assert!(message.contains("conv2d.forward_tiled binds 4 storage buffers"), "{message}");
+}
+
+#[test]
+fn an_adapter_without_a_variant_is_named() {
+    let Some(device) = open() else { return };
+    let message = failure(device, &|_, _, _| None).to_string();
+    assert!(message.contains("can run no variant of conv2d.forward (down_blocks.0.conv1)"), "{message}");
+}
+
+/// An override that makes workgroups larger than any adapter takes: the driver refuses the pipeline.
+#[test]
+fn a_kernel_that_the_driver_rejects_names_kernel_path_and_shapes() {
+    let Some(device) = open() else { return };
+    let huge: ChooseVariant<'_> = &|_, _, variants| {
+        let mut variant = variants.into_iter().next()?;
+        variant.passes[0].overrides = vec![("WORKGROUP", 1_000_000.0)];
+        Some(variant)
+    };
+    let error = failure(device, huge);
+    let message = error.to_string();
+    assert!(matches!(error, DeviceError::Pipeline { .. }), "{message}");
+    assert!(
+        message.contains("does not compile conv2d.forward_tiled (down_blocks.0.conv1, x [2, 8, 8, 16]"),
+        "{message}"
+    );
+    assert!(message.contains("--device cpu"), "{message}");
+}
+
+#[test]
+fn wgsl_that_does_not_parse_names_the_file_and_line() {
+    let room = ops::Room { name: "broken", source: "fn f() {\n  let x = ;\n}", cases: Vec::new };
+    let message = Shader::load(&room).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(message.contains("kernels/broken.wgsl") && message.contains("broken.wgsl:2:11"), "{message}");
+}
+
+#[test]
+fn a_lost_device_says_so_and_how_to_go_on() {
+    let Some(device) = open() else { return };
+    let device = Arc::new(device);
+    let (graph, y) = convolution();
+    let mut executor = block_on(GpuExecutor::new(device.clone(), &graph, &[y], FIRST, 0)).unwrap();
+    executor.run().unwrap();
+    // What the driver's callback does when a device falls off the bus.
+    lock(&device.trouble).lost = Some("the GPU was reset".to_owned());
+    let message = executor.run().unwrap_err().to_string();
+    assert!(message.contains("was lost while it ran a step: the GPU was reset"), "{message}");
+    assert!(message.contains("--resume"), "{message}");
+}
+
+/// A destroyed device is as good as lost: an error, not a panic, on the next use.
+#[test]
+fn a_destroyed_device_is_an_error() {
+    let Some(device) = open() else { return };
+    let device = Arc::new(device);
+    let (graph, y) = convolution();
+    let mut executor = block_on(GpuExecutor::new(device.clone(), &graph, &[y], FIRST, 0)).unwrap();
+    device.device.destroy();
+    let result = executor.run().and_then(|()| block_on(executor.read(y)).map(|_| ()));
+    assert!(result.is_err());
+}
