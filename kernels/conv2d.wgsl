@@ -12,6 +12,7 @@
 // `backward_weight_reduce` adds the ranges up in order, so the result does not depend on scheduling.
 
 // #import index
+// #import products
 
 struct Params {
     batch: u32,
@@ -95,10 +96,6 @@ fn forward_tap(pixel: u32, kh: u32, kw: u32) -> Tap {
         return Tap(((n * params.in_height + h) * params.in_width + w) * (params.in_channels / 4u), 1.0);
     }
     return Tap(0u, 0.0);
-}
-
-fn dots(a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
-    return vec4(dot(a, b0), dot(a, b1), dot(a, b2), dot(a, b3));
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -206,10 +203,6 @@ fn backward_tap(pixel: u32, kh: u32, kw: u32) -> Tap {
         return Tap(((n * params.out_height + h) * params.out_width + w) * (params.out_channels / 4u), 1.0);
     }
     return Tap(0u, 0.0);
-}
-
-fn mix4(a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
-    return a.x * b0 + a.y * b1 + a.z * b2 + a.w * b3;
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -7,6 +7,7 @@
 // The weight gradient is summed over ranges of rows into `partial`, which `backward_weight_reduce` adds up in order.
 
 // #import index
+// #import products
 
 struct Params { rows: u32, in_features: u32, out_features: u32, rows_per_split: u32, splits: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -45,10 +46,6 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
         sum += x[x_at + i] * weight[w_at + i];
     }
     y[index] = sum;
-}
-
-fn dots(a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
-    return vec4(dot(a, b0), dot(a, b1), dot(a, b2), dot(a, b3));
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -115,10 +112,6 @@ fn backward_input(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_work
         w_at += params.in_features;
     }
     d_x[index] = sum;
-}
-
-fn mix4(a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
-    return a.x * b0 + a.y * b1 + a.z * b2 + a.w * b3;
 }
 
 @compute @workgroup_size(WORKGROUP)

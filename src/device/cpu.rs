@@ -1,6 +1,6 @@
 //! The CPU executor: runs a plan by the Rust twins of the kernels.
 
-use super::DeviceError;
+use super::{DeviceError, place_to_read, place_to_write};
 use crate::graph::{BufferRole, Graph, Place, Plan, PlannedNode, TensorType, ValueId};
 use crate::ops::{Input, Operands, Output};
 
@@ -33,36 +33,23 @@ impl CpuExecutor {
         &self.plan
     }
 
-    fn place(&self, value: ValueId) -> Result<Place, DeviceError> {
-        self.plan.place(value).ok_or_else(|| DeviceError::NoPlace {
-            name: format!("{value:?}"),
-            given: 0,
-            expected: 0,
-        })
-    }
-
     /// Writes the contents of an input or state value; integers by their bits.
     ///
     /// # Errors
-    /// [`DeviceError::NoPlace`] for another number of elements.
+    /// [`DeviceError::Length`] for another number of elements.
     pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
-        // A value that nothing reads has no place, and writing it changes nothing.
-        let Some(place) = self.plan.place(value) else { return Ok(()) };
-        let buffer = &mut self.buffers[place.buffer][range(place)];
-        if buffer.len() != data.len() {
-            let name = format!("{value:?}");
-            return Err(DeviceError::NoPlace { name, given: data.len(), expected: buffer.len() });
+        if let Some(place) = place_to_write(&self.plan, value, data.len())? {
+            self.buffers[place.buffer][range(place)].copy_from_slice(data);
         }
-        buffer.copy_from_slice(data);
         Ok(())
     }
 
     /// Reads a kept or state value.
     ///
     /// # Errors
-    /// [`DeviceError::NoPlace`] for a value that was not kept.
+    /// [`DeviceError::NotKept`].
     pub fn read(&self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
-        let place = self.place(value)?;
+        let place = place_to_read(&self.plan, value)?;
         Ok(self.buffers[place.buffer][range(place)].to_vec())
     }
 

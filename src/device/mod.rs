@@ -11,7 +11,7 @@ pub use adapter::{AdapterReport, Selection, adapters};
 pub use cpu::{CpuExecutor, Twin};
 pub use gpu::{GpuDevice, GpuExecutor};
 
-use crate::graph::{Graph, MemoryReport, ValueId};
+use crate::graph::{Graph, MemoryReport, Place, Plan, ValueId};
 use crate::ops::{Op, Types, Variant};
 
 /// What can go wrong on a device, with what to do about it.
@@ -137,9 +137,9 @@ pub enum DeviceError {
         /// The driver's words.
         message: String,
     },
-    /// A value was read or written that the plan has no place for.
-    #[error("{name} is not part of the plan, or {given} elements were given for {expected}")]
-    NoPlace {
+    /// A value was written with another number of elements than it has.
+    #[error("{name} has {expected} elements, {given} were given")]
+    Length {
         /// Name of the value.
         name: String,
         /// Elements given.
@@ -147,6 +147,27 @@ pub enum DeviceError {
         /// Elements expected.
         expected: usize,
     },
+    /// A value was read that the plan does not keep.
+    #[error("{name} was not kept by the plan, so it cannot be read")]
+    NotKept {
+        /// Name of the value.
+        name: String,
+    },
+}
+
+/// Where to write a value; `None` for one that nothing reads, which changes nothing.
+fn place_to_write(plan: &Plan, value: ValueId, given: usize) -> Result<Option<Place>, DeviceError> {
+    let place = plan.place(value);
+    match place {
+        Some(Place { bytes, .. }) if bytes != 4 * given => {
+            Err(DeviceError::Length { name: plan.name(value).to_owned(), given, expected: bytes / 4 })
+        }
+        place => Ok(place),
+    }
+}
+
+fn place_to_read(plan: &Plan, value: ValueId) -> Result<Place, DeviceError> {
+    plan.place(value).ok_or_else(|| DeviceError::NotKept { name: plan.name(value).to_owned() })
 }
 
 /// A device that plans run on.
@@ -208,7 +229,7 @@ impl Executor {
     /// Writes the contents of an input or a state value; integers by their bits.
     ///
     /// # Errors
-    /// [`DeviceError::NoPlace`] for another number of elements.
+    /// [`DeviceError::Length`] for another number of elements.
     pub fn write<T: bytemuck::Pod>(&mut self, value: ValueId, data: &[T]) -> Result<(), DeviceError> {
         match self {
             Self::Cpu(executor) => executor.write(value, bytemuck::cast_slice(data)),
@@ -233,7 +254,7 @@ impl Executor {
     /// Reads a kept or state value.
     ///
     /// # Errors
-    /// [`DeviceError::NoPlace`] for a value that was not kept; [`DeviceError::Lost`].
+    /// [`DeviceError::NotKept`]; [`DeviceError::Lost`].
     pub async fn read(&mut self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
         match self {
             Self::Cpu(executor) => executor.read(value),

@@ -64,6 +64,7 @@ pub struct Plan {
     /// The buffers to allocate.
     pub buffers: Vec<BufferPlan>,
     places: HashMap<ValueId, Place>,
+    names: Vec<String>,
 }
 
 /// Bytes by role, known before anything runs.
@@ -127,12 +128,18 @@ impl Plan {
                 scratch,
             })
             .collect();
-        Self { nodes, buffers, places }
+        let names = graph.values().map(|(_, value)| value.name.clone()).collect();
+        Self { nodes, buffers, places, names }
     }
 
     /// Where a value lies; `None` if nothing that runs touches it.
     pub fn place(&self, value: ValueId) -> Option<Place> {
         self.places.get(&value).copied()
+    }
+
+    /// The name of a value, for messages.
+    pub fn name(&self, value: ValueId) -> &str {
+        self.names.get(value.0).map_or("a value of another graph", String::as_str)
     }
 
     /// Bytes by role.

@@ -133,7 +133,7 @@ impl TrainingGraph {
                 Some(range) if range.len() == data.len() => range.copy_from_slice(data),
                 _ => {
                     let name = "a parameter".to_owned();
-                    return Err(DeviceError::NoPlace { name, given: data.len(), expected: length });
+                    return Err(DeviceError::Length { name, given: data.len(), expected: length });
                 }
             }
         }

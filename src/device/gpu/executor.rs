@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{GpuDevice, Kernel};
 use crate::device::shader::Usage;
-use crate::device::{ChooseVariant, DeviceError};
+use crate::device::{ChooseVariant, DeviceError, place_to_read, place_to_write};
 use crate::graph::{BufferRole, Graph, Place, Plan, PlannedNode, Storage, ValueId};
 use crate::ops::{Grid, Op, Types, Variant};
 
@@ -82,27 +82,15 @@ impl GpuExecutor {
         &self.plan
     }
 
-    fn place(&self, value: ValueId) -> Result<Place, DeviceError> {
-        self.plan.place(value).ok_or_else(|| DeviceError::NoPlace {
-            name: format!("{value:?}"),
-            given: 0,
-            expected: 0,
-        })
-    }
-
     /// Writes the contents of an input or state value; integers by their bits.
     ///
     /// # Errors
-    /// [`DeviceError::NoPlace`] for another number of elements.
+    /// [`DeviceError::Length`] for another number of elements.
     pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
-        // A value that nothing reads has no place, and writing it changes nothing.
-        let Some(place) = self.plan.place(value) else { return Ok(()) };
-        if place.bytes != 4 * data.len() {
-            let name = format!("{value:?}");
-            return Err(DeviceError::NoPlace { name, given: data.len(), expected: place.bytes / 4 });
+        if let Some(place) = place_to_write(&self.plan, value, data.len())? {
+            let buffer = &self.buffers[place.buffer];
+            self.device.queue.write_buffer(buffer, place.offset as u64, bytemuck::cast_slice(data));
         }
-        let buffer = &self.buffers[place.buffer];
-        self.device.queue.write_buffer(buffer, place.offset as u64, bytemuck::cast_slice(data));
         Ok(())
     }
 
@@ -152,9 +140,9 @@ impl GpuExecutor {
     /// Reads a kept or state value.
     ///
     /// # Errors
-    /// [`DeviceError::NoPlace`] for a value that was not kept; [`DeviceError::Lost`].
+    /// [`DeviceError::NotKept`]; [`DeviceError::Lost`].
     pub async fn read(&mut self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
-        let place = self.place(value)?;
+        let place = place_to_read(&self.plan, value)?;
         let size = place.bytes as u64;
         let staging = self.device.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read-back"),
