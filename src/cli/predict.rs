@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ddpm_gpu::checkpoint::{Pipeline, resolve};
-use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
+use ddpm_gpu::output::{check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
 use ddpm_gpu::sample::{Images, predict};
 
 use super::{DeviceArgs, parse_list};
@@ -47,6 +47,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(text) => Some(spread(parse_list::<u32>("--class-labels", text)?, n)),
         None => None,
     };
+    check_writable(&args.output)?;
     let device = args.device.open().await?;
     let output = predict(&device, &pipeline, &x_t, &timesteps, labels.as_deref()).await?;
     let [n, h, w, c] = output.shape;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::bail;
 use ddpm_gpu::checkpoint::{Pipeline, resolve};
 use ddpm_gpu::output::{
-    FrameTimes, Grid, GridOptions, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile, write_animation, write_npy,
+    FrameTimes, Grid, GridOptions, check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile,
+    write_animation, write_npy,
 };
 use ddpm_gpu::sample::{Images, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
@@ -67,6 +68,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let request = request(&args, &pipeline)?;
     // Wrong options are found before a device is opened or a file is written.
     (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
+    for path in [Some(&args.output), args.save_npy.as_ref(), args.animate.as_ref()].into_iter().flatten() {
+        check_writable(path)?;
+    }
     let device = args.device.open().await?;
     let mut progress: Option<Progress> = None;
     let sampled = sample(&device, &pipeline, &request, &mut |state| {
@@ -98,6 +102,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
+    if args.columns == Some(0) {
+        bail!("--columns is 0; it must be at least 1");
+    }
     let sampler = sampler::by_name(&args.sampler)?;
     let all_steps = pipeline.scheduler.num_train_timesteps;
     let default_steps = if args.sampler == "ddpm" { all_steps } else { all_steps.min(50) };

@@ -11,24 +11,48 @@ pub(super) fn write_atomically(
     path: &Path,
     contents: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
 ) -> Result<(), OutputError> {
+    check_place(path)?;
+    write(path, contents).map_err(|source| OutputError::Write { path: path.to_owned(), source })
+}
+
+/// Checks that a file can be written at `path`, so that long work is not done in vain; leaves nothing behind.
+///
+/// # Errors
+/// What writing the file would fail with.
+pub fn check_writable(path: &Path) -> Result<(), OutputError> {
+    check_place(path)?;
+    builder()
+        .tempfile_in(folder(path))
+        .map(drop)
+        .map_err(|source| OutputError::Write { path: path.to_owned(), source })
+}
+
+fn check_place(path: &Path) -> Result<(), OutputError> {
     // Renaming onto /dev/null or a pipe would replace it.
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) || path.file_name().is_none() {
         return Err(OutputError::NoFile { path: path.to_owned() });
     }
-    write(path, contents).map_err(|source| OutputError::Write { path: path.to_owned(), source })
+    Ok(())
 }
 
-fn write(path: &Path, contents: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>) -> io::Result<()> {
-    let folder = match path.parent() {
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
-    };
+    }
+}
+
+fn builder() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".ddpm-gpu-").suffix(".part");
     // Temporary files are private; this one is to end up with the permissions of any other new file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
+    builder
+}
+
+fn write(path: &Path, contents: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>) -> io::Result<()> {
+    let mut file = builder().tempfile_in(folder(path))?;
 
     let mut writer = BufWriter::new(file.as_file_mut());
     contents(&mut writer)?;

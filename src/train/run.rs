@@ -96,6 +96,7 @@ pub async fn train(
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
+    run.options.check()?;
     check_fit(run)?;
     let resume = match (run.resume, checkpoint::newest(&run.output)?) {
         (true, Some(folder)) => {
@@ -108,10 +109,10 @@ pub async fn train(
     if let Some((pipeline, state)) = &resume {
         check_resume(run, pipeline, state)?;
     }
-    checkpoint::create_folder(&run.output)?;
     let mut trainer =
         Trainer::new(&run.device, run.config.clone(), run.scheduler.clone(), run.options.clone(), resume)
             .await?;
+    checkpoint::create_folder(&run.output)?;
     report(Event::Started { step: trainer.done(), bytes: trainer.memory().total() });
     let mut loader = Loader::new(
         run.dataset.clone(),

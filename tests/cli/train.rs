@@ -1,0 +1,120 @@
+//! `train`: what it writes, that it repeats itself, that it stops and goes on.
+
+use super::support::{Workspace, assert_same, devices};
+
+#[test]
+fn writes_checkpoints_and_sample_grids() {
+    let workspace = Workspace::new();
+    let said =
+        workspace.train("run", 6, "--sample-every 3 --checkpoint-every 2 --checkpoints-to-keep 2").stderr;
+    assert!(said.contains("data: digits, 1797 images, 10 classes") && said.contains("step 6/6"), "{said}");
+    let files = workspace.files("run");
+    let folders: Vec<&str> = files
+        .keys()
+        .filter_map(|path| (path.components().count() == 1).then(|| path.to_str().unwrap()))
+        .collect();
+    assert_eq!(folders, ["checkpoint-000004", "checkpoint-000006", "samples"]);
+    for part in [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    ] {
+        assert!(
+            files.contains_key(&std::path::Path::new("checkpoint-000006").join(part)),
+            "{part} is missing"
+        );
+    }
+    for grid in ["run/samples/step-000003.png", "run/samples/step-000006.png"] {
+        let picture = png::Decoder::new(std::io::Cursor::new(workspace.read(grid))).read_info().unwrap();
+        // Ten rows of eight images of 8x8, each drawn six times as large.
+        let info = picture.info();
+        assert!(info.width >= 8 * 48 && info.height >= 10 * 48, "{grid}: {}x{}", info.width, info.height);
+    }
+}
+
+#[test]
+fn the_same_run_gives_the_same_bytes() {
+    let workspace = Workspace::new();
+    for device in devices() {
+        let (first, second) = (format!("{device}-1"), format!("{device}-2"));
+        for output in [&first, &second] {
+            workspace.train(output, 4, &format!("--device {device} --checkpoint-every 2"));
+        }
+        let files = workspace.files(&first);
+        assert!(files.len() > 10, "only {} files", files.len());
+        assert_same(&files, &workspace.files(&second));
+    }
+}
+
+#[test]
+fn another_seed_gives_another_model() {
+    let workspace = Workspace::new();
+    workspace.train("a", 1, "");
+    workspace
+        .succeeds(&format!("{} --steps 1", Workspace::train_line("b", "").replace("--seed 3", "--seed 4")));
+    let weights = "checkpoint-000001/unet/diffusion_pytorch_model.safetensors";
+    assert!(workspace.read(&format!("a/{weights}")) != workspace.read(&format!("b/{weights}")));
+}
+
+#[test]
+fn a_resumed_run_is_the_run_that_was_never_stopped() {
+    let workspace = Workspace::new();
+    for device in devices() {
+        let flags = format!("--device {device} --random-flip --dropout 0.1 --warmup-steps 5");
+        let (whole, parts) = (format!("{device}-whole"), format!("{device}-parts"));
+        workspace.train(&whole, 6, &flags);
+        workspace.train(&parts, 3, &flags);
+        let said = workspace.train(&parts, 6, &format!("{flags} --resume")).stderr;
+        assert!(said.contains("from step 3"), "{said}");
+        let last = "checkpoint-000006";
+        assert_same(
+            &workspace.files(&format!("{whole}/{last}")),
+            &workspace.files(&format!("{parts}/{last}")),
+        );
+    }
+}
+
+#[test]
+fn a_dry_run_prints_parameters_and_memory_and_writes_nothing() {
+    let workspace = Workspace::new();
+    let before = workspace.files("");
+    let printed = workspace.train("run", 6, "--dry-run").stdout;
+    for word in ["parameters: ", "weights", "activations", "total", "MiB"] {
+        assert!(printed.contains(word), "{word} is not in {printed}");
+    }
+    assert_same(&before, &workspace.files(""));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_and_goes_on() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
+
+    let workspace = Workspace::new();
+    let mut child = workspace
+        .command(&Workspace::train_line("run", "--steps 1000000"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("step ") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "the program ended before its first step");
+    }
+    // The shell's own kill: the program of that name is not on every machine.
+    let killed = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    assert!(killed.success());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest}");
+    assert!(rest.contains("saved run/checkpoint-") && rest.contains("--resume"), "{rest}");
+
+    let stopped_at = rest.split("stopped after ").nth(1).unwrap().split(' ').next().unwrap();
+    let next: u32 = stopped_at.parse::<u32>().unwrap() + 1;
+    let said = workspace.train("run", next, "--resume").stderr;
+    assert!(said.contains(&format!("from step {stopped_at}")), "{said}");
+    workspace.succeeds("sample run --output grid.png --num-images 1 --steps 2 --device cpu");
+}
