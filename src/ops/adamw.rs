@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::cpu::vectorized;
 use super::{Case, Fill, Grid, Op, Operands, Types, Variant, expect, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -132,13 +133,15 @@ impl Op for Step {
             .zip(ema.data.par_chunks_mut(CHUNK))
             .zip(gradients.data.par_chunks(CHUNK));
         chunks.for_each(|((((w, m), v), ema), gradients)| {
-            for ((((w, m), v), ema), &g) in w.iter_mut().zip(m).zip(v).zip(ema).zip(gradients) {
-                let g = g * scale;
-                *m = beta1 * *m + (1.0 - beta1) * g;
-                *v = beta2 * *v + (1.0 - beta2) * g * g;
-                *w = *w * (1.0 - rate * weight_decay) - rate * (*m * c1) / (v.sqrt() * c2 + eps);
-                *ema = decay * *ema + (1.0 - decay) * *w;
-            }
+            vectorized(|| {
+                for ((((w, m), v), ema), &g) in w.iter_mut().zip(m).zip(v).zip(ema).zip(gradients) {
+                    let g = g * scale;
+                    *m = beta1 * *m + (1.0 - beta1) * g;
+                    *v = beta2 * *v + (1.0 - beta2) * g * g;
+                    *w = *w * (1.0 - rate * weight_decay) - rate * (*m * c1) / (v.sqrt() * c2 + eps);
+                    *ema = decay * *ema + (1.0 - decay) * *w;
+                }
+            });
         });
     }
 }

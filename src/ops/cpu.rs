@@ -52,15 +52,30 @@ impl<'a> Operands<'a> {
 /// Elements per task of an element-wise loop: large enough to hide the cost of a task.
 const CHUNK: usize = 16 * 1024;
 
+/// Runs `body` compiled for the widest vector instructions that this machine has.
+///
+/// What `body` calls is compiled so only where it is inlined, so not across rayon.
+#[inline(always)]
+pub(super) fn vectorized<T>(body: impl FnOnce() -> T) -> T {
+    pulp::Arch::new().dispatch(body)
+}
+
 /// Runs `body(first_index, chunk)` over chunks of `output` in parallel.
 pub(super) fn par_chunks(output: &mut [f32], body: impl Fn(usize, &mut [f32]) + Sync) {
-    output.par_chunks_mut(CHUNK).enumerate().for_each(|(index, chunk)| body(index * CHUNK, chunk));
+    let chunks = output.par_chunks_mut(CHUNK).enumerate();
+    chunks.for_each(|(index, chunk)| vectorized(|| body(index * CHUNK, chunk)));
 }
 
 /// Runs `body(first_row, rows)` over blocks of whole rows of `output` in parallel.
 pub(super) fn par_rows(output: &mut [f32], row: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = (CHUNK / row.max(1)).max(1);
-    output.par_chunks_mut(rows * row).enumerate().for_each(|(index, chunk)| body(index * rows, chunk));
+    if output.len() <= rows * row {
+        // Nothing to share: a task would cost more than it does.
+        vectorized(|| body(0, output));
+        return;
+    }
+    let chunks = output.par_chunks_mut(rows * row).enumerate();
+    chunks.for_each(|(index, chunk)| vectorized(|| body(index * rows, chunk)));
 }
 
 /// `exp(x)` to 2 ulp, by arithmetic that vectorises; saturates at 1e-38 below -87.3 and at 2e38 above 88.
@@ -184,11 +199,13 @@ pub(super) fn column_sums(data: &[f32], sums: &mut [f32]) {
         .par_chunks(1024 * columns)
         .map(|rows| {
             let mut sums = vec![0.0; columns];
-            for row in rows.chunks_exact(columns) {
-                for (sum, value) in sums.iter_mut().zip(row) {
-                    *sum += value;
+            vectorized(|| {
+                for row in rows.chunks_exact(columns) {
+                    for (sum, value) in sums.iter_mut().zip(row) {
+                        *sum += value;
+                    }
                 }
-            }
+            });
             sums
         })
         .collect();

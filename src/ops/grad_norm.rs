@@ -1,5 +1,6 @@
 //! Global gradient norm and the factor that clips it.
 
+use super::cpu::vectorized;
 use super::{Case, Fill, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, expect, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -80,11 +81,13 @@ impl Op for SumSquares {
             .par_chunks(ELEMENTS_PER_PARTIAL)
             .map(|chunk| {
                 let mut lanes = [0.0f32; 16];
-                for values in chunk.chunks(16) {
-                    for (lane, g) in lanes.iter_mut().zip(values) {
-                        *lane += g * g;
+                vectorized(|| {
+                    for values in chunk.chunks(16) {
+                        for (lane, g) in lanes.iter_mut().zip(values) {
+                            *lane += g * g;
+                        }
                     }
-                }
+                });
                 lanes.iter().map(|&lane| f64::from(lane)).sum()
             })
             .collect();

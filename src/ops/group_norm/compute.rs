@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::{Settings, Sizes};
-use crate::ops::cpu::{Operands, par_rows, sigmoid};
+use crate::ops::cpu::{Operands, par_rows, sigmoid, vectorized};
 
 /// Elements of a block that one task sums.
 const BLOCK: usize = 32 * 1024;
@@ -15,12 +15,11 @@ const RUN: usize = 32;
 /// `add(p, lanes)` adds row `p` to `width` lanes; the sums over all rows, in an order that is always the same.
 fn sum_rows(sizes: Sizes, width: usize, add: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f64> {
     let rows = (BLOCK / sizes.channels).max(1);
-    let blocks: Vec<Vec<f64>> = (0..sizes.pixels.div_ceil(rows))
-        .into_par_iter()
-        .map(|block| {
-            let (first, end) = (block * rows, sizes.pixels.min((block + 1) * rows));
-            let mut sums = vec![0.0; width];
-            let mut lanes = vec![0.0; width];
+    let sum_block = |block: usize| {
+        let (first, end) = (block * rows, sizes.pixels.min((block + 1) * rows));
+        let mut sums = vec![0.0; width];
+        let mut lanes = vec![0.0; width];
+        vectorized(|| {
             for run in (first..end).step_by(RUN) {
                 lanes.fill(0.0);
                 for p in run..end.min(run + RUN) {
@@ -30,9 +29,15 @@ fn sum_rows(sizes: Sizes, width: usize, add: impl Fn(usize, &mut [f32]) + Sync) 
                     *sum += f64::from(lane);
                 }
             }
-            sums
-        })
-        .collect();
+        });
+        sums
+    };
+    let blocks = sizes.pixels.div_ceil(rows);
+    if blocks == 1 {
+        // Nothing to share: a task would cost more than it does.
+        return sum_block(0);
+    }
+    let blocks: Vec<Vec<f64>> = (0..blocks).into_par_iter().map(sum_block).collect();
     let mut sums = vec![0.0; width];
     for block in blocks {
         for (sum, term) in sums.iter_mut().zip(block) {
