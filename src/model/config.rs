@@ -122,7 +122,11 @@ impl Default for UNetConfig {
 
 /// diffusers writes 1 where serde_json would write 1.0, and compares configurations as text.
 fn whole_as_integer<S: serde::Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
-    if value.fract() == 0.0 { serializer.serialize_i64(*value as i64) } else { serializer.serialize_f32(*value) }
+    if value.fract() == 0.0 {
+        serializer.serialize_i64(*value as i64)
+    } else {
+        serializer.serialize_f32(*value)
+    }
 }
 
 /// The block types that a level can have.
