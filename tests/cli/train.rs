@@ -11,7 +11,8 @@ fn writes_checkpoints_and_sample_grids() {
     let files = workspace.files("run");
     let folders: Vec<&str> = files
         .keys()
-        .filter_map(|path| (path.components().count() == 1).then(|| path.to_str().unwrap()))
+        .filter(|path| path.components().count() == 1)
+        .map(|path| path.to_str().unwrap())
         .collect();
     assert_eq!(folders, ["checkpoint-000004", "checkpoint-000006", "samples"]);
     for part in [

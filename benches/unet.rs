@@ -1,0 +1,103 @@
+//! A training step and a denoising step of U-Net S at batch 16, on every device: `cargo bench --bench unet -- cpu`.
+//!
+//! U-Net S is the small network that `benches/common/unet_s.json` describes. SwiftShader takes
+//! minutes for it; `-- 'cpu|llvmpipe'` leaves it out.
+#![allow(clippy::expect_used, missing_docs)] // a benchmark that cannot run ends
+
+mod common;
+
+use std::cell::{OnceCell, RefCell};
+use std::time::Instant;
+
+use criterion::Criterion;
+use ddpm_gpu::checkpoint::Pipeline;
+use ddpm_gpu::data::Batch;
+use ddpm_gpu::device::Device;
+use ddpm_gpu::diffusion::SchedulerConfig;
+use ddpm_gpu::model::UNetConfig;
+use ddpm_gpu::ops::philox::{Stream, normals};
+use ddpm_gpu::sample::Denoiser;
+use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
+use ddpm_gpu::train::{TrainOptions, Trainer};
+use pollster::block_on;
+
+const BATCH: usize = 16;
+
+fn config() -> UNetConfig {
+    UNetConfig::from_json(include_str!("common/unet_s.json")).expect("the file is a model")
+}
+
+fn trainer(device: &Device) -> Trainer {
+    let options = TrainOptions { batch_size: BATCH, ..TrainOptions::default() };
+    block_on(Trainer::new(device, config(), SchedulerConfig::default(), options, None))
+        .expect("the model fits")
+}
+
+fn images() -> Vec<f32> {
+    normals(Stream { seed: 1, step: 0, stream: 0, sample: 0 }, BATCH * 16 * 16)
+}
+
+fn bench_train(criterion: &mut Criterion, name: &str, device: &Device) {
+    let trainer = OnceCell::new();
+    let batch = Batch { images: images(), labels: Vec::new() };
+    criterion.bench_function(&format!("train_step/{name}"), |bencher| {
+        let trainer = trainer.get_or_init(|| RefCell::new(self::trainer(device)));
+        bencher.iter_custom(|times| {
+            let mut trainer = trainer.borrow_mut();
+            let start = Instant::now();
+            for _ in 0..times {
+                trainer.step(&batch).expect("the step runs");
+            }
+            // A GPU only queues the work; one reading waits for all of it.
+            let loss = block_on(trainer.loss()).expect("the loss can be read");
+            assert!(loss.is_finite(), "the loss is {loss}");
+            start.elapsed()
+        });
+    });
+}
+
+struct Sampling {
+    denoiser: Denoiser,
+    step: Step,
+}
+
+impl Sampling {
+    fn new(device: &Device) -> Self {
+        let pipeline: Pipeline = block_on(trainer(&Device::Cpu).pipeline()).expect("the weights can be read");
+        let ddim = by_name("ddim").expect("there is ddim");
+        let options = SamplerOptions { steps: 50, eta: 0.0 };
+        let step = (ddim.steps)(&pipeline.scheduler, &options).expect("there are 50 steps").remove(0);
+        let mut denoiser = block_on(Denoiser::new(device, &pipeline, BATCH)).expect("the model fits");
+        denoiser.start(&images(), None).expect("the images have their size");
+        Self { denoiser, step }
+    }
+
+    fn run(&mut self, times: u64) {
+        for _ in 0..times {
+            let stream = Stream { seed: 0, step: 1, stream: 0, sample: 0 };
+            self.denoiser.step(&self.step, stream).expect("the step runs");
+        }
+        block_on(self.denoiser.images()).expect("the images can be read");
+    }
+}
+
+fn bench_sample(criterion: &mut Criterion, name: &str, device: &Device) {
+    let sampling = OnceCell::new();
+    criterion.bench_function(&format!("denoising_step/{name}"), |bencher| {
+        let sampling = sampling.get_or_init(|| RefCell::new(Sampling::new(device)));
+        bencher.iter_custom(|times| {
+            let start = Instant::now();
+            sampling.borrow_mut().run(times);
+            start.elapsed()
+        });
+    });
+}
+
+fn main() {
+    let mut criterion = common::criterion();
+    for (name, device) in common::devices() {
+        bench_train(&mut criterion, &name, &device);
+        bench_sample(&mut criterion, &name, &device);
+    }
+    criterion.final_summary();
+}
