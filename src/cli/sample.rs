@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
     #[arg(long, default_value_t = 0.0, value_name = "X")]
     eta: f64,
-    /// Decides all noise; image i depends on the seed and on i alone
+    /// Decides all noise; image i is the same however many are drawn, up to rounding
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
     /// Class of all images; or one class for each image, separated by commas. By default all classes take equal turns

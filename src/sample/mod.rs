@@ -61,7 +61,8 @@ pub struct SampleRequest {
     pub options: SamplerOptions,
     /// The class of each image; `None` for unconditional models.
     pub class_labels: Option<Vec<u32>>,
-    /// Decides x_T and the noise of every step; image i depends on the seed and i alone, not on the batch size.
+    /// Decides x_T and the noise of every step. The noise of image i depends on the seed and i alone, so the image is the
+    /// same in any batch but for rounding: matrix products of other sizes may add up in another order.
     pub seed: u64,
     /// Images denoised together.
     pub batch_size: usize,

@@ -81,6 +81,12 @@ pub enum Outcome {
     },
 }
 
+/// The newest checkpoint.
+struct Saved {
+    step: u64,
+    folder: PathBuf,
+}
+
 /// The loss is read back this often: each reading waits for the device.
 const LOSS_EVERY: u64 = 10;
 
@@ -98,9 +104,13 @@ pub async fn train(
 ) -> Result<Outcome, TrainError> {
     run.options.check()?;
     check_fit(run)?;
+    let mut saved: Option<Saved> = None;
     let resume = match (run.resume, checkpoint::newest(&run.output)?) {
         (true, Some(folder)) => {
-            Some((checkpoint::Pipeline::load(&folder)?, checkpoint::TrainingState::load(&folder)?))
+            let pipeline = checkpoint::Pipeline::load(&folder)?;
+            let state = checkpoint::TrainingState::load(&folder)?;
+            saved = Some(Saved { step: state.step, folder });
+            Some((pipeline, state))
         }
         (false, Some(folder)) => return Err(CheckpointError::AlreadyThere { folder }.into()),
         (true, None) => return Err(CheckpointError::NothingToResume { folder: run.output.clone() }.into()),
@@ -124,41 +134,38 @@ pub async fn train(
         },
     )?;
 
-    let mut saved = (trainer.done() > 0).then(|| trainer.done());
-    let mut newest = None;
     let mut since = (Instant::now(), trainer.done());
     while trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
         let batch = loader.next()?;
         trainer.step(&batch)?;
         let done = trainer.done();
         let is_last = done == run.options.steps;
-        if done.is_multiple_of(LOSS_EVERY) || is_last {
-            let loss = trainer.loss().await?;
-            if !loss.is_finite() {
-                let last_checkpoint = saved.unwrap_or(0);
-                return Err(TrainError::NotFinite { step: done, loss, last_checkpoint });
-            }
+        let checkpoint_is_due = done.is_multiple_of(run.checkpoint_every) || is_last;
+        let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
+        if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
+            let loss = finite_loss(&mut trainer, saved.as_ref()).await?;
             let images = (done - since.1) as f64 * run.options.batch_size as f64;
             let images_per_second = images / since.0.elapsed().as_secs_f64();
             report(Event::Progress { step: done, loss, images_per_second });
             since = (Instant::now(), done);
         }
-        let samples_are_due = run.sample_every > 0 && done.is_multiple_of(run.sample_every);
-        if done.is_multiple_of(run.checkpoint_every) && !is_last {
-            newest = Some(save(run, &mut trainer, report).await?);
-            saved = Some(done);
+        if checkpoint_is_due {
+            saved = Some(save(run, &mut trainer, report).await?);
         }
-        if samples_are_due || (run.sample_every > 0 && is_last) {
+        if samples_are_due {
             draw(run, &mut trainer, report).await?;
         }
-        if samples_are_due || saved == Some(done) {
+        if checkpoint_is_due || samples_are_due {
             // Sampling and saving are not counted as training time.
             since = (Instant::now(), done);
         }
     }
-    let checkpoint = match newest {
-        Some(folder) if saved == Some(trainer.done()) => folder,
-        _ => save(run, &mut trainer, report).await?,
+    let checkpoint = match saved {
+        Some(saved) if saved.step == trainer.done() => saved.folder,
+        saved => {
+            finite_loss(&mut trainer, saved.as_ref()).await?;
+            save(run, &mut trainer, report).await?.folder
+        }
     };
     Ok(if trainer.done() < run.options.steps {
         Outcome::Interrupted { checkpoint, step: trainer.done() }
@@ -202,16 +209,19 @@ fn check_resume(
         )));
     }
     // The number of steps may change; anything else would change the course of the run.
-    let mut then = state.options.clone();
-    if let Some(then) = then.as_object_mut() {
-        then.insert("steps".to_owned(), run.options.steps.into());
-    }
     let now = run.options.to_json()?;
-    if then != now {
+    let settings = now.as_object().into_iter().flatten().filter(|(key, _)| *key != "steps");
+    let changed: Vec<String> = settings
+        .filter_map(|(key, now)| {
+            let then = state.options.get(key).unwrap_or(&serde_json::Value::Null);
+            (then != now).then(|| format!("{key} was {then}, now it is {now}"))
+        })
+        .collect();
+    if !changed.is_empty() {
         return Err(TrainError::Options(format!(
-            "the run in {} was started with other settings; give the same ones to resume exactly.\n  then: {then}\n  \
-             now:  {now}",
-            run.output.display()
+            "the run in {} was started with other settings; give the same ones to go on exactly: {}",
+            run.output.display(),
+            changed.join("; ")
         )));
     }
     if state.step >= run.options.steps {
@@ -224,16 +234,27 @@ fn check_resume(
     Ok(())
 }
 
+/// The loss of the last step, where it is a number: weights that are not are never saved.
+async fn finite_loss(trainer: &mut Trainer, saved: Option<&Saved>) -> Result<f32, TrainError> {
+    // A run that was stopped before its first step has no loss yet.
+    let loss = if trainer.done() > saved.map_or(0, |saved| saved.step) { trainer.loss().await? } else { 0.0 };
+    if loss.is_finite() {
+        return Ok(loss);
+    }
+    let last_checkpoint = saved.map_or(0, |saved| saved.step);
+    Err(TrainError::NotFinite { step: trainer.done(), loss, last_checkpoint })
+}
+
 async fn save(
     run: &Run,
     trainer: &mut Trainer,
     report: &mut (dyn FnMut(Event) + Send),
-) -> Result<PathBuf, TrainError> {
+) -> Result<Saved, TrainError> {
     let (pipeline, state) = (trainer.pipeline().await?, trainer.state().await?);
     let folder = checkpoint::save(&run.output, &pipeline, &state)?;
     report(Event::Checkpoint(folder.clone()));
     checkpoint::prune(&run.output, run.checkpoints_to_keep)?;
-    Ok(folder)
+    Ok(Saved { step: trainer.done(), folder })
 }
 
 /// Draws a grid with the averaged weights: a row per class, or eight rows.

@@ -121,7 +121,7 @@ fn outputs_of_training_that_are_in_the_way() {
     workspace.fails(&again("--steps 2"), 1, &["earlier run", "--resume", "another --output"]);
     workspace.fails(&again("--steps 1 --resume"), 1, &["already has 1 steps", "--steps"]);
     let settings = "--steps 2 --resume --learning-rate 0.5";
-    workspace.fails(&again(settings), 1, &["other settings", "\"learning_rate\":0.5"]);
+    workspace.fails(&again(settings), 1, &["other settings", "learning_rate was 0.0002, now it is 0.5"]);
     workspace.fails(
         &again("--steps 2 --resume --beta-schedule cosine"),
         1,
