@@ -95,7 +95,7 @@ fn network(golden: &Golden) -> Network {
 }
 
 fn write_inputs(golden: &Golden, network: &Network, executor: &mut ddpm_gpu::device::Executor) {
-    let weights = from_tensors(&network.graph, golden.with_prefix("weights.")).unwrap();
+    let weights = from_tensors(&network.graph, &golden.with_prefix("weights.")).unwrap();
     for (parameter, data) in network.graph.parameters().iter().zip(&weights) {
         executor.write(parameter.value, data).unwrap();
     }
@@ -227,7 +227,7 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
         let optimizer = Optimizer { adamw, max_grad_norm: Some(1.0) };
         let training = TrainingGraph::new(&mut graph, output, target, optimizer).unwrap();
         let mut executor = block_on(device.prepare(&graph, &training.kept())).unwrap();
-        let initial = from_tensors(&graph, golden.with_prefix("initial.")).unwrap();
+        let initial = from_tensors(&graph, &golden.with_prefix("initial.")).unwrap();
         training.initialize(&graph, &mut executor, &initial, &initial).unwrap();
         for step in 0..10u64 {
             let (x_t, target_data) = (

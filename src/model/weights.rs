@@ -130,9 +130,9 @@ pub fn to_tensors(graph: &Graph, weights: &[Vec<f32>]) -> Tensors {
 ///
 /// # Errors
 /// [`WeightsError`] unless the file has exactly the model's tensors; old names of attention tensors are understood.
-pub fn from_tensors(graph: &Graph, tensors: Tensors) -> Result<Vec<Vec<f32>>, WeightsError> {
-    let mut tensors: Tensors =
-        tensors.into_iter().map(|(name, tensor)| (current_name(&name), tensor)).collect();
+pub fn from_tensors(graph: &Graph, tensors: &Tensors) -> Result<Vec<Vec<f32>>, WeightsError> {
+    let mut tensors: BTreeMap<String, &Tensor> =
+        tensors.iter().map(|(name, tensor)| (current_name(name), tensor)).collect();
     let mut weights = Vec::new();
     let mut missing = Vec::new();
     for parameter in graph.parameters() {
@@ -147,9 +147,14 @@ pub fn from_tensors(graph: &Graph, tensors: Tensors) -> Result<Vec<Vec<f32>>, We
         if tensor.shape != expected
             && !(tensor.shape.starts_with(&expected) && tensor.shape[expected.len()..] == [1, 1])
         {
-            return Err(WeightsError::Shape { name: parameter.name.clone(), found: tensor.shape, expected });
+            let (name, found) = (parameter.name.clone(), tensor.shape.clone());
+            return Err(WeightsError::Shape { name, found, expected });
         }
-        weights.push(if is_conv { transpose(&expected, &tensor.data, [0, 2, 3, 1]).1 } else { tensor.data });
+        weights.push(if is_conv {
+            transpose(&expected, &tensor.data, [0, 2, 3, 1]).1
+        } else {
+            tensor.data.clone()
+        });
     }
     if let Some((name, shape)) = missing.first().cloned() {
         return Err(WeightsError::Missing { name, shape, missing: missing.len() });

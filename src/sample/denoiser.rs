@@ -1,10 +1,10 @@
 //! A model prepared to take denoising steps on one device.
 
-use super::SampleError;
+use super::{SampleError, prepare_with_weights};
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{BufferRole, Graph, TensorType, ValueId};
-use crate::model::{UNetInputs, from_tensors, unet};
+use crate::model::{UNetInputs, unet};
 use crate::ops::philox::Stream;
 use crate::ops::reverse_step;
 use crate::sampler::Step;
@@ -40,11 +40,7 @@ impl Denoiser {
         let output = unet(&mut graph, config, inputs)?;
         graph
             .scoped("reverse_step", |graph| reverse_step(graph, x, output, coefficients, key_step_sample))?;
-        let weights = from_tensors(&graph, pipeline.weights.clone())?;
-        let mut executor = device.prepare(&graph, &[x]).await?;
-        for (parameter, data) in graph.parameters().iter().zip(&weights) {
-            executor.write(parameter.value, data)?;
-        }
+        let executor = prepare_with_weights(device, &graph, pipeline, x).await?;
         Ok(Self { executor, batch, x, timesteps, class_labels, coefficients, key_step_sample })
     }
 

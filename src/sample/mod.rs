@@ -5,8 +5,8 @@ mod denoiser;
 pub use denoiser::Denoiser;
 
 use crate::checkpoint::Pipeline;
-use crate::device::{Device, DeviceError};
-use crate::graph::{Graph, GraphError, TensorType};
+use crate::device::{Device, DeviceError, Executor};
+use crate::graph::{Graph, GraphError, TensorType, ValueId};
 use crate::model::{ModelError, UNetInputs, WeightsError, from_tensors, unet};
 use crate::ops::philox::{Stream, normals};
 use crate::output::OutputError;
@@ -217,6 +217,21 @@ fn check_labels(pipeline: &Pipeline, labels: Option<&[u32]>, images: usize) -> R
     }
 }
 
+/// An executor of `graph` that holds the weights of `pipeline` and keeps `keep` to be read.
+async fn prepare_with_weights(
+    device: &Device,
+    graph: &Graph,
+    pipeline: &Pipeline,
+    keep: ValueId,
+) -> Result<Executor, SampleError> {
+    let weights = from_tensors(graph, &pipeline.weights)?;
+    let mut executor = device.prepare(graph, &[keep]).await?;
+    for (parameter, data) in graph.parameters().iter().zip(&weights) {
+        executor.write(parameter.value, data)?;
+    }
+    Ok(executor)
+}
+
 /// One forward pass: the network's output `[N, H, W, out_channels]` for `x_t` and a timestep for each image.
 ///
 /// # Errors
@@ -249,11 +264,7 @@ pub async fn predict(
         key_step_sample: None,
     };
     let output = unet(&mut graph, &pipeline.unet, inputs)?;
-    let weights = from_tensors(&graph, pipeline.weights.clone())?;
-    let mut executor = device.prepare(&graph, &[output]).await?;
-    for (parameter, data) in graph.parameters().iter().zip(&weights) {
-        executor.write(parameter.value, data)?;
-    }
+    let mut executor = prepare_with_weights(device, &graph, pipeline, output).await?;
     executor.write(inputs.sample, &x_t.data)?;
     executor.write(inputs.timesteps, timesteps)?;
     if let (Some(id), Some(labels)) = (inputs.class_labels, class_labels) {

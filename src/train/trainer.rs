@@ -118,10 +118,10 @@ impl Trainer {
             }
             Some((pipeline, state)) => {
                 let graph = &trainer.step.graph;
-                let weights = from_tensors(graph, state.weights)?;
-                let ema = from_tensors(graph, pipeline.weights)?;
-                let first = from_tensors(graph, state.first_moment)?;
-                let second = from_tensors(graph, state.second_moment)?;
+                let weights = from_tensors(graph, &state.weights)?;
+                let ema = from_tensors(graph, &pipeline.weights)?;
+                let first = from_tensors(graph, &state.first_moment)?;
+                let second = from_tensors(graph, &state.second_moment)?;
                 trainer.initialize(&weights, &ema)?;
                 let Self { step: Step { graph, training, .. }, executor, .. } = &mut trainer;
                 training.write(graph, executor, &training.first_moment, &first)?;
