@@ -1,4 +1,7 @@
 //! What the benchmarks share: the devices, and criterion's settings.
+#![allow(dead_code)] // each benchmark uses a part
+
+pub(crate) mod network;
 
 use std::time::Duration;
 

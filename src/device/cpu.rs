@@ -68,6 +68,14 @@ impl CpuExecutor {
             run_node(&self.plan, &mut self.buffers, node, self.twin);
         }
     }
+
+    /// Runs every node once and calls `done` with its index and op after it.
+    pub fn run_each(&mut self, done: &mut dyn FnMut(usize, &str)) {
+        for (index, node) in self.plan.nodes.iter().enumerate() {
+            run_node(&self.plan, &mut self.buffers, node, self.twin);
+            done(index, node.node.op.name());
+        }
+    }
 }
 
 fn range(place: Place) -> std::ops::Range<usize> {

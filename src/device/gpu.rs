@@ -41,6 +41,8 @@ type KernelKey = (&'static str, &'static str, Vec<(&'static str, u64)>);
 
 /// A compiled entry point.
 struct Kernel {
+    /// Room and entry point.
+    name: String,
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
     bindings: Vec<Binding>,
@@ -200,7 +202,7 @@ impl GpuDevice {
                 message: error.to_string(),
             });
         }
-        let kernel = Arc::new(Kernel { pipeline, layout, bindings });
+        let kernel = Arc::new(Kernel { name, pipeline, layout, bindings });
         lock(&self.kernels).insert(key, kernel.clone());
         Ok(kernel)
     }

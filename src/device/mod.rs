@@ -251,6 +251,29 @@ impl Executor {
         }
     }
 
+    /// Runs every node once, waits for each dispatch, and calls `done` after it with the index of its node in the plan
+    /// and the name of its kernel: what a profile needs.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub fn run_each(&mut self, done: &mut dyn FnMut(usize, &str)) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(executor) => {
+                executor.run_each(done);
+                Ok(())
+            }
+            Self::Gpu(executor) => executor.run_each(done),
+        }
+    }
+
+    /// The plan that it runs.
+    pub fn plan(&self) -> &Plan {
+        match self {
+            Self::Cpu(executor) => executor.plan(),
+            Self::Gpu(executor) => executor.plan(),
+        }
+    }
+
     /// Reads a kept or state value.
     ///
     /// # Errors
@@ -264,9 +287,6 @@ impl Executor {
 
     /// Bytes by role.
     pub fn memory(&self) -> MemoryReport {
-        match self {
-            Self::Cpu(executor) => executor.plan().memory(),
-            Self::Gpu(executor) => executor.plan().memory(),
-        }
+        self.plan().memory()
     }
 }

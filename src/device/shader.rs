@@ -1,6 +1,8 @@
 //! WGSL files: imports, and what naga says of their entry points.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use naga::{AddressSpace, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
 
@@ -41,7 +43,7 @@ pub(crate) enum Usage {
 impl Shader {
     /// Loads the WGSL of a room.
     pub(crate) fn load(room: &Room) -> Result<Self, DeviceError> {
-        let text = with_imports(room.name, room.source)?;
+        let text = with_imports(room.name, &source(room)?)?;
         let fault = |message: String| DeviceError::Shader { room: room.name, message };
         let module = naga::front::wgsl::parse_str(&text)
             .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
@@ -163,6 +165,19 @@ impl Shader {
             Some(name) => Err(self.fault(format!("{} is given {name}, which Params has not", pass.entry))),
         }
     }
+}
+
+/// Names a folder to read `<room>.wgsl` from, in place of the text in the program: for trying out a changed kernel
+/// without a build. Shared modules are always the program's own.
+const KERNELS_FOLDER: &str = "DDPM_GPU_KERNELS";
+
+fn source(room: &Room) -> Result<Cow<'static, str>, DeviceError> {
+    let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(room.source.into()) };
+    let file = Path::new(&folder).join(room.name).with_extension("wgsl");
+    std::fs::read_to_string(&file).map(Cow::Owned).map_err(|error| DeviceError::Shader {
+        room: room.name,
+        message: format!("{} ({KERNELS_FOLDER} names the folder): {error}", file.display()),
+    })
 }
 
 fn path(room: &str) -> String {

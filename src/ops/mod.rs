@@ -198,6 +198,7 @@ pub const ALL: &[Room] = rooms![
 
 /// WGSL that rooms import by `// #import <name>`.
 pub const SHARED_WGSL: &[(&str, &str)] = &[
+    ("activation", include_str!("../../kernels/shared/activation.wgsl")),
     ("index", include_str!("../../kernels/shared/index.wgsl")),
     ("products", include_str!("../../kernels/shared/products.wgsl")),
     ("random", include_str!("../../kernels/shared/random.wgsl")),

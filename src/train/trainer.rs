@@ -153,6 +153,29 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`], also for trouble in earlier steps.
     pub fn step(&mut self, batch: &Batch) -> Result<(), TrainError> {
+        self.write_inputs(batch)?;
+        self.executor.run()?;
+        self.done += 1;
+        Ok(())
+    }
+
+    /// Trains on one batch, one dispatch after another; see [`Executor::run_each`].
+    ///
+    /// # Errors
+    /// [`TrainError::Device`], also for trouble in earlier steps.
+    pub fn step_each(&mut self, batch: &Batch, done: &mut dyn FnMut(usize, &str)) -> Result<(), TrainError> {
+        self.write_inputs(batch)?;
+        self.executor.run_each(done)?;
+        self.done += 1;
+        Ok(())
+    }
+
+    /// The plan of a step.
+    pub fn plan(&self) -> &Plan {
+        self.executor.plan()
+    }
+
+    fn write_inputs(&mut self, batch: &Batch) -> Result<(), TrainError> {
         let (steps, inputs) = (self.schedule.num_train_timesteps(), self.step.inputs);
         // The generator counts steps in 32 bits; a run of four billion steps repeats its noise.
         let stream =
@@ -183,8 +206,6 @@ impl Trainer {
             self.options.ema_decay_at(self.done),
         );
         self.step.training.write_schedule(executor, schedule)?;
-        executor.run()?;
-        self.done += 1;
         Ok(())
     }
 

@@ -20,9 +20,19 @@ pub struct GpuExecutor {
 
 /// One prepared dispatch.
 struct Dispatch {
+    /// Index of the plan's node that it belongs to.
+    node: usize,
     kernel: Arc<Kernel>,
     bind_group: wgpu::BindGroup,
     workgroups: [u32; 2],
+}
+
+impl Dispatch {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.kernel.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(self.workgroups[0], self.workgroups[1], 1);
+    }
 }
 
 /// Uniform bindings start at multiples of 256 bytes.
@@ -60,7 +70,7 @@ impl GpuExecutor {
         let mut prepare =
             Prepare { device: &device, graph, plan: &plan, buffers: &buffers, tail, params: Vec::new() };
         let mut pending = Vec::new();
-        for node in &plan.nodes {
+        for (index, node) in plan.nodes.iter().enumerate() {
             let op = node.node.op.as_ref();
             let variant = pick(op, Types { inputs: &node.inputs, outputs: &node.outputs });
             let variant = variant.ok_or_else(|| DeviceError::NoVariant {
@@ -68,7 +78,7 @@ impl GpuExecutor {
                 kernel: op.name().to_owned(),
                 path: node.node.path.clone(),
             })?;
-            prepare.node(node, &variant, &mut pending).await?;
+            prepare.node(index, node, &variant, &mut pending).await?;
         }
         let params = upload_params(&device, &prepare.params);
         let dispatches =
@@ -114,9 +124,7 @@ impl GpuExecutor {
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for dispatch in &self.dispatches {
-                pass.set_pipeline(&dispatch.kernel.pipeline);
-                pass.set_bind_group(0, &dispatch.bind_group, &[]);
-                pass.dispatch_workgroups(dispatch.workgroups[0], dispatch.workgroups[1], 1);
+                dispatch.encode(&mut pass);
             }
         }
         let index = self.device.queue.submit([encoder.finish()]);
@@ -124,6 +132,22 @@ impl GpuExecutor {
         self.submitted = [last, Some(index)];
         if let Some(submission_index) = older {
             self.wait(Some(submission_index))?;
+        }
+        self.device.check(" while it ran a step")
+    }
+
+    /// Runs every dispatch once, each as a submission of its own, and calls `done` with its node and kernel after it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
+    pub fn run_each(&mut self, done: &mut dyn FnMut(usize, &str)) -> Result<(), DeviceError> {
+        self.wait(None)?;
+        for dispatch in &self.dispatches {
+            let mut encoder = self.device.device.create_command_encoder(&Default::default());
+            dispatch.encode(&mut encoder.begin_compute_pass(&Default::default()));
+            self.device.queue.submit([encoder.finish()]);
+            self.wait(None)?;
+            done(dispatch.node, &dispatch.kernel.name);
         }
         self.device.check(" while it ran a step")
     }
@@ -217,6 +241,7 @@ async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu::Buffer>, 
 
 /// A dispatch whose parameters are not uploaded yet.
 struct PendingDispatch {
+    node: usize,
     kernel: Arc<Kernel>,
     /// Number of the binding and its range of a buffer.
     storage: Vec<(u32, Place)>,
@@ -248,7 +273,7 @@ impl PendingDispatch {
             layout: &self.kernel.layout,
             entries: &entries,
         });
-        Dispatch { kernel: self.kernel, bind_group, workgroups: self.workgroups }
+        Dispatch { node: self.node, kernel: self.kernel, bind_group, workgroups: self.workgroups }
     }
 }
 
@@ -265,6 +290,7 @@ impl Prepare<'_> {
     /// Prepares the dispatches of one node.
     async fn node(
         &mut self,
+        index: usize,
         node: &PlannedNode,
         variant: &Variant,
         pending: &mut Vec<PendingDispatch>,
@@ -310,7 +336,7 @@ impl Prepare<'_> {
                 storage.push((binding.index, place));
             }
             let workgroups = self.workgroups(pass.grid, shader.shader.workgroup_size(pass)?);
-            pending.push(PendingDispatch { kernel, storage, params, workgroups });
+            pending.push(PendingDispatch { node: index, kernel, storage, params, workgroups });
         }
         Ok(())
     }

@@ -1,0 +1,44 @@
+//! The networks that are timed: U-Net S, U-Net M, and Ho et al.'s for CIFAR-10.
+
+use ddpm_gpu::data::Batch;
+use ddpm_gpu::model::{PRESETS, UNetConfig};
+use ddpm_gpu::ops::philox::{Stream, normals};
+
+/// A network and the batch size at which it is timed.
+#[derive(Clone, Copy)]
+pub(crate) struct Network {
+    pub(crate) name: &'static str,
+    pub(crate) batch_size: usize,
+}
+
+pub(crate) const NETWORKS: [Network; 3] = [
+    Network { name: "S", batch_size: 16 },
+    Network { name: "M", batch_size: 16 },
+    Network { name: "cifar", batch_size: 2 },
+];
+
+impl Network {
+    pub(crate) fn named(name: &str) -> Self {
+        *NETWORKS.iter().find(|network| network.name == name).expect("networks: S, M, cifar")
+    }
+
+    pub(crate) fn config(self) -> UNetConfig {
+        let json = match self.name {
+            "S" => include_str!("unet_s.json"),
+            "M" => include_str!("unet_m.json"),
+            _ => {
+                let preset = PRESETS.iter().find(|preset| preset.name == "ddpm-cifar10-32");
+                return (preset.expect("the preset is there").config)();
+            }
+        };
+        UNetConfig::from_json(json).expect("the file is a model")
+    }
+}
+
+/// A batch of noise in the model's shape.
+pub(crate) fn random_batch(config: &UNetConfig, batch_size: usize) -> Batch {
+    let [height, width] = config.image_size().expect("the model has a size");
+    let length = batch_size * height * width * config.in_channels;
+    let images = normals(Stream { seed: 1, step: 0, stream: 0, sample: 0 }, length);
+    Batch { images, labels: Vec::new() }
+}
