@@ -1,19 +1,24 @@
-//! Every kernel at its largest case, on every device: `cargo bench --bench kernels -- conv2d.forward/.*/llvmpipe`.
+//! Every kernel at the shapes of real U-Nets: `cargo bench --bench kernels -- S/conv2d.forward/llvmpipe`.
 //!
-//! Names are `op/case/device/variant`. Each is checked against its reference before it is timed. The throughput is in
-//! floating point operations (or bytes, for ops that only move them) by the op's own count.
+//! Names are `network/op/device/variant/call`; of each op and network the call that takes most arithmetic is timed, with
+//! the contents that its operands have in a training step on random images. It is checked against its reference before
+//! it is timed. The throughput is in floating point operations (or bytes, for ops that only move them) by the op's own
+//! count. Networks are S, M and cifar, as in `tools/bench-peers`; without a filter this takes hours.
 #![allow(clippy::expect_used, clippy::panic, missing_docs)] // a benchmark that cannot run ends
 
 mod common;
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use common::network::{NETWORKS, Network, random_batch};
 use criterion::{Criterion, Throughput};
 use ddpm_gpu::device::{CpuExecutor, Device, Executor, GpuExecutor, Twin};
-use ddpm_gpu::graph::{BufferRole, Graph, Storage, TensorType, ValueId};
-use ddpm_gpu::ops::{self, Case, Cost, Types};
+use ddpm_gpu::diffusion::SchedulerConfig;
+use ddpm_gpu::graph::{BufferRole, Graph, PlannedNode, Storage, TensorType, ValueId};
+use ddpm_gpu::ops::{Case, Cost, Types};
+use ddpm_gpu::train::{TrainOptions, Trainer};
 use ddpm_gpu::workbench::{check, subjects};
 use pollster::block_on;
 
@@ -22,20 +27,28 @@ fn cost(case: &Case) -> Cost {
     case.op.cost(Types { inputs: &case.input_types(), outputs: &outputs })
 }
 
-/// The case of each op that takes most arithmetic, or moves most.
-fn largest_cases() -> Vec<Case> {
-    let mut largest: BTreeMap<&str, Case> = BTreeMap::new();
-    let size = |case: &Case| {
-        let cost = cost(case);
-        (cost.flops, cost.bytes)
-    };
-    for case in ops::ALL.iter().flat_map(|room| (room.cases)()) {
-        let name = case.op.name();
-        if largest.get(name).is_none_or(|other| size(other) < size(&case)) {
-            largest.insert(name, case);
+/// Of each op in a training step of a network, the call that takes most arithmetic, or moves most.
+fn calls(network: Network) -> Vec<Case> {
+    let options = TrainOptions { batch_size: network.batch_size, ..TrainOptions::default() };
+    let config = network.config();
+    let batch = random_batch(&config, network.batch_size);
+    let mut trainer = block_on(Trainer::new(&Device::Cpu, config, SchedulerConfig::default(), options, None))
+        .expect("the network can be trained");
+    let mut largest: BTreeMap<&str, ((usize, usize), String)> = BTreeMap::new();
+    for node in &trainer.plan().nodes {
+        let op = node.node.op.as_ref();
+        let Cost { bytes, flops } = op.cost(Types { inputs: &node.inputs, outputs: &node.outputs });
+        let entry = largest.entry(op.name()).or_default();
+        if entry.0 < (flops, bytes) {
+            *entry = ((flops, bytes), node.node.path.clone());
         }
     }
-    largest.into_values().collect()
+    let is_largest = |node: &PlannedNode| largest[node.node.op.name()].1 == node.node.path;
+    let mut seen = BTreeSet::new();
+    let mut calls = trainer.step_capturing(&batch, &is_largest).expect("the step runs");
+    // A module may call an op more than once: queries, keys and values have paths of their own, skips have not.
+    calls.retain(|case| seen.insert(case.op.name()));
+    calls
 }
 
 /// One call of a kernel, ready to run again and again on the case's random data.
@@ -84,16 +97,23 @@ impl Call {
     }
 }
 
-fn bench(criterion: &mut Criterion, name: &str, device: &Device, case: &Case, variant: &'static str) {
+fn bench(
+    criterion: &mut Criterion,
+    network: &str,
+    name: &str,
+    device: &Device,
+    case: &Case,
+    variant: &'static str,
+) {
     let cost = cost(case);
-    let mut group = criterion.benchmark_group(case.op.name());
+    let mut group = criterion.benchmark_group(format!("{network}/{}", case.op.name()));
     group.throughput(match cost.flops {
         0 => Throughput::Bytes(cost.bytes as u64),
         flops => Throughput::Elements(flops as u64),
     });
     // Criterion calls the closure for the benchmarks that the filter leaves, and for those several times.
     let call = OnceCell::new();
-    group.bench_function(format!("{}/{name}/{variant}", case.name.replace(['/', ' '], "_")), |bencher| {
+    group.bench_function(format!("{name}/{variant}/{}", case.name), |bencher| {
         let call = call.get_or_init(|| {
             let result = block_on(check(device, case, variant)).expect("the check runs");
             let what = format!("{} {variant} [{}] on {name}", case.op.name(), case.name);
@@ -112,10 +132,12 @@ fn bench(criterion: &mut Criterion, name: &str, device: &Device, case: &Case, va
 fn main() {
     let mut criterion = common::criterion();
     let devices = common::devices();
-    for case in largest_cases() {
-        for (name, device) in &devices {
-            for variant in subjects(device, &case) {
-                bench(&mut criterion, name, device, &case, variant);
+    for network in NETWORKS {
+        for case in calls(network) {
+            for (name, device) in &devices {
+                for variant in subjects(device, &case) {
+                    bench(&mut criterion, network.name, name, device, &case, variant);
+                }
             }
         }
     }

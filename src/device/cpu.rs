@@ -1,8 +1,8 @@
 //! The CPU executor: runs a plan by the Rust twins of the kernels.
 
 use super::{DeviceError, place_to_read, place_to_write};
-use crate::graph::{BufferRole, Graph, Place, Plan, PlannedNode, TensorType, ValueId};
-use crate::ops::{Input, Operands, Output};
+use crate::graph::{BufferRole, DType, Graph, Node, Place, Plan, PlannedNode, TensorType, ValueId};
+use crate::ops::{Case, Fill, Input, Operands, Output};
 
 /// Which twin of a kernel runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,39 @@ impl CpuExecutor {
         for (index, node) in self.plan.nodes.iter().enumerate() {
             run_node(&self.plan, &mut self.buffers, node, self.twin);
             done(index, node.node.op.name());
+        }
+    }
+
+    /// Runs every node once and gives the calls that `wanted` picks, with the contents that their operands had.
+    pub fn run_capturing(&mut self, wanted: &dyn Fn(&PlannedNode) -> bool) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for node in &self.plan.nodes {
+            if wanted(node) {
+                let contents = |ids: &[ValueId], types: &[TensorType]| {
+                    let fills = ids.iter().zip(types).map(|(id, ty)| self.contents(*id, ty));
+                    fills.collect::<Vec<Fill>>()
+                };
+                let Node { op, inputs, outputs, path } = &node.node;
+                let targets = match op.updates_in_place() {
+                    true => contents(outputs, &node.outputs),
+                    false => Vec::new(),
+                };
+                let inputs = contents(inputs, &node.inputs);
+                cases.push(Case { name: path.clone(), op: op.clone(), inputs, targets });
+            }
+            run_node(&self.plan, &mut self.buffers, node, self.twin);
+        }
+        cases
+    }
+
+    fn contents(&self, id: ValueId, ty: &TensorType) -> Fill {
+        let place = self.plan.place(id);
+        let data = place.map_or(&[][..], |place| &self.buffers[place.buffer][range(place)]);
+        match ty.dtype {
+            DType::F32 => Fill::Floats { shape: ty.shape.clone(), data: data.to_vec() },
+            DType::U32 => {
+                Fill::Integers { shape: ty.shape.clone(), data: bytemuck::cast_slice(data).to_vec() }
+            }
         }
     }
 }

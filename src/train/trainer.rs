@@ -5,10 +5,10 @@ use crate::checkpoint::{Pipeline, TrainingState};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
-use crate::graph::{Graph, MemoryReport, Plan, TensorType, ValueId};
+use crate::graph::{Graph, MemoryReport, Plan, PlannedNode, TensorType, ValueId};
 use crate::model::{Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors, unet};
 use crate::ops::philox::Stream;
-use crate::ops::q_sample;
+use crate::ops::{Case, q_sample};
 
 /// Stream of the timesteps; the nodes of a graph count from 1.
 const TIMESTEP_STREAM: u32 = 0;
@@ -168,6 +168,25 @@ impl Trainer {
         self.executor.run_each(done)?;
         self.done += 1;
         Ok(())
+    }
+
+    /// Trains on one batch and gives the calls that `wanted` picks with their contents, for checks and benchmarks of
+    /// kernels; on the CPU executor only.
+    ///
+    /// # Errors
+    /// [`TrainError::Options`] on another device.
+    pub fn step_capturing(
+        &mut self,
+        batch: &Batch,
+        wanted: &dyn Fn(&PlannedNode) -> bool,
+    ) -> Result<Vec<Case>, TrainError> {
+        self.write_inputs(batch)?;
+        let Executor::Cpu(executor) = &mut self.executor else {
+            return Err(TrainError::Options("calls are captured on --device cpu only".to_owned()));
+        };
+        let cases = executor.run_capturing(wanted);
+        self.done += 1;
+        Ok(cases)
     }
 
     /// The plan of a step.
