@@ -14,8 +14,38 @@ pub struct GpuExecutor {
     plan: Plan,
     buffers: Vec<wgpu::Buffer>,
     dispatches: Vec<Dispatch>,
+    uploads: Uploads,
     /// The last two submissions: a run waits for the one before the last, so that the queue stays short.
     submitted: [Option<wgpu::SubmissionIndex>; 2],
+}
+
+/// What the host writes before a run, through staging buffers that are used again and again: `Queue::write_buffer`
+/// would allocate one for each call.
+struct Uploads {
+    belt: wgpu::util::StagingBelt,
+    /// Copies that go before the next run.
+    pending: Option<wgpu::CommandEncoder>,
+}
+
+impl Uploads {
+    fn new(device: &GpuDevice, plan: &Plan) -> Self {
+        let inputs = plan.buffers.iter().filter(|buffer| buffer.role == BufferRole::Inputs);
+        // A chunk holds all inputs of a run.
+        let chunk: usize = inputs.map(|buffer| buffer.bytes.next_multiple_of(16)).sum();
+        let chunk = chunk.max(16) as u64;
+        let mut belt = wgpu::util::StagingBelt::new(device.device.clone(), chunk);
+        // Two runs may be under way while the next one's inputs are written, and a chunk may wait to be mapped again:
+        // four chunks are enough for ever.
+        if let Some(size) = wgpu::BufferSize::new(chunk) {
+            let alignment = wgpu::BufferSize::MIN;
+            for _ in 0..4 {
+                belt.allocate(size, alignment);
+            }
+        }
+        belt.finish();
+        belt.recall();
+        Self { belt, pending: None }
+    }
 }
 
 /// One prepared dispatch.
@@ -84,7 +114,8 @@ impl GpuExecutor {
         let dispatches =
             pending.into_iter().map(|dispatch| dispatch.bind(&device, &buffers, &params)).collect();
         device.check(" while it prepared a plan")?;
-        Ok(Self { device, plan, buffers, dispatches, submitted: [None, None] })
+        let uploads = Uploads::new(&device, &plan);
+        Ok(Self { device, plan, buffers, dispatches, uploads, submitted: [None, None] })
     }
 
     /// The plan.
@@ -97,11 +128,32 @@ impl GpuExecutor {
     /// # Errors
     /// [`DeviceError::Length`] for another number of elements.
     pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
-        if let Some(place) = place_to_write(&self.plan, value, data.len())? {
-            let buffer = &self.buffers[place.buffer];
-            self.device.queue.write_buffer(buffer, place.offset as u64, bytemuck::cast_slice(data));
+        let Some(place) = place_to_write(&self.plan, value, data.len())? else { return Ok(()) };
+        let (buffer, offset) = (&self.buffers[place.buffer], place.offset as u64);
+        let Some(size) = wgpu::BufferSize::new(place.bytes as u64) else { return Ok(()) };
+        if self.plan.buffers[place.buffer].role != BufferRole::Inputs {
+            self.device.queue.write_buffer(buffer, offset, bytemuck::cast_slice(data));
+            return Ok(());
         }
+        // A lost device maps nothing.
+        self.device.check(" while its inputs were written")?;
+        let Uploads { belt, pending } = &mut self.uploads;
+        let encoder =
+            pending.get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
+        belt.write_buffer(encoder, buffer, offset, size).copy_from_slice(bytemuck::cast_slice(data));
         Ok(())
+    }
+
+    /// Submits `encode` behind the inputs written so far.
+    fn submit(&mut self, encode: impl FnOnce(&Self, &mut wgpu::CommandEncoder)) -> wgpu::SubmissionIndex {
+        let pending = self.uploads.pending.take();
+        let mut encoder =
+            pending.unwrap_or_else(|| self.device.device.create_command_encoder(&Default::default()));
+        encode(self, &mut encoder);
+        self.uploads.belt.finish();
+        let index = self.device.queue.submit([encoder.finish()]);
+        self.uploads.belt.recall();
+        index
     }
 
     /// Fills all buffers of activations and workspace with NaN, so that what is read before it is written shows.
@@ -119,15 +171,12 @@ impl GpuExecutor {
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run(&mut self) -> Result<(), DeviceError> {
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("plan") };
-        let mut encoder = self.device.device.create_command_encoder(&descriptor);
-        {
+        let index = self.submit(|executor, encoder| {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in &self.dispatches {
+            for dispatch in &executor.dispatches {
                 dispatch.encode(&mut pass);
             }
-        }
-        let index = self.device.queue.submit([encoder.finish()]);
+        });
         let [older, last] = std::mem::take(&mut self.submitted);
         self.submitted = [last, Some(index)];
         if let Some(submission_index) = older {
@@ -141,12 +190,14 @@ impl GpuExecutor {
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run_each(&mut self, done: &mut dyn FnMut(usize, &str)) -> Result<(), DeviceError> {
+        self.submit(|_, _| {});
         self.wait(None)?;
-        for dispatch in &self.dispatches {
-            let mut encoder = self.device.device.create_command_encoder(&Default::default());
-            dispatch.encode(&mut encoder.begin_compute_pass(&Default::default()));
-            self.device.queue.submit([encoder.finish()]);
+        for index in 0..self.dispatches.len() {
+            self.submit(|executor, encoder| {
+                executor.dispatches[index].encode(&mut encoder.begin_compute_pass(&Default::default()));
+            });
             self.wait(None)?;
+            let dispatch = &self.dispatches[index];
             done(dispatch.node, &dispatch.kernel.name);
         }
         self.device.check(" while it ran a step")
@@ -174,9 +225,10 @@ impl GpuExecutor {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&self.buffers[place.buffer], place.offset as u64, &staging, 0, size);
-        self.device.queue.submit([encoder.finish()]);
+        self.submit(|executor, encoder| {
+            let buffer = &executor.buffers[place.buffer];
+            encoder.copy_buffer_to_buffer(buffer, place.offset as u64, &staging, 0, size);
+        });
         let (sender, mapped) = futures_channel::oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             // The receiver is dropped only if this future is, and then nobody wants the result.

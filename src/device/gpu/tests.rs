@@ -127,3 +127,55 @@ fn a_destroyed_device_is_an_error() {
     let result = executor.run().and_then(|()| block_on(executor.read(y)).map(|_| ()));
     assert!(result.is_err());
 }
+
+/// Bytes that the driver holds for us, where the driver's allocator can say.
+fn allocated(device: &GpuDevice) -> Option<(usize, u64)> {
+    let report = device.device.generate_allocator_report()?;
+    Some((report.allocations.len(), report.total_allocated_bytes))
+}
+
+#[test]
+fn a_run_allocates_nothing_after_the_first_ones() {
+    let Some(device) = open() else { return };
+    let device = Arc::new(device);
+    let (graph, y) = convolution();
+    let inputs: Vec<ValueId> = graph.nodes()[0].inputs.clone();
+    let mut executor = block_on(GpuExecutor::new(device.clone(), &graph, &[y], FIRST, 0)).unwrap();
+    let mut run = |times: usize| {
+        for _ in 0..times {
+            for &id in &inputs {
+                executor.write(id, &vec![1.0; graph.ty(id).len()]).unwrap();
+            }
+            executor.run().unwrap();
+        }
+        // Waits for the runs, so that what they hold is free again.
+        device.device.poll(wgpu::PollType::Wait { submission_index: None, timeout: None }).unwrap();
+        allocated(&device)
+    };
+    let warm = run(2);
+    if warm.is_none() {
+        eprintln!("SKIPPED: this driver's allocator gives no report");
+    }
+    assert_eq!(run(300), warm);
+}
+
+#[test]
+fn inputs_arrive_in_order_and_before_a_reading() {
+    let Some(device) = open() else { return };
+    let mut graph = Graph::new();
+    let x = graph.input("x", TensorType::f32([6]));
+    let y = ops::silu(&mut graph, x).unwrap();
+    let mut executor = block_on(GpuExecutor::new(Arc::new(device), &graph, &[x, y], FIRST, 0)).unwrap();
+    for value in [1.0, 2.0] {
+        executor.write(x, &[value; 6]).unwrap();
+    }
+    assert_eq!(block_on(executor.read(x)).unwrap(), [2.0; 6]);
+    for value in [3.0, 4.0, 5.0] {
+        executor.write(x, &[value; 6]).unwrap();
+        executor.run().unwrap();
+    }
+    let silu = 5.0 / (1.0 + (-5.0f32).exp());
+    for y in block_on(executor.read(y)).unwrap() {
+        assert!((y - silu).abs() < 1e-5, "{y} is not {silu}");
+    }
+}
