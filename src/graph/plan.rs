@@ -65,6 +65,20 @@ pub struct Plan {
     pub buffers: Vec<BufferPlan>,
     places: HashMap<ValueId, Place>,
     names: Vec<String>,
+    peak: Peak,
+}
+
+/// The moment of a plan at which its activations and scratch tensors take most.
+///
+/// No arrangement of them in memory takes less than `bytes`; what [`Plan::memory`] reports beyond that is lost to gaps.
+#[derive(Clone, Debug, Default)]
+pub struct Peak {
+    /// Index of the node that runs at that moment.
+    pub node: usize,
+    /// Bytes of all tensors that are alive.
+    pub bytes: usize,
+    /// The values that are alive, largest first, each with the name of the op that wrote it and its bytes.
+    pub alive: Vec<(ValueId, &'static str, usize)>,
 }
 
 /// Bytes by role, known before anything runs.
@@ -103,6 +117,7 @@ impl Plan {
         let mut places = HashMap::new();
         place_states(graph, &nodes, keep, &mut buffers, &mut places);
         let tenants = lifetimes(graph, &nodes, keep, &scratch);
+        let peak = find_peak(&nodes, &tenants);
         let placed = share(tenants, &mut buffers);
         let mut scratch_places: Vec<Vec<Place>> =
             scratch.iter().map(|sizes| vec![Place { buffer: 0, offset: 0, bytes: 0 }; sizes.len()]).collect();
@@ -129,7 +144,7 @@ impl Plan {
             })
             .collect();
         let names = graph.values().map(|(_, value)| value.name.clone()).collect();
-        Self { nodes, buffers, places, names }
+        Self { nodes, buffers, places, names, peak }
     }
 
     /// Where a value lies; `None` if nothing that runs touches it.
@@ -140,6 +155,11 @@ impl Plan {
     /// The name of a value, for messages.
     pub fn name(&self, value: ValueId) -> &str {
         self.names.get(value.0).map_or("a value of another graph", String::as_str)
+    }
+
+    /// When activations and scratch tensors take most, and which.
+    pub fn peak(&self) -> &Peak {
+        &self.peak
     }
 
     /// Bytes by role.
@@ -241,6 +261,19 @@ fn lifetimes(graph: &Graph, nodes: &[&Node], keep: &[ValueId], scratch: &[Vec<us
         }
     }
     tenants
+}
+
+fn find_peak(nodes: &[&Node], tenants: &[Tenant]) -> Peak {
+    let alive_at = |node: usize| tenants.iter().filter(move |t| t.first <= node && node <= t.last);
+    let bytes_at = |node: usize| alive_at(node).map(|tenant| tenant.bytes).sum::<usize>();
+    let Some(node) = (0..nodes.len()).rev().max_by_key(|&node| bytes_at(node)) else {
+        return Peak::default();
+    };
+    let mut alive: Vec<_> = alive_at(node)
+        .filter_map(|tenant| Some((tenant.value?, nodes[tenant.first].op.name(), tenant.bytes)))
+        .collect();
+    alive.sort_by_key(|&(_, _, bytes)| std::cmp::Reverse(bytes));
+    Peak { node, bytes: bytes_at(node), alive }
 }
 
 /// Largest first, each tenant takes the smallest buffer that is free for its whole life.
