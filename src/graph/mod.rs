@@ -4,6 +4,7 @@
 //! and a [`Plan`] turns it into an ordered list of dispatches over buffers that are shared by lifetime.
 
 mod autograd;
+mod packing;
 mod plan;
 mod recompute;
 
