@@ -1,17 +1,19 @@
 //! Where the time of a training step goes, kernel by kernel: `cargo bench --bench breakdown -- --device llvmpipe`.
 //!
-//! Options: `--model S|M|cifar`, `--batch-size N`, `--device NAME`, `--steps N`. Each dispatch is submitted and waited
+//! Options: `--model S|M|cifar`, `--batch-size N`, `--device NAME`, `--steps N`, `--checkpointing`. Each dispatch is submitted and waited
 //! for by itself, and the fastest of the steps counts for each; the last line gives the whole step for comparison.
 #![allow(clippy::expect_used, missing_docs)] // a benchmark that cannot run ends
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::network::{Network, random_batch};
 use ddpm_gpu::device::{Device, Selection};
 use ddpm_gpu::diffusion::SchedulerConfig;
+use ddpm_gpu::graph::Plan;
 use ddpm_gpu::ops::Types;
 use ddpm_gpu::train::{TrainOptions, Trainer};
 use pollster::block_on;
@@ -31,7 +33,8 @@ fn main() {
     let selection: Selection =
         option("--device").unwrap_or_else(|| "cpu".to_owned()).parse().expect("a device");
     let device = block_on(Device::open(&selection)).expect("the device opens");
-    let options = TrainOptions { batch_size, ..TrainOptions::default() };
+    let checkpointing = std::env::args().any(|argument| argument == "--checkpointing");
+    let options = TrainOptions { batch_size, checkpointing, ..TrainOptions::default() };
     let config = network.config();
     let batch = random_batch(&config, batch_size);
     let mut trainer = block_on(Trainer::new(&device, config, SchedulerConfig::default(), options, None))
@@ -67,6 +70,7 @@ fn main() {
     }
 
     let plan = trainer.plan();
+    print_memory(plan);
     let mut kernels: BTreeMap<&str, (usize, f64, f64)> = BTreeMap::new();
     for (node, kernel, seconds) in &dispatches {
         let planned = &plan.nodes[*node];
@@ -75,6 +79,16 @@ fn main() {
         row.0 += 1;
         row.1 += seconds;
         row.2 += planned.node.op.cost(types).flops as f64;
+    }
+    // A call that is made again in the backward pass has the same op as the first one.
+    let mut first_calls = HashMap::new();
+    let (mut copies, mut copies_seconds) = (0, 0.0);
+    for &(node, _, seconds) in &dispatches {
+        let op = Arc::as_ptr(&plan.nodes[node].node.op).cast::<()>();
+        if *first_calls.entry(op).or_insert(node) != node {
+            copies += 1;
+            copies_seconds += seconds;
+        }
     }
     let total: f64 = dispatches.iter().map(|(_, _, seconds)| seconds).sum();
     let mut rows: Vec<_> = kernels.into_iter().collect();
@@ -94,8 +108,43 @@ fn main() {
     }
     let (count, name) = (dispatches.len(), device.name());
     println!("{count} dispatches, {:.2} ms one by one", 1e3 * total);
+    let share = 100.0 * copies_seconds / total;
+    println!("{copies} dispatches compute forward values again, in {share:.1}% of the time");
     println!("the whole step takes {:.2} ms on {name}", 1e3 * whole);
     if matches!(device, Device::Gpu(_)) {
         println!("the host's share of it: {:.2} ms, until the step is queued", 1e3 * host);
+    }
+}
+
+/// What the step's buffers take, and which ops' results are alive when most is.
+fn print_memory(plan: &Plan) {
+    let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
+    for (role, bytes) in plan.memory().bytes {
+        println!("{role:?} {:.1} MiB", mib(bytes));
+    }
+    let peak = plan.peak();
+    let node = &plan.nodes[peak.node].node;
+    println!(
+        "at most {:.1} MiB of activations at once, at {} {}",
+        mib(peak.bytes),
+        node.path,
+        node.op.name()
+    );
+    let mut ops: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (_, op, bytes) in &peak.alive {
+        let row = ops.entry(op).or_default();
+        *row = (row.0 + 1, row.1 + bytes);
+    }
+    for (op, (count, bytes)) in ops {
+        println!("  {op:40} {count:4} {:8.1} MiB", mib(bytes));
+    }
+    if std::env::args().any(|argument| argument == "--calls") {
+        for &(value, op, bytes) in peak.alive.iter().take(80) {
+            println!("  {:8.2} MiB  {op}  {}", mib(bytes), plan.name(value));
+        }
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    for line in status.lines().filter(|line| line.starts_with("VmHWM")) {
+        println!("{line}");
     }
 }

@@ -84,6 +84,9 @@ pub(super) struct Args {
     /// Decides initial weights, order of the data, timesteps, noise and dropout
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
+    /// Keep only what enters residual and attention blocks, and compute the rest again in the backward pass
+    #[arg(long)]
+    checkpointing: bool,
     /// Go on from the newest checkpoint in the output folder
     #[arg(long)]
     resume: bool,
@@ -130,6 +133,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         let (parameters, memory) = Trainer::dry_run(&config, &options)?;
         println!("parameters: {parameters}");
         print_memory(&memory);
+        let other = TrainOptions { checkpointing: !options.checkpointing, ..options };
+        let (_, other_memory) = Trainer::dry_run(&config, &other)?;
+        let with = if other.checkpointing { "with" } else { "without" };
+        println!("{with} --checkpointing the total is {:.1} MiB", mib(other_memory.total()));
         return Ok(());
     }
     let scheduler = SchedulerConfig {
@@ -244,11 +251,15 @@ fn options(args: &Args) -> TrainOptions {
         ema_decay: args.ema_decay,
         random_flip: args.random_flip,
         seed: args.seed,
+        checkpointing: args.checkpointing,
     }
 }
 
+fn mib(bytes: usize) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
+
 fn print_memory(memory: &MemoryReport) {
-    let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
     println!("memory:");
     for (role, &bytes) in &memory.bytes {
         println!("  {:12} {:10.1} MiB", format!("{role:?}").to_lowercase(), mib(bytes));
@@ -278,11 +289,7 @@ fn show(event: Event, options: &TrainOptions, progress: &mut Option<Progress>) {
     match event {
         Event::Started { step, bytes } => {
             let from = if step > 0 { format!(", from step {step}") } else { String::new() };
-            bar.line(&format!(
-                "training to step {}{from}; {:.0} MiB of buffers",
-                options.steps,
-                bytes as f64 / (1 << 20) as f64
-            ));
+            bar.line(&format!("training to step {}{from}; {:.0} MiB of buffers", options.steps, mib(bytes)));
         }
         Event::Progress { step, loss, images_per_second } => {
             bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s"));

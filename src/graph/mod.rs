@@ -1,15 +1,18 @@
-//! Static graphs of tensor operations: values, nodes, the reverse walk and the plan.
+//! Static graphs of tensor operations: values, nodes, the reverse walk, recomputation and the plan.
 //!
 //! A [`Graph`] is built once per (model, batch shape). [`gradients`] appends the reverse pass to the same graph,
 //! and a [`Plan`] turns it into an ordered list of dispatches over buffers that are shared by lifetime.
 
 mod autograd;
+mod packing;
 mod plan;
+mod recompute;
 
 use std::sync::Arc;
 
 pub use autograd::gradients;
-pub use plan::{BufferRole, MemoryReport, Place, Plan, PlannedNode};
+pub use plan::{BufferRole, MemoryReport, Peak, Place, Plan, PlannedNode};
+pub use recompute::{recompute_blocks, recompute_cheap};
 
 use crate::ops::Op;
 

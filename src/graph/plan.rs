@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::packing::{Tenant, pack};
 use super::{Graph, Node, Storage, TensorType, ValueId};
 
 /// What a buffer is for; the memory report sums by it.
@@ -65,6 +66,20 @@ pub struct Plan {
     pub buffers: Vec<BufferPlan>,
     places: HashMap<ValueId, Place>,
     names: Vec<String>,
+    peak: Peak,
+}
+
+/// The moment of a plan at which its activations and scratch tensors take most.
+///
+/// No arrangement of them in memory takes less than `bytes`; what [`Plan::memory`] reports beyond that is lost to gaps.
+#[derive(Clone, Debug, Default)]
+pub struct Peak {
+    /// Index of the node that runs at that moment.
+    pub node: usize,
+    /// Bytes of all tensors that are alive.
+    pub bytes: usize,
+    /// The values that are alive, largest first, each with the name of the op that wrote it and its bytes.
+    pub alive: Vec<(ValueId, &'static str, usize)>,
 }
 
 /// Bytes by role, known before anything runs.
@@ -81,14 +96,11 @@ impl MemoryReport {
     }
 }
 
-/// A tensor that shares memory with others whose lifetimes do not overlap.
-struct Tenant {
-    value: Option<ValueId>,
-    scratch: Option<(usize, usize)>,
-    bytes: usize,
-    /// First and last node that touch it.
-    first: usize,
-    last: usize,
+/// What a tenant of shared memory is.
+enum Tensor {
+    Value(ValueId),
+    /// Number of the node and of its scratch tensor.
+    Scratch(usize, usize),
 }
 
 impl Plan {
@@ -102,16 +114,14 @@ impl Plan {
         let mut buffers = Vec::new();
         let mut places = HashMap::new();
         place_states(graph, &nodes, keep, &mut buffers, &mut places);
-        let tenants = lifetimes(graph, &nodes, keep, &scratch);
-        let placed = share(tenants, &mut buffers);
+        let (tensors, tenants) = lifetimes(graph, &nodes, keep, &scratch);
+        let peak = find_peak(&nodes, &tensors, &tenants);
         let mut scratch_places: Vec<Vec<Place>> =
             scratch.iter().map(|sizes| vec![Place { buffer: 0, offset: 0, bytes: 0 }; sizes.len()]).collect();
-        for (tenant, place) in placed {
-            if let Some(value) = tenant.value {
-                places.insert(value, place);
-            }
-            if let Some((node, index)) = tenant.scratch {
-                scratch_places[node][index] = place;
+        for (tensor, place) in tensors.iter().zip(pack(&tenants, &mut buffers)) {
+            match *tensor {
+                Tensor::Value(value) => _ = places.insert(value, place),
+                Tensor::Scratch(node, index) => scratch_places[node][index] = place,
             }
         }
         for (id, _) in graph.values() {
@@ -129,7 +139,7 @@ impl Plan {
             })
             .collect();
         let names = graph.values().map(|(_, value)| value.name.clone()).collect();
-        Self { nodes, buffers, places, names }
+        Self { nodes, buffers, places, names, peak }
     }
 
     /// Where a value lies; `None` if nothing that runs touches it.
@@ -140,6 +150,11 @@ impl Plan {
     /// The name of a value, for messages.
     pub fn name(&self, value: ValueId) -> &str {
         self.names.get(value.0).map_or("a value of another graph", String::as_str)
+    }
+
+    /// When activations and scratch tensors take most, and which.
+    pub fn peak(&self) -> &Peak {
+        &self.peak
     }
 
     /// Bytes by role.
@@ -210,29 +225,46 @@ fn insert_slice(graph: &Graph, id: ValueId, places: &mut HashMap<ValueId, Place>
     }
 }
 
-fn lifetimes(graph: &Graph, nodes: &[&Node], keep: &[ValueId], scratch: &[Vec<usize>]) -> Vec<Tenant> {
+/// Values and scratch tensors that live for a part of a run, and from when to when.
+fn lifetimes(
+    graph: &Graph,
+    nodes: &[&Node],
+    keep: &[ValueId],
+    scratch: &[Vec<usize>],
+) -> (Vec<Tensor>, Vec<Tenant>) {
     let mut index_of: HashMap<ValueId, usize> = HashMap::new();
-    let mut tenants: Vec<Tenant> = Vec::new();
-    for (index, node) in nodes.iter().enumerate() {
-        for &id in node.outputs.iter().chain(&node.inputs) {
-            if !matches!(graph.value(id).storage, Storage::Activation) {
-                continue;
-            }
-            let tenant = *index_of.entry(id).or_insert_with(|| {
+    let (mut tensors, mut tenants): (Vec<Tensor>, Vec<Tenant>) = (Vec::new(), Vec::new());
+    let mut begin = |tensor: Tensor, bytes: usize, node: usize| {
+        let is_scratch = matches!(tensor, Tensor::Scratch(..));
+        tensors.push(tensor);
+        tenants.push(Tenant { bytes, first: node, last: node, rivals: Vec::new(), is_scratch });
+        tenants.len() - 1
+    };
+    // The tenants that each node touches, those it writes first, and the number of these.
+    let mut touched: Vec<(Vec<usize>, usize)> = Vec::new();
+    for (node, call) in nodes.iter().enumerate() {
+        let mut own: Vec<usize> = scratch[node]
+            .iter()
+            .enumerate()
+            .map(|(slot, &bytes)| begin(Tensor::Scratch(node, slot), bytes, node))
+            .collect();
+        let mut written = own.len();
+        for (operand, &id) in call.outputs.iter().chain(&call.inputs).enumerate() {
+            if matches!(graph.value(id).storage, Storage::Activation) {
                 let bytes = graph.ty(id).bytes();
-                tenants.push(Tenant { value: Some(id), scratch: None, bytes, first: index, last: index });
-                tenants.len() - 1
-            });
-            tenants[tenant].last = index;
+                own.push(*index_of.entry(id).or_insert_with(|| begin(Tensor::Value(id), bytes, node)));
+                written += usize::from(operand < call.outputs.len());
+            }
         }
-        for (slot, &bytes) in scratch[index].iter().enumerate() {
-            tenants.push(Tenant {
-                value: None,
-                scratch: Some((index, slot)),
-                bytes,
-                first: index,
-                last: index,
-            });
+        touched.push((own, written));
+    }
+    for (node, (own, written)) in touched.iter().enumerate() {
+        own.iter().for_each(|&tenant| tenants[tenant].last = node);
+        for &one in &own[..*written] {
+            for &other in own.iter().filter(|&&other| other != one) {
+                tenants[one].rivals.push(other);
+                tenants[other].rivals.push(one);
+            }
         }
     }
     for id in keep {
@@ -240,37 +272,24 @@ fn lifetimes(graph: &Graph, nodes: &[&Node], keep: &[ValueId], scratch: &[Vec<us
             tenants[tenant].last = usize::MAX;
         }
     }
-    tenants
+    (tensors, tenants)
 }
 
-/// Largest first, each tenant takes the smallest buffer that is free for its whole life.
-///
-/// Tenants of one buffer never live at the same time, so that no dispatch binds a buffer twice: WebGPU forbids one
-/// buffer bound for reading and for writing in the same dispatch.
-fn share(mut tenants: Vec<Tenant>, buffers: &mut Vec<BufferPlan>) -> Vec<(Tenant, Place)> {
-    tenants.sort_by_key(|tenant| (std::cmp::Reverse(tenant.bytes), tenant.first));
-    let mut lives: Vec<(usize, Vec<(usize, usize)>)> = Vec::new();
-    let mut placed = Vec::with_capacity(tenants.len());
-    for tenant in tenants {
-        let free = |lives: &[(usize, usize)]| {
-            lives.iter().all(|&(first, last)| tenant.last < first || last < tenant.first)
-        };
-        // Buffers are in order of falling size: the last free one is the smallest.
-        let buffer = match lives.iter_mut().rev().find(|(_, lives)| free(lives)) {
-            Some((buffer, lives)) => {
-                lives.push((tenant.first, tenant.last));
-                *buffer
-            }
-            None => {
-                let role =
-                    if tenant.value.is_some() { BufferRole::Activations } else { BufferRole::Workspace };
-                buffers.push(BufferPlan { bytes: tenant.bytes, role });
-                lives.push((buffers.len() - 1, vec![(tenant.first, tenant.last)]));
-                buffers.len() - 1
-            }
-        };
-        let place = Place { buffer, offset: 0, bytes: tenant.bytes };
-        placed.push((tenant, place));
-    }
-    placed
+fn find_peak(nodes: &[&Node], tensors: &[Tensor], tenants: &[Tenant]) -> Peak {
+    let alive_at = |node: usize| {
+        let pairs = tensors.iter().zip(tenants);
+        pairs.filter(move |(_, tenant)| tenant.first <= node && node <= tenant.last)
+    };
+    let bytes_at = |node: usize| alive_at(node).map(|(_, tenant)| tenant.bytes).sum::<usize>();
+    let Some(node) = (0..nodes.len()).rev().max_by_key(|&node| bytes_at(node)) else {
+        return Peak::default();
+    };
+    let mut alive: Vec<_> = alive_at(node)
+        .filter_map(|(tensor, tenant)| match *tensor {
+            Tensor::Value(value) => Some((value, nodes[tenant.first].op.name(), tenant.bytes)),
+            Tensor::Scratch(..) => None,
+        })
+        .collect();
+    alive.sort_by_key(|&(_, _, bytes)| std::cmp::Reverse(bytes));
+    Peak { node, bytes: bytes_at(node), alive }
 }

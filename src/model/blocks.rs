@@ -7,6 +7,16 @@ use crate::graph::{Graph, GraphError, ValueId};
 use crate::ops;
 use crate::ops::conv2d::Padding;
 
+/// The residual or attention block that a module path lies in, such as `down_blocks.0.resnets.1`.
+///
+/// These are the blocks that gradient checkpointing keeps the inputs of.
+pub fn block_of(path: &str) -> Option<&str> {
+    let end_of_kind = |kind: &str| path.find(kind).map(|at| at + kind.len());
+    let index = end_of_kind(".resnets.").or_else(|| end_of_kind(".attentions."))?;
+    let end = path[index..].find('.').map_or(path.len(), |length| index + length);
+    Some(&path[..end])
+}
+
 /// One level of the network.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
@@ -93,4 +103,19 @@ pub(super) fn up_block(
         })?;
     }
     Ok(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::block_of;
+
+    #[test]
+    fn a_block_is_a_path_up_to_its_number() {
+        assert_eq!(block_of("down_blocks.0.resnets.1.conv1"), Some("down_blocks.0.resnets.1"));
+        assert_eq!(block_of("up_blocks.10.attentions.12.to_out.0"), Some("up_blocks.10.attentions.12"));
+        assert_eq!(block_of("mid_block.resnets.0"), Some("mid_block.resnets.0"));
+        for path in ["down_blocks.0.downsamplers.0.conv", "conv_in", "time_embedding.linear_1", ""] {
+            assert_eq!(block_of(path), None, "{path}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod time_embedding;
 mod unet;
 mod weights;
 
+pub use blocks::block_of;
 pub use config::{SampleSize, UNetConfig};
 pub use presets::{PRESETS, Preset};
 pub use unet::{UNetInputs, unet};

@@ -25,6 +25,12 @@ pub(super) fn resnet_block(
 ) -> Result<ValueId, GraphError> {
     let Context { config, embedding, key_step_sample } = context;
     let (groups, eps) = (config.groups(), config.norm_eps);
+    // First, so that its gradient comes last: that of x, which has the more channels, is then not alive meanwhile.
+    let shortcut = if graph.ty(x).channels() == out_channels {
+        x
+    } else {
+        Conv::one(out_channels).build(graph, "conv_shortcut", x)?
+    };
     let h = group_norm(graph, "norm1", x, groups, eps, true)?;
     let mut h = Conv::three(out_channels).build(graph, "conv1", h)?;
     let init = WeightInit::FanAverage;
@@ -44,10 +50,5 @@ pub(super) fn resnet_block(
         h = graph.scoped("dropout", |graph| ops::dropout(graph, h, key, config.dropout))?;
     }
     let h = Conv { init: WeightInit::NearZero, ..Conv::three(out_channels) }.build(graph, "conv2", h)?;
-    let shortcut = if graph.ty(x).channels() == out_channels {
-        x
-    } else {
-        Conv::one(out_channels).build(graph, "conv_shortcut", x)?
-    };
     ops::add(graph, shortcut, h)
 }

@@ -56,6 +56,9 @@ impl Op for Forward {
         expect(fits, || "a and b may differ in their channels only".to_owned())?;
         Ok(vec![with_channels(a, a.channels() + b.channels())])
     }
+    fn is_cheap(&self) -> bool {
+        true
+    }
     fn gradient(
         &self,
         graph: &mut Graph,

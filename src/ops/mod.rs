@@ -73,6 +73,14 @@ pub trait Op: Debug + Send + Sync {
         false
     }
 
+    /// Whether a second call costs next to nothing beside a training step: one pass over memory, hardly any arithmetic.
+    ///
+    /// The reverse pass then calls the op again rather than keeping its results
+    /// ([`recompute_cheap`](crate::graph::recompute_cheap)).
+    fn is_cheap(&self) -> bool {
+        false
+    }
+
     /// Gradient rule: appends nodes that compute the gradient of each input that needs one.
     ///
     /// # Errors

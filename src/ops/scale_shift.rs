@@ -46,6 +46,9 @@ impl Op for Forward {
         expect_shape("scale_shift", inputs[1], &[n, 2 * c])?;
         Ok(vec![inputs[0].clone()])
     }
+    fn is_cheap(&self) -> bool {
+        true
+    }
     fn gradient(
         &self,
         graph: &mut Graph,

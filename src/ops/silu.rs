@@ -37,6 +37,9 @@ impl Op for Forward {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         Ok(vec![inputs[0].clone()])
     }
+    fn is_cheap(&self) -> bool {
+        true
+    }
     fn gradient(
         &self,
         graph: &mut Graph,

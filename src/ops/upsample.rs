@@ -39,6 +39,9 @@ impl Op for Forward {
         let [n, h, w, c] = expect_nhwc("x", inputs[0])?;
         Ok(vec![TensorType::f32([n, 2 * h, 2 * w, c])])
     }
+    fn is_cheap(&self) -> bool {
+        true
+    }
     fn gradient(
         &self,
         graph: &mut Graph,

@@ -1,7 +1,10 @@
 //! The training step as a graph: loss, gradients, clip, AdamW, moving average.
 
 use crate::device::{DeviceError, Executor};
-use crate::graph::{BufferRole, Graph, GraphError, Storage, TensorType, ValueId, gradients};
+use crate::graph::{
+    BufferRole, Graph, GraphError, Storage, TensorType, ValueId, gradients, recompute_blocks, recompute_cheap,
+};
+use crate::model::block_of;
 use crate::ops::adamw::{AdamW, State};
 use crate::ops::{grad_norm, mse_loss};
 
@@ -39,6 +42,9 @@ impl TrainingGraph {
     /// Appends everything after the network's `output`: the loss against `target`, gradients of all parameters of
     /// `graph`, and the optimiser's step.
     ///
+    /// With `checkpointing`, the reverse pass computes the inside of residual and attention blocks again; see
+    /// [`recompute_blocks`]. Results are the same to the bit.
+    ///
     /// # Errors
     /// [`GraphError`] if a shape does not fit or a parameter is too large to bind.
     pub fn new(
@@ -46,10 +52,12 @@ impl TrainingGraph {
         output: ValueId,
         target: ValueId,
         optimizer: Optimizer,
+        checkpointing: bool,
     ) -> Result<Self, GraphError> {
         let (loss, _) = graph.scoped("loss", |graph| mse_loss(graph, output, target))?;
         let d_loss = graph.input("d_loss", TensorType::f32([1]));
         let parameters: Vec<ValueId> = graph.parameters().iter().map(|parameter| parameter.value).collect();
+        let forward = graph.nodes().len();
         let mut d_parameters = Vec::new();
         for (index, gradient) in gradients(graph, &[(loss, d_loss)], &parameters)?.into_iter().enumerate() {
             d_parameters.push(gradient.ok_or_else(|| GraphError::Pack {
@@ -57,6 +65,10 @@ impl TrainingGraph {
                 reason: "the loss does not depend on it, so it has no gradient".to_owned(),
             })?);
         }
+        if checkpointing {
+            recompute_blocks(graph, forward, block_of);
+        }
+        recompute_cheap(graph, forward);
         let weights = graph.pack("weights", &parameters, BufferRole::Weights)?;
         let packed_gradients = graph.pack("gradients", &d_parameters, BufferRole::Gradients)?;
         graph.scoped("optimizer", |graph| {

@@ -58,6 +58,9 @@ pub struct TrainOptions {
     pub random_flip: bool,
     /// Decides initial weights, order of the data, timesteps, noise and dropout.
     pub seed: u64,
+    /// Whether the reverse pass computes the inside of blocks again instead of keeping it: less memory, the same results.
+    #[serde(default)]
+    pub checkpointing: bool,
 }
 
 impl Default for TrainOptions {
@@ -74,6 +77,7 @@ impl Default for TrainOptions {
             ema_decay: 0.999,
             random_flip: false,
             seed: 0,
+            checkpointing: false,
         }
     }
 }

@@ -208,9 +208,13 @@ fn check_resume(
             run.output.display()
         )));
     }
-    // The number of steps may change; anything else would change the course of the run.
+    // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
     let now = run.options.to_json()?;
-    let settings = now.as_object().into_iter().flatten().filter(|(key, _)| *key != "steps");
+    let settings = now
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| !["steps", "checkpointing"].contains(&key.as_str()));
     let changed: Vec<String> = settings
         .filter_map(|(key, now)| {
             let then = state.options.get(key).unwrap_or(&serde_json::Value::Null);

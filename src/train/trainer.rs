@@ -65,7 +65,8 @@ impl Step {
             key_step_sample: Some(inputs.key_step_sample),
         };
         let output = unet(&mut graph, config, unet_inputs)?;
-        let training = TrainingGraph::new(&mut graph, output, target, options.optimizer())?;
+        let training =
+            TrainingGraph::new(&mut graph, output, target, options.optimizer(), options.checkpointing)?;
         Ok(Self { graph, training, inputs })
     }
 }

@@ -77,6 +77,44 @@ fn a_resumed_run_is_the_run_that_was_never_stopped() {
 }
 
 #[test]
+fn checkpointing_changes_no_bit_and_may_come_and_go_between_resumes() {
+    let workspace = Workspace::new();
+    for device in devices() {
+        let flags = format!("--device {device} --dropout 0.1");
+        let (plain, mixed) = (format!("{device}-plain"), format!("{device}-mixed"));
+        workspace.train(&plain, 4, &flags);
+        workspace.train(&mixed, 2, &format!("{flags} --checkpointing"));
+        workspace.train(&mixed, 3, &format!("{flags} --resume"));
+        workspace.train(&mixed, 4, &format!("{flags} --resume --checkpointing"));
+        let tensors = |output: &str| {
+            let mut files = workspace.files(&format!("{output}/checkpoint-000004"));
+            files.retain(|path, _| path.extension().is_some_and(|extension| extension == "safetensors"));
+            files
+        };
+        assert_eq!(tensors(&plain).len(), 4, "{:?}", tensors(&plain).keys());
+        assert_same(&tensors(&plain), &tensors(&mixed));
+    }
+}
+
+#[test]
+fn a_dry_run_shows_what_checkpointing_saves() {
+    let workspace = Workspace::new();
+    let total = |printed: &str, start: &str| -> f64 {
+        let line = printed.lines().map(str::trim).find(|line| line.starts_with(start)).unwrap();
+        line.trim_end_matches(" MiB").rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let printed = |flags: &str| {
+        let line = Workspace::train_line("run", flags).replace("--batch-size 4", "--batch-size 64");
+        workspace.succeeds(&line).stdout
+    };
+    let (plain, checkpointing) = (printed("--dry-run"), printed("--dry-run --checkpointing"));
+    let (most, least) = (total(&plain, "total"), total(&checkpointing, "total"));
+    assert!(least < 0.7 * most, "{most} and {least} MiB");
+    assert_eq!(total(&plain, "with --checkpointing the total is"), least);
+    assert_eq!(total(&checkpointing, "without --checkpointing the total is"), most);
+}
+
+#[test]
 fn a_dry_run_prints_parameters_and_memory_and_writes_nothing() {
     let workspace = Workspace::new();
     let before = workspace.files("");
