@@ -53,11 +53,7 @@ impl GpuExecutor {
         choose: ChooseVariant<'_>,
         tail: usize,
     ) -> Result<Self, DeviceError> {
-        let pick = |op: &dyn Op, types: Types<'_>| {
-            let mut variants = op.variants(types);
-            variants.retain(|variant| device.supports(variant.requires));
-            choose(op, types, variants)
-        };
+        let pick = |op: &dyn Op, types: Types<'_>| choose(op, types, device.variants(op, types));
         let plan = Plan::new(graph, keep, |node| {
             let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
             let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
@@ -150,6 +146,23 @@ impl GpuExecutor {
             done(dispatch.node, &dispatch.kernel.name);
         }
         self.device.check(" while it ran a step")
+    }
+
+    /// Runs every node `times` times as one submission and waits for it: what a stopwatch needs.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
+    pub(in crate::device) fn run_and_wait(&mut self, times: usize) -> Result<(), DeviceError> {
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for dispatch in (0..times).flat_map(|_| &self.dispatches) {
+                dispatch.encode(&mut pass);
+            }
+        }
+        let index = self.device.queue.submit([encoder.finish()]);
+        self.wait(Some(index))?;
+        self.device.check(" while it timed a kernel")
     }
 
     fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {
@@ -296,8 +309,7 @@ impl Prepare<'_> {
         pending: &mut Vec<PendingDispatch>,
     ) -> Result<(), DeviceError> {
         let op = node.node.op.as_ref();
-        let room = op.name().split('.').next().unwrap_or_default();
-        let shader = self.device.shader(room)?;
+        let shader = self.device.shader(op)?;
         let shapes = shapes(node);
         for pass in &variant.passes {
             let kernel = self.device.kernel(&shader, pass, &node.node.path, &shapes).await?;
@@ -324,7 +336,7 @@ impl Prepare<'_> {
                 let limit = self.device.limits.max_storage_buffer_binding_size;
                 if place.bytes as u64 > limit {
                     return Err(DeviceError::BindingTooLarge {
-                        kernel: format!("{room}.{}", pass.entry),
+                        kernel: kernel.name.clone(),
                         path: node.node.path.clone(),
                         name: binding.name.clone(),
                         bytes: place.bytes as u64,
