@@ -113,7 +113,7 @@ pub(super) struct Tuner {
 const WORTHWHILE: f64 = 0.95;
 
 /// A candidate expected to take this many times as long as the best, by its speed in other calls of the op, is not tried.
-const HOPELESS: f64 = 4.0;
+const HOPELESS: f64 = 2.5;
 
 impl Tuner {
     /// Reads the choices of earlier runs.
@@ -207,7 +207,8 @@ impl Tuner {
     }
 }
 
-/// Work per second of a variant in the call where it was first timed.
+/// The most work per second that a variant of an op has been seen to do. Small calls are no faster, so that a candidate is
+/// rather tried in vain than left out.
 type Speeds = HashMap<(&'static str, &'static str), f64>;
 
 /// Times the candidates of one class.
@@ -238,9 +239,10 @@ async fn time(
             Some(stopwatch) => stopwatch,
             None => stopwatch.insert(Stopwatch::new(class.node)?),
         };
-        match stopwatch.time(device, variant, best).await {
+        match stopwatch.time(device, variant, best, speed.is_some()).await {
             Ok(measured) => {
-                speeds.entry((class.node.node.op.name(), variant)).or_insert(work / measured);
+                let speed = speeds.entry((class.node.node.op.name(), variant)).or_default();
+                *speed = speed.max(work / measured);
                 seconds.push((variant, measured));
             }
             Err(error @ DeviceError::Lost { .. }) => return Err(error),
