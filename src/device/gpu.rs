@@ -142,7 +142,8 @@ impl GpuDevice {
 
     /// The WGSL of an op's room with its imports.
     pub(super) fn wgsl(&self, op: &dyn Op) -> Result<String, DeviceError> {
-        Ok(self.shader(op)?.shader.text.clone())
+        let room = op.name().split('.').next().unwrap_or_default();
+        Ok(self.shader(room)?.shader.text.clone())
     }
 
     /// Fails if the driver has reported trouble; `during` says what ran, such as "" or " while ...".
@@ -158,9 +159,8 @@ impl GpuDevice {
         }
     }
 
-    /// The module of an op's room, compiled at first use.
-    fn shader(&self, op: &dyn Op) -> Result<Arc<CompiledShader>, DeviceError> {
-        let room = op.name().split('.').next().unwrap_or_default();
+    /// The module of a room, compiled at first use.
+    fn shader(&self, room: &str) -> Result<Arc<CompiledShader>, DeviceError> {
         let Some(room) = ops::ALL.iter().find(|candidate| candidate.name == room) else {
             unreachable!("ops name their room, and the table of rooms holds all of them")
         };

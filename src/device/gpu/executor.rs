@@ -309,7 +309,8 @@ impl Prepare<'_> {
         pending: &mut Vec<PendingDispatch>,
     ) -> Result<(), DeviceError> {
         let op = node.node.op.as_ref();
-        let shader = self.device.shader(op)?;
+        let room = op.name().split('.').next().unwrap_or_default();
+        let shader = self.device.shader(room)?;
         let shapes = shapes(node);
         for pass in &variant.passes {
             let kernel = self.device.kernel(&shader, pass, &node.node.path, &shapes).await?;
@@ -336,7 +337,7 @@ impl Prepare<'_> {
                 let limit = self.device.limits.max_storage_buffer_binding_size;
                 if place.bytes as u64 > limit {
                     return Err(DeviceError::BindingTooLarge {
-                        kernel: kernel.name.clone(),
+                        kernel: format!("{room}.{}", pass.entry),
                         path: node.node.path.clone(),
                         name: binding.name.clone(),
                         bytes: place.bytes as u64,
