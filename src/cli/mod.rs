@@ -5,6 +5,7 @@ mod predict;
 mod progress;
 mod sample;
 mod train;
+mod tuning;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,10 @@ struct DeviceArgs {
     /// of an adapter's or driver's name, such as llvmpipe or RTX
     #[arg(long, default_value = "auto", value_name = "auto|cpu|gpu|NAME")]
     device: Selection,
+    /// How long, in seconds, to time a GPU's kernels the first time they meet an adapter, a model and a batch size, and
+    /// keep the fastest; 0: only use earlier choices; off: the default kernels
+    #[arg(long, default_value = "20", value_name = "off|SECONDS")]
+    tuning: tuning::Budget,
 }
 
 impl DeviceArgs {
@@ -46,6 +51,7 @@ impl DeviceArgs {
             (Selection::Auto, Device::Cpu) => eprintln!("device: CPU executor (no hardware GPU was found)"),
             _ => eprintln!("device: {}", device.name()),
         }
+        tuning::set(&device, self.tuning);
         Ok(device)
     }
 }

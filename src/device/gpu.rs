@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use executor::GpuExecutor;
 
-use super::DeviceError;
 use super::shader::{Binding, Shader, Usage};
-use crate::ops::{self, Pass, Requirements};
+use super::tuner::{AdapterIdentity, Tuner};
+use super::{DeviceError, Tuning};
+use crate::ops::{self, Op, Pass, Requirements, Types, Variant};
 
 /// An open wgpu device and the kernels compiled for it.
 pub struct GpuDevice {
@@ -22,6 +23,8 @@ pub struct GpuDevice {
     trouble: Arc<Mutex<Trouble>>,
     shaders: Mutex<HashMap<&'static str, Arc<CompiledShader>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    identity: AdapterIdentity,
+    tuner: Mutex<Option<Arc<Tuner>>>,
 }
 
 /// What callbacks of the driver have reported since the device was opened.
@@ -86,6 +89,12 @@ impl GpuDevice {
                 lock(&on_lost).lost.get_or_insert(message);
             }
         });
+        let identity = AdapterIdentity {
+            name: info.name.clone(),
+            driver: info.driver,
+            driver_info: info.driver_info,
+            backend: info.backend.to_string(),
+        };
         Ok(Self {
             name: info.name,
             subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
@@ -96,6 +105,8 @@ impl GpuDevice {
             trouble,
             shaders: Mutex::default(),
             kernels: Mutex::default(),
+            identity,
+            tuner: Mutex::default(),
         })
     }
 
@@ -111,6 +122,28 @@ impl GpuDevice {
         });
         let f16 = !requires.f16 || self.features.contains(wgpu::Features::SHADER_F16);
         subgroups && f16
+    }
+
+    /// The variants of a call that the device can run, the default first.
+    pub(super) fn variants(&self, op: &dyn Op, types: Types<'_>) -> Vec<Variant> {
+        let mut variants = op.variants(types);
+        variants.retain(|variant| self.supports(variant.requires));
+        variants
+    }
+
+    pub(super) fn set_tuning(&self, tuning: Tuning) {
+        let tuner = Tuner::new(tuning, self.identity.clone());
+        *lock(&self.tuner) = Some(Arc::new(tuner));
+    }
+
+    pub(super) fn tuner(&self) -> Option<Arc<Tuner>> {
+        lock(&self.tuner).clone()
+    }
+
+    /// The WGSL of an op's room with its imports.
+    pub(super) fn wgsl(&self, op: &dyn Op) -> Result<String, DeviceError> {
+        let room = op.name().split('.').next().unwrap_or_default();
+        Ok(self.shader(room)?.shader.text.clone())
     }
 
     /// Fails if the driver has reported trouble; `during` says what ran, such as "" or " while ...".

@@ -4,12 +4,14 @@ mod adapter;
 mod cpu;
 mod gpu;
 mod shader;
+mod tuner;
 
 use std::sync::Arc;
 
 pub use adapter::{AdapterReport, Selection, adapters};
 pub use cpu::{CpuExecutor, Twin};
 pub use gpu::{GpuDevice, GpuExecutor};
+pub use tuner::{Tuning, TuningEvent};
 
 use crate::graph::{Graph, MemoryReport, Place, Plan, ValueId};
 use crate::ops::{Op, Types, Variant};
@@ -182,10 +184,6 @@ pub enum Device {
 /// Picks the variant of a call from those that the device can run; the first is the default.
 pub type ChooseVariant<'a> = &'a dyn Fn(&dyn Op, Types<'_>, Vec<Variant>) -> Option<Variant>;
 
-fn first_variant(_op: &dyn Op, _types: Types<'_>, variants: Vec<Variant>) -> Option<Variant> {
-    variants.into_iter().next()
-}
-
 impl Device {
     /// Opens the device that `selection` names.
     ///
@@ -203,6 +201,14 @@ impl Device {
         }
     }
 
+    /// Lets [`Device::prepare`] time the variants of kernels and choose the fastest; without this it takes the defaults.
+    /// The CPU executor has nothing to choose.
+    pub fn set_tuning(&self, tuning: Tuning) {
+        if let Self::Gpu(device) = self {
+            device.set_tuning(tuning);
+        }
+    }
+
     /// An executor that runs `graph` and keeps the values of `keep` to be read.
     ///
     /// # Errors
@@ -211,7 +217,15 @@ impl Device {
         Ok(match self {
             Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, keep, Twin::Fast)),
             Self::Gpu(device) => {
-                Executor::Gpu(GpuExecutor::new(device.clone(), graph, keep, &first_variant, 0).await?)
+                let tuner = device.tuner();
+                if let Some(tuner) = &tuner {
+                    tuner.tune(device, graph, keep).await?;
+                }
+                let choose: ChooseVariant<'_> = &|op, types, variants| match &tuner {
+                    Some(tuner) => tuner.choose(op, types, variants),
+                    None => variants.into_iter().next(),
+                };
+                Executor::Gpu(GpuExecutor::new(device.clone(), graph, keep, choose, 0).await?)
             }
         })
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::OutputError;
 
 /// Writes a file through `contents`, under a temporary name in the same folder, then renames it to `path`.
-pub(super) fn write_atomically(
+pub(crate) fn write_atomically(
     path: &Path,
     contents: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
 ) -> Result<(), OutputError> {

@@ -6,6 +6,7 @@ mod errors;
 mod sample;
 mod support;
 mod train;
+mod tuning;
 
 use support::Workspace;
 
@@ -24,6 +25,6 @@ fn help_and_version_go_to_stdout() {
     assert!(workspace.succeeds("--version").stdout.starts_with("ddpm-gpu "));
     for (command, flag) in [("train", "--dataset"), ("sample", "--eta"), ("predict", "--timesteps")] {
         let help = workspace.succeeds(&format!("{command} --help")).stdout;
-        assert!(help.contains(flag) && help.contains("--device"), "{help}");
+        assert!(help.contains(flag) && help.contains("--device") && help.contains("--tuning"), "{help}");
     }
 }

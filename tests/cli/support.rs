@@ -26,6 +26,7 @@ type Files = BTreeMap<PathBuf, Option<Vec<u8>>>;
 /// A folder that the program runs in, with `model.json`.
 pub(crate) struct Workspace {
     folder: TempDir,
+    tuning_cache: TempDir,
 }
 
 /// How the program ended.
@@ -37,7 +38,8 @@ pub(crate) struct Finished {
 
 impl Workspace {
     pub(crate) fn new() -> Self {
-        let workspace = Self { folder: tempfile::tempdir().unwrap() };
+        let workspace =
+            Self { folder: tempfile::tempdir().unwrap(), tuning_cache: tempfile::tempdir().unwrap() };
         workspace.write("model.json", TINY_MODEL);
         workspace
     }
@@ -68,10 +70,16 @@ impl Workspace {
         self.write(name, model.to_string());
     }
 
+    /// The folder in which the program keeps the choices of kernels.
+    pub(crate) fn tuning_cache(&self) -> &Path {
+        self.tuning_cache.path()
+    }
+
     /// The program, to be run in this folder with the words of `line`.
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-gpu"));
         command.current_dir(self.folder.path()).args(line.split_whitespace()).stdin(Stdio::null());
+        command.env("DDPM_GPU_TUNING_CACHE", self.tuning_cache());
         command
     }
 
@@ -108,7 +116,10 @@ impl Workspace {
     pub(crate) fn train(&self, output: &str, steps: u32, more: &str) -> Finished {
         let drawing = if more.contains("--sample-every") { "" } else { "--sample-every 0" };
         let device = if more.contains("--device") { "" } else { "--device cpu" };
-        self.succeeds(&format!("{TRAIN} --output {output} --steps {steps} {drawing} {device} {more}"))
+        let tuning = if more.contains("--tuning") { "" } else { "--tuning off" };
+        self.succeeds(&format!(
+            "{TRAIN} --output {output} --steps {steps} {drawing} {device} {tuning} {more}"
+        ))
     }
 
     /// What [`Workspace::train`] runs, for tests in which it fails.

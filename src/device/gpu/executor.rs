@@ -83,11 +83,7 @@ impl GpuExecutor {
         choose: ChooseVariant<'_>,
         tail: usize,
     ) -> Result<Self, DeviceError> {
-        let pick = |op: &dyn Op, types: Types<'_>| {
-            let mut variants = op.variants(types);
-            variants.retain(|variant| device.supports(variant.requires));
-            choose(op, types, variants)
-        };
+        let pick = |op: &dyn Op, types: Types<'_>| choose(op, types, device.variants(op, types));
         let plan = Plan::new(graph, keep, |node| {
             let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
             let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
@@ -201,6 +197,23 @@ impl GpuExecutor {
             done(dispatch.node, &dispatch.kernel.name);
         }
         self.device.check(" while it ran a step")
+    }
+
+    /// Runs every node `times` times as one submission and waits for it: what a stopwatch needs.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
+    pub(in crate::device) fn run_and_wait(&mut self, times: usize) -> Result<(), DeviceError> {
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for dispatch in (0..times).flat_map(|_| &self.dispatches) {
+                dispatch.encode(&mut pass);
+            }
+        }
+        let index = self.device.queue.submit([encoder.finish()]);
+        self.wait(Some(index))?;
+        self.device.check(" while it timed a kernel")
     }
 
     fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {

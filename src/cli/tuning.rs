@@ -1,0 +1,65 @@
+//! `--tuning`: how long kernels may be timed, where the choices are kept, and what is said about it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ddpm_gpu::device::{Device, Tuning, TuningEvent};
+
+/// What `--tuning` asks for; `None` for off.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget(Option<Duration>);
+
+impl FromStr for Budget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        seconds
+            .map(|seconds| Self(Some(seconds)))
+            .ok_or_else(|| "give off, or a number of seconds".to_owned())
+    }
+}
+
+/// Names the folder of the choices, in place of `ddpm-gpu/tuning` in the user's cache folder.
+const FOLDER: &str = "DDPM_GPU_TUNING_CACHE";
+
+fn cache_folder() -> Option<PathBuf> {
+    use etcetera::BaseStrategy;
+
+    let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    // It fails where there is no home folder: then choices live as long as the program.
+    named.or_else(|| Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("ddpm-gpu/tuning")))
+}
+
+/// Lets `device` tune within the budget.
+pub(super) fn set(device: &Device, Budget(budget): Budget) {
+    let (Some(budget), Device::Gpu(_)) = (budget, device) else { return };
+    device.set_tuning(Tuning { budget, cache_folder: cache_folder(), report: Box::new(show) });
+}
+
+fn show(event: TuningEvent<'_>) {
+    match event {
+        TuningEvent::Started { adapter, calls, budget } => line(&format!(
+            "tuning kernels: timing {calls} kinds of calls on {adapter}, at most {} s; once for each model and batch size",
+            budget.as_secs_f64()
+        )),
+        TuningEvent::Finished { elapsed, left: 0 } => {
+            line(&format!("tuned in {:.1} s", elapsed.as_secs_f64()));
+        }
+        TuningEvent::Finished { elapsed, left } => line(&format!(
+            "tuned for {:.1} s; {left} kinds of calls were not reached, a larger --tuning goes on with them",
+            elapsed.as_secs_f64()
+        )),
+        TuningEvent::Warning(text) => line(&format!("warning: {text}")),
+    }
+}
+
+/// Prints a line; on a terminal in place of a progress bar, which then draws itself again.
+fn line(text: &str) {
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    eprintln!("{}{text}", if is_terminal { "\r\x1b[2K" } else { "" });
+}

@@ -1,0 +1,324 @@
+//! The tuner: which variant of a kernel a call runs, chosen by timing the candidates on the device.
+//!
+//! Calls are tuned by class: op, settings, and shapes with the first size rounded up to a power of two, so that a batch
+//! a little larger asks for no new measurement. Classes are timed in order of their arithmetic, until all are done or the
+//! budget is spent. A choice once made stays: with the same choices a device gives the same bytes, which resuming a run
+//! relies on.
+
+mod cache;
+mod stopwatch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use self::stopwatch::Stopwatch;
+use super::{DeviceError, GpuDevice};
+use crate::graph::{Graph, Plan, PlannedNode, ValueId};
+use crate::ops::{Op, Types, Variant};
+
+/// How kernels are chosen among their variants; see [`super::Device::set_tuning`].
+pub struct Tuning {
+    /// How long the calls of one plan may be timed, compilation included. What the time does not suffice for takes its
+    /// default, now and in later runs with no larger budget. With 0, only earlier choices are used.
+    pub budget: Duration,
+    /// Folder of the files, one for each adapter and driver, that keep the choices; `None` forgets them.
+    pub cache_folder: Option<PathBuf>,
+    /// Is told what happens.
+    pub report: Box<dyn Fn(TuningEvent<'_>) + Send + Sync>,
+}
+
+/// What happens while kernels are chosen.
+#[derive(Clone, Copy, Debug)]
+pub enum TuningEvent<'a> {
+    /// There is something to time.
+    Started {
+        /// Name of the adapter.
+        adapter: &'a str,
+        /// How many kinds of calls.
+        calls: usize,
+        /// The time they may take together.
+        budget: Duration,
+    },
+    /// All is timed, or the time is over.
+    Finished {
+        /// Time spent.
+        elapsed: Duration,
+        /// How many kinds of calls keep a choice that is not fully timed.
+        left: usize,
+    },
+    /// Choices cannot be read or kept: what is wrong and what follows from it. The plan runs all the same.
+    Warning(&'a str),
+}
+
+/// What an adapter must have in common with the one that choices were made on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AdapterIdentity {
+    pub(super) name: String,
+    pub(super) driver: String,
+    pub(super) driver_info: String,
+    pub(super) backend: String,
+}
+
+/// The choices by class.
+type Table = BTreeMap<String, Choice>;
+
+/// What was chosen for a class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Choice {
+    /// Name of the variant.
+    variant: String,
+    /// Hash of the room's WGSL that was timed.
+    wgsl: String,
+    /// Fastest run of each candidate that was timed.
+    milliseconds: BTreeMap<String, f64>,
+    /// The budget in seconds, where it was over before all candidates were timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    out_of_time: Option<f64>,
+}
+
+/// A class that a plan calls and that has several candidates.
+struct Class<'a> {
+    key: String,
+    node: &'a PlannedNode,
+    /// Names of the candidates, the default first.
+    candidates: Vec<&'static str>,
+    /// Hash of the room's WGSL.
+    wgsl: String,
+    /// Floating point operations and bytes of all its calls together.
+    work: f64,
+}
+
+impl Class<'_> {
+    /// Whether a choice was made among these candidates, and with at least as much time as now.
+    fn accepts(&self, choice: &Choice, budget: Duration) -> bool {
+        self.wgsl == choice.wgsl
+            && self.candidates.contains(&choice.variant.as_str())
+            && choice.out_of_time.is_none_or(|seconds| budget.as_secs_f64() <= seconds)
+    }
+}
+
+/// Chooses variants for the plans of one device.
+pub(super) struct Tuner {
+    tuning: Tuning,
+    adapter: AdapterIdentity,
+    table: Mutex<Table>,
+}
+
+/// A variant must be this much faster than the default to take its place: repeated measurements differ by less.
+const WORTHWHILE: f64 = 0.95;
+
+/// A candidate expected to take this many times as long as the best, by its speed in other calls of the op, is not tried.
+const HOPELESS: f64 = 2.5;
+
+impl Tuner {
+    /// Reads the choices of earlier runs.
+    pub(super) fn new(tuning: Tuning, adapter: AdapterIdentity) -> Self {
+        let table = tuning.cache_folder.as_deref().map_or_else(Table::new, |folder| {
+            cache::read(folder, &adapter).unwrap_or_else(|warning| {
+                (tuning.report)(TuningEvent::Warning(&warning));
+                Table::new()
+            })
+        });
+        Self { tuning, adapter, table: Mutex::new(table) }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The variant chosen for a call, else the default.
+    pub(super) fn choose(
+        &self,
+        op: &dyn Op,
+        types: Types<'_>,
+        mut variants: Vec<Variant>,
+    ) -> Option<Variant> {
+        let table = self.table();
+        let chosen = table.get(&class_key(op, types));
+        let index =
+            chosen.and_then(|chosen| variants.iter().position(|variant| variant.name == chosen.variant));
+        if variants.is_empty() { None } else { Some(variants.swap_remove(index.unwrap_or(0))) }
+    }
+
+    /// Times what the plan of `graph` calls and no earlier run has chosen.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`], and [`DeviceError::Shader`] for WGSL that does not parse.
+    pub(super) async fn tune(
+        &self,
+        device: &Arc<GpuDevice>,
+        graph: &Graph,
+        keep: &[ValueId],
+    ) -> Result<(), DeviceError> {
+        let Tuning { budget, report, .. } = &self.tuning;
+        if budget.is_zero() {
+            return Ok(());
+        }
+        let plan = Plan::new(graph, keep, |_| Vec::new());
+        let mut classes = classes(device, &plan)?;
+        {
+            let table = self.table();
+            classes.retain(|class| !table.get(&class.key).is_some_and(|known| class.accepts(known, *budget)));
+        }
+        if classes.is_empty() {
+            return Ok(());
+        }
+        classes.sort_by(|a, b| b.work.total_cmp(&a.work));
+        report(TuningEvent::Started { adapter: device.name(), calls: classes.len(), budget: *budget });
+        let started = Instant::now();
+        let mut chosen = Table::new();
+        let mut speeds = Speeds::new();
+        for class in &classes {
+            let choice = time(device, class, *budget, started, &mut speeds).await?;
+            chosen.insert(class.key.clone(), choice);
+        }
+        let left = chosen.values().filter(|choice| choice.out_of_time.is_some()).count();
+        report(TuningEvent::Finished { elapsed: started.elapsed(), left });
+        self.keep(&classes, chosen);
+        Ok(())
+    }
+
+    /// Takes over new choices and writes the file.
+    fn keep(&self, classes: &[Class<'_>], chosen: Table) {
+        let mut table = self.table();
+        if let Some(folder) = &self.tuning.cache_folder {
+            // Another process may have tuned meanwhile; what is in the file already holds for both. A file that cannot
+            // be read has been reported, and is replaced.
+            let stored = cache::read(folder, &self.adapter).unwrap_or_default();
+            table.extend(stored);
+        }
+        let mut chosen = chosen;
+        for class in classes {
+            let known = table.get(&class.key).is_some_and(|known| class.accepts(known, self.tuning.budget));
+            if let (false, Some(choice)) = (known, chosen.remove(&class.key)) {
+                table.insert(class.key.clone(), choice);
+            }
+        }
+        if let Some(folder) = &self.tuning.cache_folder
+            && let Err(warning) = cache::write(folder, &self.adapter, &table)
+        {
+            (self.tuning.report)(TuningEvent::Warning(&warning));
+        }
+    }
+}
+
+/// The most work per second that a variant of an op has been seen to do. Small calls are no faster, so that a candidate is
+/// rather tried in vain than left out.
+type Speeds = HashMap<(&'static str, &'static str), f64>;
+
+/// Times the candidates of one class.
+async fn time(
+    device: &Arc<GpuDevice>,
+    class: &Class<'_>,
+    budget: Duration,
+    started: Instant,
+    speeds: &mut Speeds,
+) -> Result<Choice, DeviceError> {
+    let work = work(class.node);
+    let mut seconds: Vec<(&'static str, f64)> = Vec::new();
+    let mut out_of_time = false;
+    let mut stopwatch = None;
+    for &variant in &class.candidates {
+        let best = seconds.iter().map(|(_, seconds)| *seconds).min_by(f64::total_cmp);
+        let speed = speeds.get(&(class.node.node.op.name(), variant));
+        if let (Some(best), Some(speed)) = (best, speed)
+            && work / speed > HOPELESS * best
+        {
+            continue;
+        }
+        if started.elapsed() >= budget {
+            out_of_time = true;
+            break;
+        }
+        let stopwatch = match &mut stopwatch {
+            Some(stopwatch) => stopwatch,
+            None => stopwatch.insert(Stopwatch::new(class.node)?),
+        };
+        match stopwatch.time(device, variant, best, speed.is_some()).await {
+            Ok(measured) => {
+                let speed = speeds.entry((class.node.node.op.name(), variant)).or_default();
+                *speed = speed.max(work / measured);
+                seconds.push((variant, measured));
+            }
+            Err(error @ DeviceError::Lost { .. }) => return Err(error),
+            // The driver does not compile it, or it does not fit: not a candidate here. Where that is the default, the
+            // executor meets the same error and reports it.
+            Err(_) => {}
+        }
+    }
+    Ok(Choice {
+        variant: fastest(class.candidates[0], &seconds).to_owned(),
+        wgsl: class.wgsl.clone(),
+        milliseconds: seconds.iter().map(|(name, seconds)| ((*name).to_owned(), 1e3 * seconds)).collect(),
+        out_of_time: out_of_time.then_some(budget.as_secs_f64()),
+    })
+}
+
+/// The fastest candidate; the default where it is about as fast, or nothing was timed.
+fn fastest(default: &'static str, seconds: &[(&'static str, f64)]) -> &'static str {
+    let of_default = seconds.iter().find(|(name, _)| *name == default).map(|(_, seconds)| *seconds);
+    match (seconds.iter().min_by(|a, b| a.1.total_cmp(&b.1)), of_default) {
+        (Some((name, best)), Some(default)) if *best < WORTHWHILE * default => name,
+        (Some((name, _)), None) => name,
+        _ => default,
+    }
+}
+
+/// The classes that a plan calls and that leave a choice.
+fn classes<'a>(device: &GpuDevice, plan: &'a Plan) -> Result<Vec<Class<'a>>, DeviceError> {
+    let mut classes: BTreeMap<String, Class<'a>> = BTreeMap::new();
+    for node in &plan.nodes {
+        let op = node.node.op.as_ref();
+        let types = Types { inputs: &node.inputs, outputs: &node.outputs };
+        let candidates: Vec<_> = device.variants(op, types).iter().map(|variant| variant.name).collect();
+        if candidates.len() < 2 {
+            continue;
+        }
+        let key = class_key(op, types);
+        if let Some(class) = classes.get_mut(&key) {
+            class.work += work(node);
+            continue;
+        }
+        let wgsl = format!("{:016x}", fnv1a(&device.wgsl(op)?));
+        classes.insert(key.clone(), Class { key, node, candidates, wgsl, work: work(node) });
+    }
+    Ok(classes.into_values().collect())
+}
+
+/// Floating point operations and bytes of one call; a measure of what it takes, to put calls in order.
+fn work(node: &PlannedNode) -> f64 {
+    let cost = node.node.op.cost(Types { inputs: &node.inputs, outputs: &node.outputs });
+    (cost.flops + cost.bytes).max(1) as f64
+}
+
+/// Names the class of a call: op and settings, then the operands. Sizes other than the first are channels, pixels of one
+/// image or taps of a kernel, on which the best variant depends; where a first size matters, as with output channels of a
+/// weight, another operand has it as its last.
+fn class_key(op: &dyn Op, types: Types<'_>) -> String {
+    let mut key = format!("{} {op:?}", op.name());
+    let names = op.inputs().iter().chain(op.outputs());
+    for (name, ty) in names.zip(types.inputs.iter().chain(types.outputs)) {
+        let mut shape = ty.shape.clone();
+        if let Some(first) = shape.first_mut() {
+            *first = first.next_power_of_two();
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(key, ", {name} {:?} {shape:?}", ty.dtype);
+    }
+    key
+}
+
+/// FNV-1a: the same in every release, which the standard library's hashers do not promise.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

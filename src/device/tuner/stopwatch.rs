@@ -1,0 +1,108 @@
+//! Timing one call on buffers of its own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::device::{DeviceError, GpuDevice, GpuExecutor};
+use crate::graph::{BufferRole, DType, Graph, PlannedNode, Storage, TensorType, ValueId};
+
+/// Runs after the first; the fastest counts.
+const RUNS: usize = 4;
+
+/// Short calls are repeated within a run to take about this long, or what is timed is the submission.
+const RUN: Duration = Duration::from_millis(2);
+
+/// Runs of a candidate end after this long: long calls need fewer repetitions to be told apart.
+const ENOUGH: Duration = Duration::from_millis(200);
+
+/// A candidate that takes this many times as long as the best one is not run again.
+const SLOWER: f64 = 2.0;
+
+/// A call as a graph of one node, with contents for its operands.
+pub(super) struct Stopwatch {
+    graph: Graph,
+    contents: Vec<(ValueId, Vec<f32>)>,
+}
+
+impl Stopwatch {
+    /// Makes up contents for a call of the shapes of `node`.
+    pub(super) fn new(node: &PlannedNode) -> Result<Self, DeviceError> {
+        let op = &node.node.op;
+        let mut graph = Graph::new();
+        let mut contents = Vec::new();
+        let mut inputs = Vec::new();
+        for (name, ty) in op.inputs().iter().zip(&node.inputs) {
+            let id = graph.input(name, ty.clone());
+            inputs.push(id);
+            contents.push((id, finite_numbers(ty)));
+        }
+        let Ok(outputs) = graph.apply_dyn(op.clone(), &inputs) else {
+            unreachable!("operands of these shapes were accepted when the plan's graph was built")
+        };
+        for (&id, ty) in outputs.iter().zip(&node.outputs) {
+            graph.set_storage(id, Storage::State(BufferRole::Activations));
+            if op.updates_in_place() {
+                contents.push((id, finite_numbers(ty)));
+            }
+        }
+        Ok(Self { graph, contents })
+    }
+
+    /// Seconds that one call by `variant` takes. `best` is that of the best candidate so far; `is_compiled` says that
+    /// the variant has run before, so that already its first run shows whether it is slow.
+    ///
+    /// # Errors
+    /// What the adapter cannot do.
+    pub(super) async fn time(
+        &self,
+        device: &Arc<GpuDevice>,
+        variant: &str,
+        best: Option<f64>,
+        is_compiled: bool,
+    ) -> Result<f64, DeviceError> {
+        let choose: crate::device::ChooseVariant<'_> =
+            &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);
+        let mut executor = GpuExecutor::new(device.clone(), &self.graph, &[], choose, 0).await?;
+        for (id, data) in &self.contents {
+            executor.write(*id, data)?;
+        }
+        // Uploads the contents.
+        executor.run_and_wait(0)?;
+        let mut run = |times: usize| -> Result<f64, DeviceError> {
+            let start = Instant::now();
+            executor.run_and_wait(times)?;
+            Ok(start.elapsed().as_secs_f64() / times as f64)
+        };
+        let is_slow = |seconds: f64| best.is_some_and(|best| seconds > SLOWER * best);
+        // Compiles where the driver puts that off until a kernel runs.
+        let first = run(1)?;
+        if is_compiled && is_slow(first) {
+            return Ok(first);
+        }
+        let mut fastest = run(1)?;
+        if is_slow(fastest) {
+            return Ok(fastest);
+        }
+        let times = (RUN.as_secs_f64() / fastest).clamp(1.0, 100.0) as usize;
+        let started = Instant::now();
+        for _ in 0..RUNS {
+            fastest = fastest.min(run(times)?);
+            if started.elapsed() > ENOUGH {
+                break;
+            }
+        }
+        Ok(fastest)
+    }
+}
+
+/// Positive numbers below 1, so that no square root, quotient or exponential is out of the ordinary; of integers zeros,
+/// which are a class of every model.
+fn finite_numbers(ty: &TensorType) -> Vec<f32> {
+    match ty.dtype {
+        DType::U32 => vec![0.0; ty.len()],
+        // Multiples of the golden ratio modulo 1.
+        _ => (0..ty.len() as u32)
+            .map(|index| (index.wrapping_mul(0x9e37_79b9) >> 8) as f32 / (1 << 24) as f32)
+            .collect(),
+    }
+}
