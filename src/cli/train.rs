@@ -11,8 +11,8 @@ use ddpm_gpu::graph::MemoryReport;
 use ddpm_gpu::model::{PRESETS, SampleSize, UNetConfig};
 use ddpm_gpu::train::{Event, LrSchedule, Outcome, Run, TrainOptions, Trainer, train};
 
-use super::DeviceArgs;
 use super::progress::Progress;
+use super::{DeviceArgs, PrecisionArgs};
 
 /// Train a model on images
 ///
@@ -100,6 +100,8 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    precision: PrecisionArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -138,6 +140,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         ..SchedulerConfig::default()
     };
     let device = args.device.open().await?;
+    args.precision.warn(&device);
     let run = Run {
         device,
         dataset,
@@ -243,6 +246,7 @@ fn options(args: &Args) -> TrainOptions {
         max_grad_norm: args.max_grad_norm,
         ema_decay: args.ema_decay,
         random_flip: args.random_flip,
+        precision: args.precision.precision,
         seed: args.seed,
     }
 }
@@ -284,8 +288,14 @@ fn show(event: Event, options: &TrainOptions, progress: &mut Option<Progress>) {
                 bytes as f64 / (1 << 20) as f64
             ));
         }
-        Event::Progress { step, loss, images_per_second } => {
-            bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s"));
+        Event::Progress { step, loss, images_per_second, loss_scale } => {
+            let skipped = match loss_scale {
+                Some(state) if state.skipped_steps > 0.0 => {
+                    format!("  loss scale {}, {} steps skipped", state.scale, state.skipped_steps)
+                }
+                _ => String::new(),
+            };
+            bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s{skipped}"));
         }
         Event::Checkpoint(path) => bar.line(&format!("saved {}", path.display())),
         Event::Samples(path) => bar.line(&format!("drew {}", path.display())),

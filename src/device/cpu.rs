@@ -1,7 +1,7 @@
 //! The CPU executor: runs a plan by the Rust twins of the kernels.
 
-use super::{DeviceError, place_to_read, place_to_write};
-use crate::graph::{BufferRole, Graph, Place, Plan, PlannedNode, TensorType, ValueId};
+use super::{DeviceError, half_precision, place_to_read, place_to_write};
+use crate::graph::{BufferRole, DType, Graph, Place, Plan, PlannedNode, TensorType, ValueId};
 use crate::ops::{Input, Operands, Output};
 
 /// Which twin of a kernel runs.
@@ -14,6 +14,9 @@ pub enum Twin {
 }
 
 /// Runs a plan on the CPU.
+///
+/// Every element takes 32 bits: what is stored as f16 elsewhere is rounded to f16 here, so that this executor remains the
+/// oracle of the others.
 pub struct CpuExecutor {
     plan: Plan,
     buffers: Vec<Vec<f32>>,
@@ -23,7 +26,8 @@ pub struct CpuExecutor {
 impl CpuExecutor {
     /// Plans `graph` and allocates its buffers, zero-filled.
     pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Self {
-        let plan = Plan::new(graph, keep, |_| Vec::new());
+        let mut plan = Plan::new(graph, keep, |_| Vec::new());
+        widen(&mut plan);
         let buffers = plan.buffers.iter().map(|buffer| vec![0.0; buffer.bytes / 4]).collect();
         Self { plan, buffers, twin }
     }
@@ -39,7 +43,12 @@ impl CpuExecutor {
     /// [`DeviceError::Length`] for another number of elements.
     pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
         if let Some(place) = place_to_write(&self.plan, value, data.len())? {
-            self.buffers[place.buffer][range(place)].copy_from_slice(data);
+            let ty = self.plan.ty(value);
+            let stored = &mut self.buffers[place.buffer][range(place, ty)];
+            stored.copy_from_slice(data);
+            if ty.dtype == DType::F16 {
+                half_precision::round(stored);
+            }
         }
         Ok(())
     }
@@ -50,7 +59,7 @@ impl CpuExecutor {
     /// [`DeviceError::NotKept`].
     pub fn read(&self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
         let place = place_to_read(&self.plan, value)?;
-        Ok(self.buffers[place.buffer][range(place)].to_vec())
+        Ok(self.buffers[place.buffer][range(place, self.plan.ty(value))].to_vec())
     }
 
     /// Fills all buffers of activations and workspace with NaN, so that what is read before it is written shows.
@@ -78,8 +87,20 @@ impl CpuExecutor {
     }
 }
 
-fn range(place: Place) -> std::ops::Range<usize> {
-    place.offset / 4..(place.offset + place.bytes) / 4
+/// Elements of a buffer that a tensor takes.
+fn range(place: Place, ty: &TensorType) -> std::ops::Range<usize> {
+    let first = place.offset / ty.dtype.bytes();
+    first..first + ty.len()
+}
+
+/// Makes room for 32 bits an element in buffers that hold f16.
+fn widen(plan: &mut Plan) {
+    let ends: Vec<(usize, usize)> =
+        plan.placed().map(|(id, place)| (place.buffer, range(place, plan.ty(id)).end)).collect();
+    for (buffer, end) in ends {
+        let bytes = &mut plan.buffers[buffer].bytes;
+        *bytes = (*bytes).max(4 * end);
+    }
 }
 
 /// Runs one node: the buffers it writes are taken out, so that the others can be borrowed beside them.
@@ -99,12 +120,17 @@ fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twi
         .inputs
         .iter()
         .zip(&node.inputs)
-        .map(|(id, ty)| Input { ty, data: &buffers[place(id).buffer][range(place(id))] })
+        .map(|(id, ty)| Input { ty, data: &buffers[place(id).buffer][range(place(id), ty)] })
         .collect();
     let operands = Operands { inputs, outputs: disjoint(&mut taken, &outputs, &node.outputs) };
     match twin {
         Twin::Reference => node.node.op.reference(operands),
         Twin::Fast => node.node.op.compute(operands),
+    }
+    for output in disjoint(&mut taken, &outputs, &node.outputs) {
+        if output.ty.dtype == DType::F16 {
+            half_precision::round(output.data);
+        }
     }
     for (index, buffer) in taken {
         buffers[index] = buffer;
@@ -124,7 +150,7 @@ fn disjoint<'a>(
         inside.sort_by_key(|(_, place)| place.offset);
         let (mut rest, mut at) = (data.as_mut_slice(), 0);
         for (index, place) in inside {
-            let range = range(*place);
+            let range = range(*place, &types[index]);
             let (_, tail) = rest.split_at_mut(range.start - at);
             let (slice, tail) = tail.split_at_mut(range.len());
             slices.push((index, slice));

@@ -65,6 +65,7 @@ pub struct Plan {
     pub buffers: Vec<BufferPlan>,
     places: HashMap<ValueId, Place>,
     names: Vec<String>,
+    types: Vec<TensorType>,
 }
 
 /// Bytes by role, known before anything runs.
@@ -129,7 +130,8 @@ impl Plan {
             })
             .collect();
         let names = graph.values().map(|(_, value)| value.name.clone()).collect();
-        Self { nodes, buffers, places, names }
+        let types = graph.values().map(|(_, value)| value.ty.clone()).collect();
+        Self { nodes, buffers, places, names, types }
     }
 
     /// Where a value lies; `None` if nothing that runs touches it.
@@ -140,6 +142,16 @@ impl Plan {
     /// The name of a value, for messages.
     pub fn name(&self, value: ValueId) -> &str {
         self.names.get(value.0).map_or("a value of another graph", String::as_str)
+    }
+
+    /// Shape and element type of a value of the graph that was planned.
+    pub fn ty(&self, value: ValueId) -> &TensorType {
+        &self.types[value.0]
+    }
+
+    /// Every value that has a place.
+    pub fn placed(&self) -> impl Iterator<Item = (ValueId, Place)> {
+        self.places.iter().map(|(&value, &place)| (value, place))
     }
 
     /// Bytes by role.
@@ -205,7 +217,8 @@ fn insert_slice(graph: &Graph, id: ValueId, places: &mut HashMap<ValueId, Place>
     if let Storage::Slice { of, offset } = graph.value(id).storage
         && let Some(&whole) = places.get(&of)
     {
-        let place = Place { buffer: whole.buffer, offset: 4 * offset, bytes: graph.ty(id).bytes() };
+        let ty = graph.ty(id);
+        let place = Place { buffer: whole.buffer, offset: ty.dtype.bytes() * offset, bytes: ty.bytes() };
         places.insert(id, place);
     }
 }

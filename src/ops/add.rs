@@ -1,7 +1,10 @@
 //! Addition of two tensors, or of one row per sample to an image.
 
 use super::cpu::{par_chunks, par_rows};
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect_nhwc, expect_shape};
+use super::{
+    Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect_like, expect_nhwc,
+    expect_shape,
+};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `a + b`, where `b` has the shape of `a`, or is `[N, C]` for an `a` of `[N, H, W, C]`.
@@ -40,7 +43,7 @@ impl Op for Forward {
         &["y"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        expect_shape("b", inputs[1], &inputs[0].shape)?;
+        expect_like("b", inputs[1], inputs[0])?;
         Ok(vec![inputs[0].clone()])
     }
     fn gradient(

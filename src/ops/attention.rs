@@ -2,7 +2,10 @@
 
 mod compute;
 
-use super::{Case, Cost, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_shape};
+use super::{
+    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_like,
+    expect_shape,
+};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `softmax(q k^T / sqrt(D)) v` in each head, for `q`, `k` and `v` of one shape `[N, H, W, C]` or `[N, T, C]`; head `h`
@@ -105,7 +108,7 @@ fn expect_tokens(heads: usize, names: &[&str], inputs: &[&TensorType]) -> Result
     let c = first.channels();
     expect(heads > 0 && c.is_multiple_of(heads), || format!("{c} channels do not fall into {heads} heads"))?;
     for (name, input) in names.iter().zip(inputs) {
-        expect_shape(name, input, &first.shape)?;
+        expect_like(name, input, first)?;
     }
     Ok([first.shape[0], heads, first.rows() / first.shape[0]])
 }

@@ -7,7 +7,7 @@ pub use cases::cases;
 
 use super::{
     Cost, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, dims, expect,
-    expect_nhwc, expect_shape,
+    expect_nhwc, expect_shape, expect_shape_like,
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -227,7 +227,7 @@ impl Op for Forward {
         expect(channels == in_channels, || format!("weight takes {in_channels} channels, x has {channels}"))?;
         expect_shape("bias", inputs[2], &[out_channels])?;
         expect(self.stride > 0, || "the stride must be at least 1".to_owned())?;
-        Ok(vec![TensorType::f32(self.geometry(inputs[0], inputs[1]).y_shape())])
+        Ok(vec![inputs[0].with_shape(self.geometry(inputs[0], inputs[1]).y_shape())])
     }
     fn gradient(
         &self,
@@ -297,8 +297,8 @@ impl Op for BackwardInput {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [batch, ..] = expect_nhwc("d_y", inputs[0])?;
         let [_, _, _, in_channels] = expect_kernel(inputs[1])?;
-        expect_shape("d_y", inputs[0], &self.geometry(inputs[0], inputs[1]).y_shape())?;
-        Ok(vec![TensorType::f32([batch, self.size[0], self.size[1], in_channels])])
+        expect_shape_like("d_y", inputs[0], &self.geometry(inputs[0], inputs[1]).y_shape(), inputs[0])?;
+        Ok(vec![inputs[0].with_shape([batch, self.size[0], self.size[1], in_channels])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let geometry = self.geometry(&types.inputs[0], &types.inputs[1]);
@@ -351,7 +351,7 @@ impl Op for BackwardWeight {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [_, _, _, in_channels] = expect_nhwc("x", inputs[0])?;
         let [_, _, _, out_channels] = expect_nhwc("d_y", inputs[1])?;
-        expect_shape("d_y", inputs[1], &self.geometry(inputs[0], inputs[1]).y_shape())?;
+        expect_shape_like("d_y", inputs[1], &self.geometry(inputs[0], inputs[1]).y_shape(), inputs[0])?;
         let weight = TensorType::f32([out_channels, self.kernel, self.kernel, in_channels]);
         Ok(vec![weight, TensorType::f32([out_channels])])
     }

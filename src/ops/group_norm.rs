@@ -4,8 +4,8 @@ mod compute;
 
 use super::silu::sigmoid_and_slope;
 use super::{
-    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_nhwc,
-    expect_shape,
+    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_like,
+    expect_nhwc, expect_shape,
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -194,7 +194,7 @@ impl Op for BackwardSums {
         let statistics = self.0.expect(inputs[0], inputs[1], inputs[2])?;
         expect_shape("saved_mean", inputs[3], &statistics)?;
         expect_shape("saved_rstd", inputs[4], &statistics)?;
-        expect_shape("d_y", inputs[5], &inputs[0].shape)?;
+        expect_like("d_y", inputs[5], inputs[0])?;
         Ok(vec![TensorType::f32([statistics[0], 2, inputs[1].len()])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {

@@ -97,7 +97,7 @@ impl Op for Forward {
         let mut shape = inputs[0].shape.clone();
         shape.pop();
         shape.push(outputs);
-        Ok(vec![TensorType::f32(shape)])
+        Ok(vec![inputs[0].with_shape(shape)])
     }
     fn gradient(
         &self,
@@ -166,7 +166,7 @@ impl Op for BackwardInput {
         let mut shape = inputs[0].shape.clone();
         shape.pop();
         shape.push(features);
-        Ok(vec![TensorType::f32(shape)])
+        Ok(vec![inputs[0].with_shape(shape)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let sizes = Sizes::new(&types.outputs[0], types.inputs[0].channels());
@@ -212,7 +212,8 @@ impl Op for BackwardWeight {
         &["d_weight", "d_bias"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        expect(inputs[0].rows() == inputs[1].rows(), || "x and d_y must have as many rows".to_owned())?;
+        let fits = inputs[0].rows() == inputs[1].rows() && inputs[0].dtype == inputs[1].dtype;
+        expect(fits, || "x and d_y must have as many rows, and the same element type".to_owned())?;
         let outputs = inputs[1].channels();
         Ok(vec![TensorType::f32([outputs, inputs[0].channels()]), TensorType::f32([outputs])])
     }

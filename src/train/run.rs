@@ -11,6 +11,7 @@ use crate::data::{Dataset, Loader, LoaderOptions};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
 use crate::model::UNetConfig;
+use crate::ops::loss_scale::LossScale;
 use crate::output::{GridOptions, tile};
 use crate::sample::{SampleRequest, sample};
 use crate::sampler;
@@ -57,6 +58,8 @@ pub enum Event {
         loss: f32,
         /// Speed since the last event.
         images_per_second: f64,
+        /// Where loss scaling stands; `None` for a precision that needs none.
+        loss_scale: Option<LossScale>,
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
@@ -89,6 +92,9 @@ struct Saved {
 
 /// The loss is read back this often: each reading waits for the device.
 const LOSS_EVERY: u64 = 10;
+
+/// Below this, gradients do not overflow because of the scale: the network itself does.
+const SMALLEST_LOSS_SCALE: f32 = 1e-4;
 
 /// Steps of the sample grids that are drawn during training.
 const SAMPLE_STEPS: usize = 50;
@@ -146,7 +152,8 @@ pub async fn train(
             let loss = finite_loss(&mut trainer, saved.as_ref()).await?;
             let images = (done - since.1) as f64 * run.options.batch_size as f64;
             let images_per_second = images / since.0.elapsed().as_secs_f64();
-            report(Event::Progress { step: done, loss, images_per_second });
+            let loss_scale = trainer.loss_scale().await?;
+            report(Event::Progress { step: done, loss, images_per_second, loss_scale });
             since = (Instant::now(), done);
         }
         if checkpoint_is_due {
@@ -210,10 +217,14 @@ fn check_resume(
     }
     // The number of steps may change; anything else would change the course of the run.
     let now = run.options.to_json()?;
+    let then = match serde_json::from_value::<TrainOptions>(state.options.clone()) {
+        Ok(then) => then.to_json()?,
+        Err(_) => state.options.clone(),
+    };
     let settings = now.as_object().into_iter().flatten().filter(|(key, _)| *key != "steps");
     let changed: Vec<String> = settings
         .filter_map(|(key, now)| {
-            let then = state.options.get(key).unwrap_or(&serde_json::Value::Null);
+            let then = then.get(key).unwrap_or(&serde_json::Value::Null);
             (then != now).then(|| format!("{key} was {then}, now it is {now}"))
         })
         .collect();
@@ -234,14 +245,20 @@ fn check_resume(
     Ok(())
 }
 
-/// The loss of the last step, where it is a number: weights that are not are never saved.
+/// The loss of the last step, where its weights are numbers: those that are not are never saved.
 async fn finite_loss(trainer: &mut Trainer, saved: Option<&Saved>) -> Result<f32, TrainError> {
     // A run that was stopped before its first step has no loss yet.
     let loss = if trainer.done() > saved.map_or(0, |saved| saved.step) { trainer.loss().await? } else { 0.0 };
-    if loss.is_finite() {
-        return Ok(loss);
-    }
     let last_checkpoint = saved.map_or(0, |saved| saved.step);
+    match trainer.loss_scale().await? {
+        // A step that overflows is skipped, so the weights are sound, unless every step overflows.
+        Some(LossScale { scale, .. }) if scale >= SMALLEST_LOSS_SCALE => return Ok(loss),
+        Some(LossScale { scale, .. }) => {
+            return Err(TrainError::LossScale { step: trainer.done(), scale, last_checkpoint });
+        }
+        None if loss.is_finite() => return Ok(loss),
+        None => {}
+    }
     Err(TrainError::NotFinite { step: trainer.done(), loss, last_checkpoint })
 }
 
@@ -275,6 +292,7 @@ async fn draw(
         num_images: class_labels.as_ref().map_or(4 * COLUMNS, Vec::len),
         class_labels,
         seed: run.options.seed,
+        precision: run.options.precision,
         ..SampleRequest::new(ddim, steps)
     };
     let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
