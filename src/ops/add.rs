@@ -79,14 +79,14 @@ impl Op for ForwardBroadcast {
         "add.forward_broadcast"
     }
     fn inputs(&self) -> &'static [&'static str] {
-        &["a", "b"]
+        &["a", "row"]
     }
     fn outputs(&self) -> &'static [&'static str] {
         &["y"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [n, _, _, c] = expect_nhwc("a", inputs[0])?;
-        expect_shape("b", inputs[1], &[n, c])?;
+        expect_shape("row", inputs[1], &[n, c])?;
         Ok(vec![inputs[0].clone()])
     }
     fn gradient(
