@@ -200,6 +200,7 @@ pub const ALL: &[Room] = rooms![
 pub const SHARED_WGSL: &[(&str, &str)] = &[
     ("activation", include_str!("../../kernels/shared/activation.wgsl")),
     ("index", include_str!("../../kernels/shared/index.wgsl")),
+    ("lanes", include_str!("../../kernels/shared/lanes.wgsl")),
     ("products", include_str!("../../kernels/shared/products.wgsl")),
     ("random", include_str!("../../kernels/shared/random.wgsl")),
 ];
