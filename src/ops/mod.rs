@@ -227,6 +227,7 @@ pub const SHARED_WGSL: &[(&str, &str)] = &[
     ("activation", include_str!("../../kernels/shared/activation.wgsl")),
     (ACTIVATION_F16, include_str!("../../kernels/shared/activation_f16.wgsl")),
     ("index", include_str!("../../kernels/shared/index.wgsl")),
+    ("lanes", include_str!("../../kernels/shared/lanes.wgsl")),
     ("products", include_str!("../../kernels/shared/products.wgsl")),
     ("random", include_str!("../../kernels/shared/random.wgsl")),
 ];
