@@ -149,10 +149,9 @@ pub async fn train(
         let checkpoint_is_due = done.is_multiple_of(run.checkpoint_every) || is_last;
         let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
         if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
-            let loss = finite_loss(&mut trainer, saved.as_ref()).await?;
+            let (loss, loss_scale) = sound_loss(&mut trainer, saved.as_ref()).await?;
             let images = (done - since.1) as f64 * run.options.batch_size as f64;
             let images_per_second = images / since.0.elapsed().as_secs_f64();
-            let loss_scale = trainer.loss_scale().await?;
             report(Event::Progress { step: done, loss, images_per_second, loss_scale });
             since = (Instant::now(), done);
         }
@@ -170,7 +169,7 @@ pub async fn train(
     let checkpoint = match saved {
         Some(saved) if saved.step == trainer.done() => saved.folder,
         saved => {
-            finite_loss(&mut trainer, saved.as_ref()).await?;
+            sound_loss(&mut trainer, saved.as_ref()).await?;
             save(run, &mut trainer, report).await?.folder
         }
     };
@@ -245,21 +244,23 @@ fn check_resume(
     Ok(())
 }
 
-/// The loss of the last step, where its weights are numbers: those that are not are never saved.
-async fn finite_loss(trainer: &mut Trainer, saved: Option<&Saved>) -> Result<f32, TrainError> {
-    // A run that was stopped before its first step has no loss yet.
-    let loss = if trainer.done() > saved.map_or(0, |saved| saved.step) { trainer.loss().await? } else { 0.0 };
+/// The loss of the last step, where the weights are numbers: others are never saved. And where loss scaling stands.
+async fn sound_loss(
+    trainer: &mut Trainer,
+    saved: Option<&Saved>,
+) -> Result<(f32, Option<LossScale>), TrainError> {
     let last_checkpoint = saved.map_or(0, |saved| saved.step);
-    match trainer.loss_scale().await? {
-        // A step that overflows is skipped, so the weights are sound, unless every step overflows.
-        Some(LossScale { scale, .. }) if scale >= SMALLEST_LOSS_SCALE => return Ok(loss),
-        Some(LossScale { scale, .. }) => {
-            return Err(TrainError::LossScale { step: trainer.done(), scale, last_checkpoint });
+    // A run that was stopped before its first step has no loss yet.
+    let loss = if trainer.done() > last_checkpoint { trainer.loss().await? } else { 0.0 };
+    let (step, state) = (trainer.done(), trainer.loss_scale().await?);
+    match state {
+        // A step that overflows is skipped, so the weights are sound, unless all do.
+        Some(LossScale { scale, .. }) if scale < SMALLEST_LOSS_SCALE => {
+            Err(TrainError::LossScale { step, scale, last_checkpoint })
         }
-        None if loss.is_finite() => return Ok(loss),
-        None => {}
+        None if !loss.is_finite() => Err(TrainError::NotFinite { step, loss, last_checkpoint }),
+        _ => Ok((loss, state)),
     }
-    Err(TrainError::NotFinite { step: trainer.done(), loss, last_checkpoint })
 }
 
 async fn save(
