@@ -17,15 +17,16 @@ fn kernels_agree_with_their_references() {
     }
 }
 
-/// The same WGSL with 16-bit activations: small cases, and those of a real U-Net.
+/// The same WGSL with 16-bit activations: the first small case of each op, which is the ragged one, and that of U-Net S.
 #[test]
 fn kernels_agree_with_their_references_in_f16() {
+    let mut small = BTreeSet::new();
     let is_wanted = |case: &Case| {
         let elements: usize = case.input_types().iter().map(|ty| ty.len()).sum();
-        elements < 8000 || case.name.starts_with("U-Net S")
+        case.name.starts_with("U-Net S") || (elements < 8000 && small.insert(case.op.name()))
     };
-    let all = ops::ALL.iter().flat_map(|room| (room.cases)()).filter(is_wanted);
-    let cases: Vec<Case> = all.filter_map(|case| in_f16(&case).unwrap()).collect();
+    let all = ops::ALL.iter().flat_map(|room| (room.cases)());
+    let cases: Vec<Case> = all.filter_map(|case| in_f16(&case).unwrap()).filter(is_wanted).collect();
     let rooms: BTreeSet<&str> = cases.iter().map(|case| case.op.room().name).collect();
     for name in
         ["add", "attention", "concat", "conv2d", "dropout", "group_norm", "linear", "silu", "upsample"]
