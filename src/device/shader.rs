@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use naga::{AddressSpace, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
+use naga::{AddressSpace, BinaryOperator, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
 
 use super::DeviceError;
 use crate::ops::{self, Pass, Room, Word};
@@ -43,7 +43,7 @@ pub(crate) enum Usage {
 impl Shader {
     /// Loads the WGSL of a room.
     pub(crate) fn load(room: &Room) -> Result<Self, DeviceError> {
-        let text = with_imports(room.name, &source(room)?)?;
+        let text = with_imports(room.name, &source(room.name, room.name, room.source)?)?;
         let fault = |message: String| DeviceError::Shader { room: room.name, message };
         let module = naga::front::wgsl::parse_str(&text)
             .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
@@ -103,7 +103,7 @@ impl Shader {
             let Some(expression) = expression else { continue };
             *size = self.constant(expression, &pass.overrides).ok_or_else(|| {
                 self.fault(format!(
-                    "the workgroup size of {} is neither a number nor an override",
+                    "the workgroup size of {} is neither a number, an override nor a quotient",
                     pass.entry
                 ))
             })?;
@@ -111,7 +111,7 @@ impl Shader {
         Ok(size)
     }
 
-    /// Value of a literal, or of an override set in `overrides` or by its default.
+    /// Value of a literal, of an override set in `overrides` or by its default, or of a quotient of those.
     fn constant(
         &self,
         expression: naga::Handle<Expression>,
@@ -128,6 +128,9 @@ impl Shader {
                     Some((_, value)) => Some(*value as u32),
                     None => self.constant(declared.init?, overrides),
                 }
+            }
+            Expression::Binary { op: BinaryOperator::Divide, left, right } => {
+                self.constant(*left, overrides)?.checked_div(self.constant(*right, overrides)?)
             }
             _ => None,
         }
@@ -167,15 +170,16 @@ impl Shader {
     }
 }
 
-/// Names a folder to read `<room>.wgsl` from, in place of the text in the program: for trying out a changed kernel
-/// without a build. Shared modules are always the program's own.
+/// Names a folder to read `<room>.wgsl` and `shared/<module>.wgsl` from, in place of the text in the program: for trying
+/// out a changed kernel without a build.
 const KERNELS_FOLDER: &str = "DDPM_GPU_KERNELS";
 
-fn source(room: &Room) -> Result<Cow<'static, str>, DeviceError> {
-    let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(room.source.into()) };
-    let file = Path::new(&folder).join(room.name).with_extension("wgsl");
+/// The text of `kernels/<file>.wgsl`: `built_in`, or that file of the folder in [`KERNELS_FOLDER`].
+fn source(room: &'static str, file: &str, built_in: &'static str) -> Result<Cow<'static, str>, DeviceError> {
+    let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(built_in.into()) };
+    let file = Path::new(&folder).join(file).with_extension("wgsl");
     std::fs::read_to_string(&file).map(Cow::Owned).map_err(|error| DeviceError::Shader {
-        room: room.name,
+        room,
         message: format!("{} ({KERNELS_FOLDER} names the folder): {error}", file.display()),
     })
 }
@@ -184,20 +188,33 @@ fn path(room: &str) -> String {
     format!("kernels/{room}.wgsl")
 }
 
-/// A room's text followed by the shared modules that its `// #import name` lines ask for.
+/// A room's text followed by the shared modules that its imports ask for.
+///
+/// `// #import name` appends `shared/name.wgsl`. `// #import name FROM=to ...` appends it with every `FROM` in its text
+/// replaced by `to`: so an algorithm is written once, and a room imports it once for each of its passes.
 ///
 /// WGSL does not care about the order of declarations, so this needs no parser; naga_oil, which has one, loses the
 /// workgroup sizes that are overrides.
-fn with_imports(room: &'static str, source: &str) -> Result<String, DeviceError> {
-    let mut text = source.to_owned();
-    for name in source.lines().filter_map(|line| line.strip_prefix("// #import ")) {
-        let module = ops::SHARED_WGSL.iter().find(|(shared, _)| *shared == name.trim());
-        let (_, module) = module.ok_or_else(|| DeviceError::Shader {
-            room,
-            message: format!("there is no kernels/shared/{name}.wgsl to import"),
-        })?;
+fn with_imports(room: &'static str, source_text: &str) -> Result<String, DeviceError> {
+    let fault = |message: String| DeviceError::Shader { room, message };
+    let mut text = source_text.to_owned();
+    for import in source_text.lines().filter_map(|line| line.strip_prefix("// #import ")) {
+        let mut words = import.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        let (_, module) = ops::SHARED_WGSL
+            .iter()
+            .find(|(shared, _)| *shared == name)
+            .ok_or_else(|| fault(format!("there is no kernels/shared/{name}.wgsl to import")))?;
+        let mut module = source(room, &format!("shared/{name}"), module)?.into_owned();
+        for word in words {
+            let (from, to) =
+                word.split_once('=').filter(|(from, _)| module.contains(from)).ok_or_else(|| {
+                    fault(format!("kernels/shared/{name}.wgsl has nothing to replace by {word}"))
+                })?;
+            module = module.replace(from, to);
+        }
         text.push('\n');
-        text.push_str(module);
+        text.push_str(&module);
     }
     Ok(text)
 }

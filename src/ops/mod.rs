@@ -5,6 +5,7 @@
 
 mod case;
 mod cpu;
+mod product;
 mod variant;
 
 pub mod adamw;
@@ -196,12 +197,27 @@ pub const ALL: &[Room] = rooms![
     upsample,
 ];
 
+macro_rules! shared_wgsl {
+    ($($name:ident),* $(,)?) => {
+        &[$((
+            stringify!($name),
+            include_str!(concat!("../../kernels/shared/", stringify!($name), ".wgsl")),
+        )),*]
+    };
+}
+
 /// WGSL that rooms import by `// #import <name>`.
-pub const SHARED_WGSL: &[(&str, &str)] = &[
-    ("activation", include_str!("../../kernels/shared/activation.wgsl")),
-    ("index", include_str!("../../kernels/shared/index.wgsl")),
-    ("products", include_str!("../../kernels/shared/products.wgsl")),
-    ("random", include_str!("../../kernels/shared/random.wgsl")),
+pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
+    activation,
+    index,
+    product_shuffle,
+    product_tiles,
+    products,
+    random,
+    tile_memory,
+    turn_weight,
+    weight_shuffle,
+    weight_tiles,
 ];
 
 /// Checks that `condition` holds, as shape rules do.
