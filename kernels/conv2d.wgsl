@@ -91,17 +91,19 @@ fn forward_next(place: vec3<u32>) -> vec3<u32> {
                 select(w, 0u - params.pad, line_ends));
 }
 
-// Pixel of x that a tap reads; true if it lies inside the image.
-fn forward_pixel(place: vec3<u32>, tap: u32) -> vec2<u32> {
-    let kh = tap / params.kernel;
-    let h = place.y + kh;
-    let w = place.z + tap - kh * params.kernel;
+// Row and column of a tap within the kernel.
+fn forward_shift(tap: u32) -> vec2<u32> { return vec2(tap / params.kernel, tap % params.kernel); }
+
+// Pixel of x that a tap reads, and 1 if it lies inside the image.
+fn forward_pixel(place: vec3<u32>, shift: vec2<u32>) -> vec2<u32> {
+    let h = place.y + shift.x;
+    let w = place.z + shift.y;
     let inside = h < params.in_height && w < params.in_width;
     return select(vec2(0u), vec2((place.x + h) * params.in_width + w, 1u), inside);
 }
 
-fn forward_tap(place: vec3<u32>, tap: u32) -> Tap {
-    let pixel = forward_pixel(place, tap);
+fn forward_tap(place: vec3<u32>, shift: vec2<u32>) -> Tap {
+    let pixel = forward_pixel(place, shift);
     return Tap(pixel.x * (params.in_channels / 4u), pixel.y == 1u);
 }
 
@@ -120,14 +122,16 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     let place = forward_place(index / product.columns);
     var sum = bias[o];
     var w = o * product.taps * product.depth;
-    for (var tap = 0u; tap < product.taps; tap++) {
-        let pixel = forward_pixel(place, tap);
-        if pixel.y == 1u {
-            for (var i = 0u; i < product.depth; i++) {
-                sum += f32(x[pixel.x * product.depth + i]) * weight[w + i];
+    for (var kh = 0u; kh < params.kernel; kh++) {
+        for (var kw = 0u; kw < params.kernel; kw++) {
+            let pixel = forward_pixel(place, vec2(kh, kw));
+            if pixel.y == 1u {
+                for (var i = 0u; i < product.depth; i++) {
+                    sum += f32(x[pixel.x * product.depth + i]) * weight[w + i];
+                }
             }
+            w += product.depth;
         }
-        w += product.depth;
     }
     y[index] = Activation(sum);
 }
@@ -147,11 +151,12 @@ fn backward_input_place(pixel: u32) -> vec3<u32> {
                 pixel - line * params.in_width + params.pad);
 }
 
-// Pixel of d_y that read the input pixel by a tap, if there is one.
-fn backward_input_pixel(place: vec3<u32>, tap: u32) -> vec2<u32> {
-    let kh = tap / params.kernel;
-    let bottom = place.y - kh;
-    let right = place.z + kh * params.kernel - tap;
+fn backward_input_shift(tap: u32) -> vec2<u32> { return forward_shift(tap); }
+
+// Pixel of d_y that read the input pixel by a tap, and 1 if there is one.
+fn backward_input_pixel(place: vec3<u32>, shift: vec2<u32>) -> vec2<u32> {
+    let bottom = place.y - shift.x;
+    let right = place.z - shift.y;
     // Numbers below 2^20 divide exactly by way of floats, where integer division is slow.
     let h = u32((f32(bottom) + 0.5) / f32(params.stride));
     let w = u32((f32(right) + 0.5) / f32(params.stride));
@@ -159,8 +164,8 @@ fn backward_input_pixel(place: vec3<u32>, tap: u32) -> vec2<u32> {
     return select(vec2(0u), vec2((place.x + h) * params.out_width + w, 1u), inside);
 }
 
-fn backward_input_tap(place: vec3<u32>, tap: u32) -> Tap {
-    let pixel = backward_input_pixel(place, tap);
+fn backward_input_tap(place: vec3<u32>, shift: vec2<u32>) -> Tap {
+    let pixel = backward_input_pixel(place, shift);
     return Tap(pixel.x * (params.out_channels / 4u), pixel.y == 1u);
 }
 
@@ -178,15 +183,19 @@ fn backward_input(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_work
     let i = index % product.columns;
     let place = backward_input_place(index / product.columns);
     let w_stride = product.taps * product.columns;
+    var w_tap = i;
     var sum = 0.0;
-    for (var tap = 0u; tap < product.taps; tap++) {
-        let pixel = backward_input_pixel(place, tap);
-        if pixel.y == 1u {
-            var w = tap * product.columns + i;
-            for (var o = 0u; o < product.depth; o++) {
-                sum += f32(d_y[pixel.x * product.depth + o]) * weight[w];
-                w += w_stride;
+    for (var kh = 0u; kh < params.kernel; kh++) {
+        for (var kw = 0u; kw < params.kernel; kw++) {
+            let pixel = backward_input_pixel(place, vec2(kh, kw));
+            if pixel.y == 1u {
+                var w = w_tap;
+                for (var o = 0u; o < product.depth; o++) {
+                    sum += f32(d_y[pixel.x * product.depth + o]) * weight[w];
+                    w += w_stride;
+                }
             }
+            w_tap += product.columns;
         }
     }
     d_x[index] = Activation(sum);
@@ -202,6 +211,7 @@ fn backward_weight(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_wor
     let product = forward_product();
     let i = index % product.depth;
     let tap = index / product.depth % product.taps;
+    let shift = forward_shift(tap);
     let row = index / (product.depth * product.taps); // split * O + o
     let split = row / product.columns;
     if split >= params.splits { return; }
@@ -212,7 +222,7 @@ fn backward_weight(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_wor
     var sum = 0.0;
     var bias_sum = 0.0;
     for (var m = first; m < end; m++) {
-        let pixel = forward_pixel(place, tap);
+        let pixel = forward_pixel(place, shift);
         let d = f32(d_y[d_at]);
         bias_sum += d;
         sum += select(0.0, d * f32(x[pixel.x * product.depth + i]), pixel.y == 1u);

@@ -49,7 +49,8 @@ override WORKGROUP: u32 = 64;
 fn forward_product() -> Product { return Product(params.rows, params.out_features, 1u, params.in_features); }
 fn forward_place(row: u32) -> vec3<u32> { return vec3(row * (params.in_features / 4u), 0u, 0u); }
 fn forward_next(place: vec3<u32>) -> vec3<u32> { return vec3(place.x + params.in_features / 4u, 0u, 0u); }
-fn forward_tap(place: vec3<u32>, tap: u32) -> Tap { return Tap(place.x, true); }
+fn forward_shift(tap: u32) -> vec2<u32> { return vec2(0u); }
+fn forward_tap(place: vec3<u32>, shift: vec2<u32>) -> Tap { return Tap(place.x, true); }
 fn forward_a(at: u32) -> vec4<f32> { return vec4<f32>(x_vec4[at]); }
 fn forward_b(at: u32) -> vec4<f32> { return weight_vec4[at]; }
 fn forward_start(quad: u32) -> vec4<f32> { return bias_vec4[quad]; }
@@ -57,7 +58,8 @@ fn forward_store(at: u32, value: vec4<f32>) { y_vec4[at] = Activation4(value); }
 
 fn backward_input_product() -> Product { return Product(params.rows, params.in_features, 1u, params.out_features); }
 fn backward_input_place(row: u32) -> vec3<u32> { return vec3(row * (params.out_features / 4u), 0u, 0u); }
-fn backward_input_tap(place: vec3<u32>, tap: u32) -> Tap { return Tap(place.x, true); }
+fn backward_input_shift(tap: u32) -> vec2<u32> { return vec2(0u); }
+fn backward_input_tap(place: vec3<u32>, shift: vec2<u32>) -> Tap { return Tap(place.x, true); }
 fn backward_input_a(at: u32) -> vec4<f32> { return vec4<f32>(d_y_vec4[at]); }
 fn backward_input_b(at: u32) -> vec4<f32> { return turned_weight_vec4[at]; }
 fn backward_input_start(quad: u32) -> vec4<f32> { return vec4(0.0); }

@@ -32,10 +32,11 @@ fn PASS_shuffle(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgr
     let b_stride = product.taps * steps;
     var b = quad * 4u * b_stride;
     for (var tap = 0u; tap < product.taps; tap++) {
-        let tap0 = PASS_tap(place0, tap);
-        let tap1 = PASS_tap(place1, tap);
-        let tap2 = PASS_tap(place2, tap);
-        let tap3 = PASS_tap(place3, tap);
+        let shift = PASS_shift(tap);
+        let tap0 = PASS_tap(place0, shift);
+        let tap1 = PASS_tap(place1, shift);
+        let tap2 = PASS_tap(place2, shift);
+        let tap3 = PASS_tap(place3, shift);
         for (var step = 0u; step < steps; step++) {
             let a0 = select(vec4(0.0), PASS_a(tap0.at + step), tap0.inside);
             let a1 = select(vec4(0.0), PASS_a(tap1.at + step), tap1.inside);

@@ -1,7 +1,8 @@
 // Matrix products in tiles, for the product that a room describes by
 //   PASS_product()          its sizes; columns and depth must be multiples of 4
 //   PASS_place(row)         what is worth knowing of a row of A before any tap of it is
-//   PASS_tap(place, tap)    where that row is read under a kernel tap
+//   PASS_shift(tap)         the same of a kernel tap
+//   PASS_tap(place, shift)  where that row is read under that tap
 //   PASS_a(at), PASS_b(at)  four steps of the depth of A, of B; B is [columns, taps, depth], read in units of four
 //   PASS_start(quad)        what columns 4 quad .. 4 quad + 3 start from
 //   PASS_store(at, value)   writes four columns of C, which is [rows, columns], in units of four
@@ -47,10 +48,11 @@ fn PASS_tiled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgrou
     var b_left = quad * 4u * b_stride;
     var b_right = min(quad + 1u, last_quad) * 4u * b_stride;
     for (var tap = 0u; tap < product.taps; tap++) {
-        let tap0 = PASS_tap(place0, tap);
-        let tap1 = PASS_tap(place1, tap);
-        let tap2 = PASS_tap(place2, tap);
-        let tap3 = PASS_tap(place3, tap);
+        let shift = PASS_shift(tap);
+        let tap0 = PASS_tap(place0, shift);
+        let tap1 = PASS_tap(place1, shift);
+        let tap2 = PASS_tap(place2, shift);
+        let tap3 = PASS_tap(place3, shift);
         for (var step = 0u; step < steps; step++) {
             let a0 = PASS_row(tap0, step, steps);
             let a1 = PASS_row(tap1, step, steps);
@@ -122,15 +124,15 @@ fn PASS_loader(product: Product, row: u32, quad: u32, local: u32, invocations: u
 }
 
 // Fills the tiles with STEP steps of the depth of one tap, zeros after its end.
-fn PASS_fill(loader: PASS_Loader, product: Product, tap: u32, first: u32) {
+fn PASS_fill(loader: PASS_Loader, product: Product, tap: u32, shift: vec2<u32>, first: u32) {
     let steps = product.depth / 4u;
     let step = first + loader.step;
     let line = loader.step * 4u * TILE_STRIDE;
     if loader.loads_a {
-        let v0 = PASS_row(PASS_tap(loader.place0, tap), step, steps);
-        let v1 = PASS_row(PASS_tap(loader.place1, tap), step, steps);
-        let v2 = PASS_row(PASS_tap(loader.place2, tap), step, steps);
-        let v3 = PASS_row(PASS_tap(loader.place3, tap), step, steps);
+        let v0 = PASS_row(PASS_tap(loader.place0, shift), step, steps);
+        let v1 = PASS_row(PASS_tap(loader.place1, shift), step, steps);
+        let v2 = PASS_row(PASS_tap(loader.place2, shift), step, steps);
+        let v3 = PASS_row(PASS_tap(loader.place3, shift), step, steps);
         let at = line + loader.a_line;
         a_tile[at] = vec4(v0.x, v1.x, v2.x, v3.x);
         a_tile[at + TILE_STRIDE] = vec4(v0.y, v1.y, v2.y, v3.y);
@@ -166,8 +168,9 @@ fn PASS_workgroup_4x4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_
     let start = PASS_start(min(quad + own.x, product.columns / 4u - 1u));
     var c = Tile4x4(start, start, start, start);
     for (var tap = 0u; tap < product.taps; tap++) {
+        let shift = PASS_shift(tap);
         for (var step = 0u; step < product.depth / 4u; step += STEP / 4u) {
-            PASS_fill(loader, product, tap, step);
+            PASS_fill(loader, product, tap, shift, step);
             workgroupBarrier();
             for (var k = 0u; k < STEP * TILE_STRIDE; k += TILE_STRIDE) {
                 add_outer(&c, a_tile[k + own.y], b_tile[k + own.x]);
@@ -199,8 +202,9 @@ fn PASS_workgroup_8x8(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_
     var c10 = c00;
     var c11 = c01;
     for (var tap = 0u; tap < product.taps; tap++) {
+        let shift = PASS_shift(tap);
         for (var step = 0u; step < product.depth / 4u; step += STEP / 4u) {
-            PASS_fill(loader, product, tap, step);
+            PASS_fill(loader, product, tap, shift, step);
             workgroupBarrier();
             for (var k = 0u; k < STEP * TILE_STRIDE; k += TILE_STRIDE) {
                 let a0 = a_tile[k + own.y];

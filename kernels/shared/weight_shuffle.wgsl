@@ -21,10 +21,11 @@ fn backward_weight_shuffle(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin
     var c24 = vec4(0.0); var c25 = vec4(0.0); var c26 = vec4(0.0); var c27 = vec4(0.0);
     var c28 = vec4(0.0); var c29 = vec4(0.0); var c30 = vec4(0.0); var c31 = vec4(0.0);
     var bias_sum = vec4(0.0);
+    let shift = forward_shift(tile.tap);
     var place = forward_place(tile.first);
     var d_at = tile.first * o_quads + min(tile.o_quad + lane, o_quads - 1u);
     for (var m = tile.first; m < tile.end; m++) {
-        let at = forward_tap(place, tile.tap);
+        let at = forward_tap(place, shift);
         let own = vec4<f32>(d_y_vec4[d_at]);
         let x = select(vec4(0.0), forward_a(at.at + x_offset), at.inside);
         bias_sum += own;

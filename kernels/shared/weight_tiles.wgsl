@@ -53,10 +53,11 @@ fn backward_weight_tiled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(n
     var c11 = no_weight();
     var bias0 = vec4(0.0);
     var bias1 = vec4(0.0);
+    let shift = forward_shift(tile.tap);
     var place = forward_place(tile.first);
     var d_at = tile.first * o_quads + tile.o_quad;
     for (var m = tile.first; m < tile.end; m++) {
-        let at = forward_tap(place, tile.tap);
+        let at = forward_tap(place, shift);
         let d0 = vec4<f32>(d_y_vec4[d_at]);
         let d1 = vec4<f32>(d_y_vec4[d_at + d_right]);
         let x0 = select(vec4(0.0), forward_a(at.at + tile.i_quad), at.inside);
@@ -81,7 +82,7 @@ fn backward_weight_tiled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(n
 }
 
 // Fills the tiles in workgroup memory with STEP rows of d_y and of x: zeros of d_y after the end of the range.
-fn fill_weight_tiles(tile: WeightTile, product: Product, row: u32, local: u32, invocations: u32) {
+fn fill_weight_tiles(tile: WeightTile, shift: vec2<u32>, product: Product, row: u32, local: u32, invocations: u32) {
     let across = TILE / 4u;
     let o_quads = product.columns / 4u;
     for (var item = local; item < STEP * across; item += invocations) {
@@ -89,7 +90,7 @@ fn fill_weight_tiles(tile: WeightTile, product: Product, row: u32, local: u32, i
         let quad = item % across;
         let m = min(row + step, tile.end - 1u);
         let d = vec4<f32>(d_y_vec4[m * o_quads + min(tile.o_quad + quad, o_quads - 1u)]);
-        let at = forward_tap(forward_place(m), tile.tap);
+        let at = forward_tap(forward_place(m), shift);
         let x = forward_a(at.at + min(tile.i_quad + quad, product.depth / 4u - 1u));
         a_tile[step * TILE_STRIDE + quad] = select(vec4(0.0), d, row + step < tile.end);
         b_tile[step * TILE_STRIDE + quad] = select(vec4(0.0), x, at.inside);
@@ -105,8 +106,9 @@ fn backward_weight_workgroup_4x4(
     if tile.first >= tile.end { return; }
     var c = no_weight();
     var bias = vec4(0.0);
+    let shift = forward_shift(tile.tap);
     for (var row = tile.first; row < tile.end; row += STEP) {
-        fill_weight_tiles(tile, product, row, local, TILE / 4u * (TILE / 4u));
+        fill_weight_tiles(tile, shift, product, row, local, TILE / 4u * (TILE / 4u));
         workgroupBarrier();
         for (var k = 0u; k < STEP * TILE_STRIDE; k += TILE_STRIDE) {
             let d = a_tile[k + own.y];
@@ -135,8 +137,9 @@ fn backward_weight_workgroup_8x8(
     var c11 = no_weight();
     var bias0 = vec4(0.0);
     var bias1 = vec4(0.0);
+    let shift = forward_shift(tile.tap);
     for (var row = tile.first; row < tile.end; row += STEP) {
-        fill_weight_tiles(tile, product, row, local, half * half);
+        fill_weight_tiles(tile, shift, product, row, local, half * half);
         workgroupBarrier();
         for (var k = 0u; k < STEP * TILE_STRIDE; k += TILE_STRIDE) {
             let d0 = a_tile[k + own.y];
