@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use naga::{AddressSpace, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
+use naga::{AddressSpace, BinaryOperator, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
 
 use super::DeviceError;
 use crate::graph::DType;
@@ -48,7 +48,7 @@ pub(crate) enum Usage {
 impl Shader {
     /// Loads the WGSL of a room, in the form for activations of F32 or F16.
     pub(crate) fn load(room: &Room, activation: DType) -> Result<Self, DeviceError> {
-        let text = with_imports(room.name, &source(room)?, activation)?;
+        let text = with_imports(room.name, &source(room.name, room.name, room.source)?, activation)?;
         let fault = |message: String| DeviceError::Shader { room: room.name, message };
         let module = naga::front::wgsl::parse_str(&text)
             .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
@@ -124,7 +124,7 @@ impl Shader {
             let Some(expression) = expression else { continue };
             *size = self.constant(expression, &pass.overrides).ok_or_else(|| {
                 self.fault(format!(
-                    "the workgroup size of {} is neither a number nor an override",
+                    "the workgroup size of {} is neither a number, an override nor a quotient",
                     pass.entry
                 ))
             })?;
@@ -132,7 +132,7 @@ impl Shader {
         Ok(size)
     }
 
-    /// Value of a literal, or of an override set in `overrides` or by its default.
+    /// Value of a literal, of an override set in `overrides` or by its default, or of a quotient of those.
     fn constant(
         &self,
         expression: naga::Handle<Expression>,
@@ -149,6 +149,9 @@ impl Shader {
                     Some((_, value)) => Some(*value as u32),
                     None => self.constant(declared.init?, overrides),
                 }
+            }
+            Expression::Binary { op: BinaryOperator::Divide, left, right } => {
+                self.constant(*left, overrides)?.checked_div(self.constant(*right, overrides)?)
             }
             _ => None,
         }
@@ -188,15 +191,16 @@ impl Shader {
     }
 }
 
-/// Names a folder to read `<room>.wgsl` from, in place of the text in the program: for trying out a changed kernel
-/// without a build. Shared modules are always the program's own.
+/// Names a folder to read `<room>.wgsl` and `shared/<module>.wgsl` from, in place of the text in the program: for trying
+/// out a changed kernel without a build.
 const KERNELS_FOLDER: &str = "DDPM_GPU_KERNELS";
 
-fn source(room: &Room) -> Result<Cow<'static, str>, DeviceError> {
-    let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(room.source.into()) };
-    let file = Path::new(&folder).join(room.name).with_extension("wgsl");
+/// The text of `kernels/<file>.wgsl`: `built_in`, or that file of the folder in [`KERNELS_FOLDER`].
+fn source(room: &'static str, file: &str, built_in: &'static str) -> Result<Cow<'static, str>, DeviceError> {
+    let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(built_in.into()) };
+    let file = Path::new(&folder).join(file).with_extension("wgsl");
     std::fs::read_to_string(&file).map(Cow::Owned).map_err(|error| DeviceError::Shader {
-        room: room.name,
+        room,
         message: format!("{} ({KERNELS_FOLDER} names the folder): {error}", file.display()),
     })
 }
@@ -205,27 +209,39 @@ fn path(room: &str) -> String {
     format!("kernels/{room}.wgsl")
 }
 
-/// A room's text followed by the shared modules that its `// #import name` lines ask for.
+/// A room's text followed by the shared modules that its imports ask for.
+///
+/// `// #import name` appends `shared/name.wgsl`. `// #import name FROM=to ...` appends it with every `FROM` in its text
+/// replaced by `to`: so an algorithm is written once, and a room imports it once for each of its passes.
 ///
 /// WGSL does not care about the order of declarations, so this needs no parser; naga_oil, which has one, loses the
 /// workgroup sizes that are overrides.
 ///
 /// The 16-bit form has another `Activation`, and enables it on the first line, so that line numbers stay.
-fn with_imports(room: &'static str, source: &str, activation: DType) -> Result<String, DeviceError> {
+fn with_imports(room: &'static str, source_text: &str, activation: DType) -> Result<String, DeviceError> {
+    let fault = |message: String| DeviceError::Shader { room, message };
     let mut text = if activation == DType::F16 { "enable f16; ".to_owned() } else { String::new() };
-    text.push_str(source);
-    for name in source.lines().filter_map(|line| line.strip_prefix("// #import ")) {
-        let name = match (name.trim(), activation) {
+    text.push_str(source_text);
+    for import in source_text.lines().filter_map(|line| line.strip_prefix("// #import ")) {
+        let mut words = import.split_whitespace();
+        let name = match (words.next().unwrap_or_default(), activation) {
             ("activation", DType::F16) => ops::ACTIVATION_F16,
             (name, _) => name,
         };
-        let module = ops::SHARED_WGSL.iter().find(|(shared, _)| *shared == name);
-        let (_, module) = module.ok_or_else(|| DeviceError::Shader {
-            room,
-            message: format!("there is no kernels/shared/{name}.wgsl to import"),
-        })?;
+        let (_, module) = ops::SHARED_WGSL
+            .iter()
+            .find(|(shared, _)| *shared == name)
+            .ok_or_else(|| fault(format!("there is no kernels/shared/{name}.wgsl to import")))?;
+        let mut module = source(room, &format!("shared/{name}"), module)?.into_owned();
+        for word in words {
+            let (from, to) =
+                word.split_once('=').filter(|(from, _)| module.contains(from)).ok_or_else(|| {
+                    fault(format!("kernels/shared/{name}.wgsl has nothing to replace by {word}"))
+                })?;
+            module = module.replace(from, to);
+        }
         text.push('\n');
-        text.push_str(module);
+        text.push_str(&module);
     }
     Ok(text)
 }

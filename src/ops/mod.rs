@@ -5,6 +5,7 @@
 
 mod case;
 mod cpu;
+mod product;
 mod variant;
 
 pub mod adamw;
@@ -222,14 +223,29 @@ impl dyn Op + '_ {
     }
 }
 
+macro_rules! shared_wgsl {
+    ($($name:ident),* $(,)?) => {
+        &[$((
+            stringify!($name),
+            include_str!(concat!("../../kernels/shared/", stringify!($name), ".wgsl")),
+        )),*]
+    };
+}
+
 /// WGSL that rooms import by `// #import <name>`.
-pub const SHARED_WGSL: &[(&str, &str)] = &[
-    ("activation", include_str!("../../kernels/shared/activation.wgsl")),
-    (ACTIVATION_F16, include_str!("../../kernels/shared/activation_f16.wgsl")),
-    ("index", include_str!("../../kernels/shared/index.wgsl")),
-    ("lanes", include_str!("../../kernels/shared/lanes.wgsl")),
-    ("products", include_str!("../../kernels/shared/products.wgsl")),
-    ("random", include_str!("../../kernels/shared/random.wgsl")),
+pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
+    activation,
+    activation_f16,
+    index,
+    lanes,
+    product_shuffle,
+    product_tiles,
+    products,
+    random,
+    tile_memory,
+    turn_weight,
+    weight_shuffle,
+    weight_tiles,
 ];
 
 /// Checks that `condition` holds, as shape rules do.
