@@ -65,7 +65,7 @@ fn training_in_16_bits_follows_training_in_32() {
         println!("{name}\n{expected:?}\n{found:?}");
         // The first loss depends on the forward pass alone; later ones on all that rounding did to the weights.
         assert!((found[0] / expected[0] - 1.0).abs() < 1e-3, "{name}: {} and {}", found[0], expected[0]);
-        assert!((mean(&found) / mean(&expected) - 1.0).abs() < 0.03, "{name}: {found:?} and {expected:?}");
+        assert!((mean(&found) / mean(&expected) - 1.0).abs() < 5e-3, "{name}: {found:?} and {expected:?}");
     }
 }
 

@@ -91,9 +91,9 @@ fn a_dry_run_prints_parameters_and_memory_and_writes_nothing() {
         let line = printed.lines().find(|line| line.trim_start().starts_with("activations")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
-    let large = "--dry-run --batch-size 64";
-    let single = activations(&workspace.train("run", 6, large).stdout);
-    let half = activations(&workspace.train("run", 6, &format!("{large} --precision f16")).stdout);
+    let large = Workspace::train_line("run", "--dry-run").replace("--batch-size 4", "--batch-size 64");
+    let single = activations(&workspace.succeeds(&large).stdout);
+    let half = activations(&workspace.succeeds(&format!("{large} --precision f16")).stdout);
     assert!(half < 0.6 * single, "{half} MiB of {single}");
 }
 
