@@ -1,6 +1,7 @@
 //! Where the time of a training step goes, kernel by kernel: `cargo bench --bench breakdown -- --device llvmpipe`.
 //!
-//! Options: `--model S|M|cifar`, `--batch-size N`, `--device NAME`, `--steps N`, `--checkpointing`. Each dispatch is submitted and waited
+//! Options: `--model S|M|cifar`, `--batch-size N`, `--device NAME`, `--steps N`, `--precision f32|f16`,
+//! `--checkpointing`, `--calls`. Each dispatch is submitted and waited
 //! for by itself, and the fastest of the steps counts for each; the last line gives the whole step for comparison.
 #![allow(clippy::expect_used, missing_docs)] // a benchmark that cannot run ends
 
@@ -14,6 +15,7 @@ use common::network::{Network, random_batch};
 use ddpm_gpu::device::{Device, Selection};
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::graph::Plan;
+use ddpm_gpu::model::Precision;
 use ddpm_gpu::ops::Types;
 use ddpm_gpu::train::{TrainOptions, Trainer};
 use pollster::block_on;
@@ -34,7 +36,8 @@ fn main() {
         option("--device").unwrap_or_else(|| "cpu".to_owned()).parse().expect("a device");
     let device = block_on(Device::open(&selection)).expect("the device opens");
     let checkpointing = std::env::args().any(|argument| argument == "--checkpointing");
-    let options = TrainOptions { batch_size, checkpointing, ..TrainOptions::default() };
+    let precision = option("--precision").map_or(Precision::F32, |text| text.parse().expect("f32 or f16"));
+    let options = TrainOptions { batch_size, checkpointing, precision, ..TrainOptions::default() };
     let config = network.config();
     let batch = random_batch(&config, batch_size);
     let mut trainer = block_on(Trainer::new(&device, config, SchedulerConfig::default(), options, None))

@@ -14,7 +14,7 @@ use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::SchedulerConfig;
-use ddpm_gpu::model::UNetConfig;
+use ddpm_gpu::model::{Precision, UNetConfig};
 use ddpm_gpu::ops::philox::{Stream, normals};
 use ddpm_gpu::sample::Denoiser;
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
@@ -67,7 +67,8 @@ impl Sampling {
         let ddim = by_name("ddim").expect("there is ddim");
         let options = SamplerOptions { steps: 50, eta: 0.0 };
         let step = (ddim.steps)(&pipeline.scheduler, &options).expect("there are 50 steps").remove(0);
-        let mut denoiser = block_on(Denoiser::new(device, &pipeline, BATCH)).expect("the model fits");
+        let mut denoiser =
+            block_on(Denoiser::new(device, &pipeline, BATCH, Precision::F32)).expect("the model fits");
         denoiser.start(&images(), None).expect("the images have their size");
         Self { denoiser, step }
     }

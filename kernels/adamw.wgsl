@@ -4,7 +4,7 @@
 //   m = b1 m + (1 - b1) g           v = b2 v + (1 - b2) g^2
 //   w = w - lr (m c1) / (sqrt(v) c2 + eps)          c1 = 1 / (1 - b1^t), c2 = 1 / sqrt(1 - b2^t)
 //   ema = d ema + (1 - d) w
-// One invocation per four elements. What changes from step to step comes in `schedule`: (lr, c1, c2, d).
+// One invocation per four elements. A scale of 0 is a step to skip (loss_scale.wgsl): nothing changes. What changes from step to step comes in `schedule`: (lr, c1, c2, d).
 
 // #import index
 
@@ -24,7 +24,7 @@ override WORKGROUP: u32 = 64;
 fn step(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
     let i = flat_index(workgroup, workgroups, local, WORKGROUP);
-    if i >= params.length / 4u { return; }
+    if i >= params.length / 4u || norm_and_scale[1] == 0.0 { return; }
     let rate = schedule[0];
     let g = gradients_vec4[i] * norm_and_scale[1];
     let m = params.beta1 * first_moment_vec4[i] + (1.0 - params.beta1) * g;

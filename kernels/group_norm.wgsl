@@ -1,37 +1,220 @@
 // Group normalisation (Wu and He 2018), with SiLU fused behind it on request:
 //   x_hat = (x - mean) rstd,   z = weight[c] x_hat + bias[c],   y = z or silu(z)
-// with mean and rstd = 1 / sqrt(variance + eps) over the pixels and channels of each (sample, group).
-//   forward          one workgroup per (n, group): mean, then centred squares, then y. Three passes over x, because
-//                    E[x^2] - E[x]^2 cancels where the mean is large.
-//   backward_sums    one workgroup per (n, 16 channels): sums over the pixels of d_z and d_z x_hat
-//   backward_input   one workgroup per (n, group):
-//                    d_x = rstd (weight d_z - A - x_hat B), A and B the group's means of weight d_z and weight d_z x_hat
-//   backward_weight  one invocation per channel: d_bias and d_weight are those sums, added over n
+// with mean and rstd = 1 / sqrt(variance + eps) over the pixels and channels of each (sample, group). Backwards:
+//   sums[n] = sum over the pixels of d_z, and of d_z x_hat                      for every channel
+//   d_x     = rstd (weight d_z - A - x_hat B)       A, B: the group's means of weight d_z and of weight d_z x_hat
+//   d_bias, d_weight = those sums, added over n                                 backward_weight, an invocation a channel
+// Three passes over x forwards (mean, centred squares, y), because E[x^2] - E[x]^2 cancels where the mean is large.
 // x_hat is computed again from mean and rstd: it is never stored. Sums end in trees, whose order never changes.
+//   forward_vec4, backward_vec4   groups of 4 channels or multiples of 4. One workgroup per sample and as many whole
+//       groups as fit 32 channels: 8 lanes side by side read 4 channels each, and the workgroup's rows of 8 share the
+//       pixels. One row is best on drivers that run on the CPU: barriers cost them more than arithmetic.
+//   forward, backward_input       any groups. One workgroup per (n, group)
+//   backward_sums                 before backward_input. One workgroup per (n, 16 channels)
 
+// #import activation
 // #import index
 
-struct Params { samples: u32, pixels: u32, channels: u32, groups: u32, silu: u32, eps: f32 }
+struct Params { samples: u32, pixels: u32, channels: u32, groups: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;                // [N, P, C]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;           // [C]
-@group(0) @binding(3) var<storage, read> bias: array<f32>;             // [C]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;          // [N, P, C]
-@group(0) @binding(5) var<storage, read_write> mean: array<f32>;       // [N, G]
-@group(0) @binding(6) var<storage, read_write> rstd: array<f32>;       // [N, G]
-@group(0) @binding(7) var<storage, read> d_y: array<f32>;              // [N, P, C]
-@group(0) @binding(8) var<storage, read> saved_mean: array<f32>;       // [N, G]
-@group(0) @binding(9) var<storage, read> saved_rstd: array<f32>;       // [N, G]
-@group(0) @binding(10) var<storage, read_write> sums: array<f32>;      // [N, 2, C]: of d_z, then of d_z x_hat
-@group(0) @binding(11) var<storage, read> saved_sums: array<f32>;      // [N, 2, C]
-@group(0) @binding(12) var<storage, read_write> d_x: array<f32>;       // [N, P, C]
-@group(0) @binding(13) var<storage, read_write> d_weight: array<f32>;  // [C]
-@group(0) @binding(14) var<storage, read_write> d_bias: array<f32>;    // [C]
+@group(0) @binding(1) var<storage, read> x: array<Activation>;          // [N, P, C]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;            // [C]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;              // [C]
+@group(0) @binding(4) var<storage, read_write> y: array<Activation>;    // [N, P, C]
+@group(0) @binding(5) var<storage, read_write> mean: array<f32>;        // [N, G]
+@group(0) @binding(6) var<storage, read_write> rstd: array<f32>;        // [N, G]
+@group(0) @binding(7) var<storage, read> d_y: array<Activation>;        // [N, P, C]
+@group(0) @binding(8) var<storage, read> saved_mean: array<f32>;        // [N, G]
+@group(0) @binding(9) var<storage, read> saved_rstd: array<f32>;        // [N, G]
+@group(0) @binding(10) var<storage, read_write> sums: array<f32>;       // [N, 2, C]: of d_z, then of d_z x_hat
+@group(0) @binding(11) var<storage, read> saved_sums: array<f32>;       // [N, 2, C]
+@group(0) @binding(12) var<storage, read_write> d_x: array<Activation>; // [N, P, C]
+@group(0) @binding(13) var<storage, read_write> d_weight: array<f32>;   // [C]
+@group(0) @binding(14) var<storage, read_write> d_bias: array<f32>;     // [C]
+// The same tensors, four channels at a time.
+@group(0) @binding(15) var<storage, read> x_vec4: array<Activation4>;
+@group(0) @binding(16) var<storage, read> weight_vec4: array<vec4<f32>>;
+@group(0) @binding(17) var<storage, read> bias_vec4: array<vec4<f32>>;
+@group(0) @binding(18) var<storage, read_write> y_vec4: array<Activation4>;
+@group(0) @binding(19) var<storage, read> d_y_vec4: array<Activation4>;
+@group(0) @binding(20) var<storage, read_write> sums_vec4: array<vec4<f32>>;
+@group(0) @binding(21) var<storage, read_write> d_x_vec4: array<Activation4>;
 
-override WORKGROUP: u32 = 256;  // a power of two, at least CHANNELS
+override SILU: bool = false;
+override WORKGROUP: u32 = 256;  // a power of two, at least LANES, or CHANNELS in backward_sums
+const LANES = 8u;               // quads of channels side by side in the _vec4 kernels
 const CHANNELS = 16u;           // of one workgroup of backward_sums
 
 var<workgroup> partial: array<vec2<f32>, WORKGROUP>;
+
+fn activate(z: vec4<f32>) -> vec4<f32> {
+    if !SILU { return z; }
+    return z / (1.0 + exp(-z));
+}
+
+// d_z from d_y: SiLU's slope at z.
+fn d_activate(d: vec4<f32>, z: vec4<f32>) -> vec4<f32> {
+    if !SILU { return d; }
+    let sigmoid = 1.0 / (1.0 + exp(-z));
+    return d * sigmoid * (1.0 + z * (1.0 - sigmoid));
+}
+
+// ---- four channels at a time
+
+// What an invocation works on: whole groups of one sample, whose quads of channels the lanes share out.
+struct Tile {
+    n: u32,
+    group_quads: u32,
+    first: u32,  // quad of the workgroup
+    end: u32,
+    lane: u32,
+    row: u32,
+    start: u32,  // index of quad 0 of this row's first pixel
+    stop: u32,   // index behind the sample
+    step: u32,   // from a pixel of this row to its next
+}
+
+fn tile_of(flat: u32, local: u32) -> Tile {
+    let quads = params.channels / 4u;
+    let group_quads = quads / params.groups;
+    let span = max(LANES / group_quads, 1u) * group_quads;
+    let blocks = (quads + span - 1u) / span;
+    let n = flat / blocks;
+    let first = flat % blocks * span;
+    let row = local / LANES;
+    return Tile(n, group_quads, first, min(first + span, quads), local % LANES, row,
+                (n * params.pixels + row) * quads, (n + 1u) * params.pixels * quads, WORKGROUP / LANES * quads);
+}
+
+// Adds up over the rows of the workgroup and over the lanes of the own group.
+fn sum_of_group(tile: Tile, term: vec2<f32>) -> vec2<f32> {
+    let local = tile.row * LANES + tile.lane;
+    workgroupBarrier();  // the previous sum has been read
+    partial[local] = term;
+    for (var stride = WORKGROUP / 2u; stride >= LANES; stride /= 2u) {
+        workgroupBarrier();
+        if local < stride { partial[local] += partial[local + stride]; }
+    }
+    workgroupBarrier();
+    let first = tile.lane / tile.group_quads * tile.group_quads;
+    var sum = vec2(0.0);
+    for (var lane = first; lane < min(first + tile.group_quads, LANES); lane++) { sum += partial[lane]; }
+    return sum;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn forward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+                @builtin(local_invocation_index) local: u32) {
+    let tile = tile_of(flat_workgroup(workgroup, workgroups), local);
+    if tile.n >= params.samples { return; }
+    let count = f32(4u * tile.group_quads * params.pixels);
+
+    var sum = vec4(0.0);
+    for (var quad = tile.first + tile.lane; quad < tile.end; quad += LANES) {
+        for (var at = tile.start + quad; at < tile.stop; at += tile.step) { sum += vec4<f32>(x_vec4[at]); }
+    }
+    let rough_mean = sum_of_group(tile, vec2(dot(sum, vec4(1.0)), 0.0)).x / count;
+
+    // The second pass also finds what rounding left out of the mean.
+    sum = vec4(0.0);
+    var squares = vec4(0.0);
+    for (var quad = tile.first + tile.lane; quad < tile.end; quad += LANES) {
+        for (var at = tile.start + quad; at < tile.stop; at += tile.step) {
+            let difference = vec4<f32>(x_vec4[at]) - rough_mean;
+            sum += difference;
+            squares += difference * difference;
+        }
+    }
+    let centred = sum_of_group(tile, vec2(dot(sum, vec4(1.0)), dot(squares, vec4(1.0)))) / count;
+    let group_mean = rough_mean + centred.x;
+    let group_rstd = inverseSqrt(max(centred.y - centred.x * centred.x, 0.0) + params.eps);
+
+    for (var quad = tile.first + tile.lane; quad < tile.end; quad += LANES) {
+        let scale = weight_vec4[quad] * group_rstd;
+        let shift = bias_vec4[quad];
+        for (var at = tile.start + quad; at < tile.stop; at += tile.step) {
+            y_vec4[at] = Activation4(activate((vec4<f32>(x_vec4[at]) - group_mean) * scale + shift));
+        }
+    }
+    let own = tile.first + tile.lane;
+    if tile.row == 0u && own < tile.end && tile.lane % tile.group_quads == 0u {
+        let group = tile.n * params.groups + own / tile.group_quads;
+        mean[group] = group_mean;
+        rstd[group] = group_rstd;
+    }
+}
+
+var<workgroup> partial_d_z: array<vec4<f32>, WORKGROUP>;
+var<workgroup> partial_d_z_x_hat: array<vec4<f32>, WORKGROUP>;
+
+// Adds up over the rows of the workgroup, for row 0 to store.
+fn store_sums(tile: Tile, quad: u32, d_z: vec4<f32>, d_z_x_hat: vec4<f32>) {
+    let local = tile.row * LANES + tile.lane;
+    if WORKGROUP > LANES {
+        partial_d_z[local] = d_z;
+        partial_d_z_x_hat[local] = d_z_x_hat;
+    }
+    for (var stride = WORKGROUP / 2u; stride >= LANES; stride /= 2u) {
+        workgroupBarrier();
+        if local < stride {
+            partial_d_z[local] += partial_d_z[local + stride];
+            partial_d_z_x_hat[local] += partial_d_z_x_hat[local + stride];
+        }
+    }
+    if tile.row > 0u || quad >= tile.end { return; }
+    let at = tile.n * params.channels / 2u + quad;
+    if WORKGROUP > LANES {
+        sums_vec4[at] = partial_d_z[local];
+        sums_vec4[at + params.channels / 4u] = partial_d_z_x_hat[local];
+    } else {
+        sums_vec4[at] = d_z;
+        sums_vec4[at + params.channels / 4u] = d_z_x_hat;
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn backward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+                 @builtin(local_invocation_index) local: u32) {
+    let tile = tile_of(flat_workgroup(workgroup, workgroups), local);
+    if tile.n >= params.samples { return; }
+    // Lanes without a group of their own look at the last one.
+    let group = tile.n * params.groups + min(tile.first + tile.lane, tile.end - 1u) / tile.group_quads;
+    let group_mean = saved_mean[group];
+    let group_rstd = saved_rstd[group];
+
+    var group_sums = vec2(0.0);
+    for (var first = tile.first; first < tile.end; first += LANES) {
+        let quad = first + tile.lane;
+        var d_z = vec4(0.0);
+        var d_z_x_hat = vec4(0.0);
+        if quad < tile.end {
+            let scale = weight_vec4[quad];
+            let shift = bias_vec4[quad];
+            for (var at = tile.start + quad; at < tile.stop; at += tile.step) {
+                let x_hat = (vec4<f32>(x_vec4[at]) - group_mean) * group_rstd;
+                let d = d_activate(vec4<f32>(d_y_vec4[at]), x_hat * scale + shift);
+                d_z += d;
+                d_z_x_hat += d * x_hat;
+            }
+            group_sums += vec2(dot(scale, d_z), dot(scale, d_z_x_hat));
+        }
+        store_sums(tile, quad, d_z, d_z_x_hat);
+        workgroupBarrier();  // before the next turn overwrites what row 0 stores
+    }
+    let means = sum_of_group(tile, group_sums) / f32(4u * tile.group_quads * params.pixels);
+
+    for (var quad = tile.first + tile.lane; quad < tile.end; quad += LANES) {
+        let scale = weight_vec4[quad];
+        let shift = bias_vec4[quad];
+        for (var at = tile.start + quad; at < tile.stop; at += tile.step) {
+            let x_hat = (vec4<f32>(x_vec4[at]) - group_mean) * group_rstd;
+            let d = d_activate(vec4<f32>(d_y_vec4[at]), x_hat * scale + shift);
+            d_x_vec4[at] = Activation4(group_rstd * (scale * d - means.x - x_hat * means.y));
+        }
+    }
+}
+
+// ---- one channel at a time
 
 // Adds up one term per invocation.
 fn sum_of_workgroup(term: vec2<f32>, local: u32) -> vec2<f32> {
@@ -67,17 +250,8 @@ fn advance(walk: ptr<function, Walk>, group_channels: u32) {
     }
 }
 
-fn activate(z: f32) -> f32 {
-    if params.silu == 0u { return z; }
-    return z / (1.0 + exp(-z));
-}
-
-// d_z from d_y: SiLU's slope at z.
-fn d_activate(d: f32, x_hat: f32, c: u32) -> f32 {
-    if params.silu == 0u { return d; }
-    let z = x_hat * weight[c] + bias[c];
-    let sigmoid = 1.0 / (1.0 + exp(-z));
-    return d * sigmoid * (1.0 + z * (1.0 - sigmoid));
+fn d_activate_channel(d: f32, x_hat: f32, c: u32) -> f32 {
+    return d_activate(vec4(d), vec4(x_hat * weight[c] + bias[c])).x;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -94,7 +268,7 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     var sum = 0.0;
     var walk = start;
     for (var i = local; i < count; i += WORKGROUP) {
-        sum += x[walk.index];
+        sum += f32(x[walk.index]);
         advance(&walk, group_channels);
     }
     let rough_mean = sum_of_workgroup(vec2(sum, 0.0), local).x / f32(count);
@@ -103,7 +277,7 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     var centred = vec2(0.0);
     walk = start;
     for (var i = local; i < count; i += WORKGROUP) {
-        let difference = x[walk.index] - rough_mean;
+        let difference = f32(x[walk.index]) - rough_mean;
         centred += vec2(difference, difference * difference);
         advance(&walk, group_channels);
     }
@@ -115,7 +289,8 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     walk = start;
     for (var i = local; i < count; i += WORKGROUP) {
         let c = first_channel + walk.channel;
-        y[walk.index] = activate((x[walk.index] - group_mean) * group_rstd * weight[c] + bias[c]);
+        let z = (f32(x[walk.index]) - group_mean) * group_rstd * weight[c] + bias[c];
+        y[walk.index] = Activation(activate(vec4(z)).x);
         advance(&walk, group_channels);
     }
     if local == 0u {
@@ -140,8 +315,8 @@ fn backward_sums(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workg
         let group_rstd = saved_rstd[sample_group];
         var index = (n * params.pixels + row) * params.channels + c;
         for (var p = row; p < params.pixels; p += WORKGROUP / CHANNELS) {
-            let x_hat = (x[index] - group_mean) * group_rstd;
-            let d_z = d_activate(d_y[index], x_hat, c);
+            let x_hat = (f32(x[index]) - group_mean) * group_rstd;
+            let d_z = d_activate_channel(f32(d_y[index]), x_hat, c);
             sum += vec2(d_z, d_z * x_hat);
             index += WORKGROUP / CHANNELS * params.channels;
         }
@@ -172,7 +347,7 @@ fn backward_input(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_work
     for (var i = local; i < group_channels; i += WORKGROUP) {
         let c = first_channel + i;
         let at = 2u * n * params.channels + c;
-        sum += weight[c] * vec2(saved_sums[at], saved_sums[at + params.channels]);
+        sum += weight[c] * vec2(sums[at], sums[at + params.channels]);
     }
     let means = sum_of_workgroup(sum, local) / f32(count);
 
@@ -181,17 +356,17 @@ fn backward_input(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_work
     var walk = walk_of(n, group, group_channels, local);
     for (var i = local; i < count; i += WORKGROUP) {
         let c = first_channel + walk.channel;
-        let x_hat = (x[walk.index] - group_mean) * group_rstd;
-        let d_z = d_activate(d_y[walk.index], x_hat, c);
-        d_x[walk.index] = group_rstd * (weight[c] * d_z - means.x - x_hat * means.y);
+        let x_hat = (f32(x[walk.index]) - group_mean) * group_rstd;
+        let d_z = d_activate_channel(f32(d_y[walk.index]), x_hat, c);
+        d_x[walk.index] = Activation(group_rstd * (weight[c] * d_z - means.x - x_hat * means.y));
         advance(&walk, group_channels);
     }
 }
 
-@compute @workgroup_size(WORKGROUP)
+@compute @workgroup_size(64)
 fn backward_weight(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
                    @builtin(local_invocation_index) local: u32) {
-    let c = flat_index(workgroup, workgroups, local, WORKGROUP);
+    let c = flat_index(workgroup, workgroups, local, 64u);
     if c >= params.channels { return; }
     var sum = vec2(0.0);
     var at = c;

@@ -224,7 +224,7 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
         };
         let output = unet(&mut graph, &golden.config(), inputs).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
-        let optimizer = Optimizer { adamw, max_grad_norm: Some(1.0) };
+        let optimizer = Optimizer { adamw, max_grad_norm: Some(1.0), scales_loss: false };
         let training = TrainingGraph::new(&mut graph, output, target, optimizer, false).unwrap();
         let mut executor = block_on(device.prepare(&graph, &training.kept())).unwrap();
         let initial = from_tensors(&graph, &golden.with_prefix("initial.")).unwrap();

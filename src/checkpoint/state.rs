@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::pipeline::write_json;
 use super::{CheckpointError, tensor_file};
 use crate::model::Tensors;
+use crate::ops::loss_scale::LossScale;
 
 /// Where a training run stands.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct TrainingState {
     pub first_moment: Tensors,
     /// Second moments of the optimiser.
     pub second_moment: Tensors,
+    /// Where loss scaling stands; `None` for a run without.
+    pub loss_scale: Option<LossScale>,
 }
 
 const FOLDER: &str = "training_state";
@@ -31,6 +34,8 @@ const FOLDER: &str = "training_state";
 struct Header {
     step: u64,
     options: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<LossScale>,
 }
 
 impl TrainingState {
@@ -42,12 +47,13 @@ impl TrainingState {
         let folder = checkpoint.join(FOLDER);
         let path = folder.join("state.json");
         let text = fs::read_to_string(&path).map_err(CheckpointError::read(&path))?;
-        let Header { step, options } =
+        let Header { step, options, loss_scale } =
             serde_json::from_str(&text).map_err(|error| CheckpointError::invalid(&path, error))?;
         let tensors = |name: &str| tensor_file::read(&folder.join(name));
         Ok(Self {
             step,
             options,
+            loss_scale,
             weights: tensors("weights.safetensors")?,
             first_moment: tensors("first_moment.safetensors")?,
             second_moment: tensors("second_moment.safetensors")?,
@@ -58,7 +64,7 @@ impl TrainingState {
     pub(super) fn write(&self, checkpoint: &Path) -> Result<(), CheckpointError> {
         let folder = checkpoint.join(FOLDER);
         fs::create_dir(&folder).map_err(CheckpointError::write(&folder))?;
-        let header = Header { step: self.step, options: self.options.clone() };
+        let header = Header { step: self.step, options: self.options.clone(), loss_scale: self.loss_scale };
         write_json(&folder.join("state.json"), &header)?;
         tensor_file::write(&folder.join("weights.safetensors"), &self.weights)?;
         tensor_file::write(&folder.join("first_moment.safetensors"), &self.first_moment)?;

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ddpm_gpu::device::{Device, Selection};
+use ddpm_gpu::model::Precision;
 
 /// Train and sample denoising diffusion models on any GPU, with hand-written WGSL kernels.
 ///
@@ -53,6 +54,26 @@ impl DeviceArgs {
         }
         tuning::set(&device, self.tuning);
         Ok(device)
+    }
+}
+
+/// How activations are stored.
+#[derive(clap::Args)]
+struct PrecisionArgs {
+    /// How activations are stored: f32; or f16, which takes half the memory on adapters with shader-f16. Arithmetic and
+    /// weights are f32 in either case; training in f16 scales the loss
+    #[arg(long, default_value_t = Precision::F32, value_name = "f32|f16")]
+    precision: Precision,
+}
+
+impl PrecisionArgs {
+    /// Says what f16 does not do on the CPU. It is no error: the numbers are those of f16, to compare a GPU's with.
+    fn warn(&self, device: &Device) {
+        if let (Precision::F16, Device::Cpu) = (self.precision, device) {
+            eprintln!(
+                "warning: the CPU executor rounds activations to f16 but keeps them in 32 bits: no memory or time is saved"
+            );
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use ddpm_gpu::checkpoint::{Pipeline, resolve};
 use ddpm_gpu::output::{check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
 use ddpm_gpu::sample::{Images, predict};
 
-use super::{DeviceArgs, parse_list};
+use super::{DeviceArgs, PrecisionArgs, parse_list};
 
 /// Run the network once on a batch, to compare it with another implementation
 #[derive(clap::Args)]
@@ -26,6 +26,8 @@ pub(super) struct Args {
     /// The network's output [N, C, H, W]
     #[arg(long, value_name = "out.npy")]
     output: PathBuf,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -49,7 +51,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     };
     check_writable(&args.output)?;
     let device = args.device.open().await?;
-    let output = predict(&device, &pipeline, &x_t, &timesteps, labels.as_deref()).await?;
+    args.precision.warn(&device);
+    let output =
+        predict(&device, &pipeline, &x_t, &timesteps, labels.as_deref(), args.precision.precision).await?;
     let [n, h, w, c] = output.shape;
     write_npy(&args.output, [n, c, h, w], &nhwc_to_nchw(&output.data, output.shape))?;
     eprintln!("wrote {}", args.output.display());

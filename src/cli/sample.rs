@@ -12,7 +12,7 @@ use ddpm_gpu::sample::{Images, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
 use super::progress::Progress;
-use super::{DeviceArgs, parse_list};
+use super::{DeviceArgs, PrecisionArgs, parse_list};
 
 /// Draw images with a trained model
 #[derive(clap::Args)]
@@ -57,6 +57,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.png")]
     animate: Option<PathBuf>,
     #[command(flatten)]
+    precision: PrecisionArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -72,6 +74,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         check_writable(path)?;
     }
     let device = args.device.open().await?;
+    args.precision.warn(&device);
     let mut progress: Option<Progress> = None;
     let sampled = sample(&device, &pipeline, &request, &mut |state| {
         progress.get_or_insert_with(|| Progress::new(0, state.total as u64)).set(state.done as u64, "");
@@ -145,6 +148,7 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         class_labels,
         seed: args.seed,
         batch_size: args.batch_size,
+        precision: args.precision.precision,
         init_noise,
         frames: if args.animate.is_some() { FRAMES } else { 0 },
         ..SampleRequest::new(sampler, default_steps)

@@ -11,8 +11,8 @@ use ddpm_gpu::graph::MemoryReport;
 use ddpm_gpu::model::{PRESETS, SampleSize, UNetConfig};
 use ddpm_gpu::train::{Event, LrSchedule, Outcome, Run, TrainOptions, Trainer, train};
 
-use super::DeviceArgs;
 use super::progress::Progress;
+use super::{DeviceArgs, PrecisionArgs};
 
 /// Train a model on images
 ///
@@ -103,6 +103,8 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    precision: PrecisionArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -145,6 +147,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         ..SchedulerConfig::default()
     };
     let device = args.device.open().await?;
+    args.precision.warn(&device);
     let run = Run {
         device,
         dataset,
@@ -250,6 +253,7 @@ fn options(args: &Args) -> TrainOptions {
         max_grad_norm: args.max_grad_norm,
         ema_decay: args.ema_decay,
         random_flip: args.random_flip,
+        precision: args.precision.precision,
         seed: args.seed,
         checkpointing: args.checkpointing,
     }
@@ -291,8 +295,14 @@ fn show(event: Event, options: &TrainOptions, progress: &mut Option<Progress>) {
             let from = if step > 0 { format!(", from step {step}") } else { String::new() };
             bar.line(&format!("training to step {}{from}; {:.0} MiB of buffers", options.steps, mib(bytes)));
         }
-        Event::Progress { step, loss, images_per_second } => {
-            bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s"));
+        Event::Progress { step, loss, images_per_second, loss_scale } => {
+            let skipped = match loss_scale {
+                Some(state) if state.skipped_steps > 0.0 => {
+                    format!("  loss scale {}, {} steps skipped", state.scale, state.skipped_steps)
+                }
+                _ => String::new(),
+            };
+            bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s{skipped}"));
         }
         Event::Checkpoint(path) => bar.line(&format!("saved {}", path.display())),
         Event::Samples(path) => bar.line(&format!("drew {}", path.display())),

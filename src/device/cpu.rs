@@ -1,6 +1,6 @@
 //! The CPU executor: runs a plan by the Rust twins of the kernels.
 
-use super::{DeviceError, place_to_read, place_to_write};
+use super::{DeviceError, half_precision, place_to_read, place_to_write};
 use crate::graph::{BufferRole, DType, Graph, Node, Place, Plan, PlannedNode, TensorType, ValueId};
 use crate::ops::{Case, Fill, Input, Operands, Output};
 
@@ -14,6 +14,9 @@ pub enum Twin {
 }
 
 /// Runs a plan on the CPU.
+///
+/// Every element takes 32 bits: what is stored as f16 elsewhere is rounded to f16 here, so that this executor remains the
+/// oracle of the others.
 pub struct CpuExecutor {
     plan: Plan,
     buffers: Vec<Vec<f32>>,
@@ -23,7 +26,7 @@ pub struct CpuExecutor {
 impl CpuExecutor {
     /// Plans `graph` and allocates its buffers, zero-filled.
     pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Self {
-        let plan = Plan::new(graph, keep, |_| Vec::new());
+        let plan = Plan::sized(graph, keep, |ty| 4 * ty.len(), |_| Vec::new());
         let buffers = plan.buffers.iter().map(|buffer| vec![0.0; buffer.bytes / 4]).collect();
         Self { plan, buffers, twin }
     }
@@ -39,7 +42,12 @@ impl CpuExecutor {
     /// [`DeviceError::Length`] for another number of elements.
     pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
         if let Some(place) = place_to_write(&self.plan, value, data.len())? {
-            self.buffers[place.buffer][range(place)].copy_from_slice(data);
+            let ty = self.plan.ty(value);
+            let stored = &mut self.buffers[place.buffer][range(place)];
+            stored.copy_from_slice(data);
+            if ty.dtype == DType::F16 {
+                half_precision::round(stored);
+            }
         }
         Ok(())
     }
@@ -102,8 +110,10 @@ impl CpuExecutor {
     fn contents(&self, id: ValueId, ty: &TensorType) -> Fill {
         let place = self.plan.place(id);
         let data = place.map_or(&[][..], |place| &self.buffers[place.buffer][range(place)]);
+        let floats = || Fill::Floats { shape: ty.shape.clone(), data: data.to_vec() };
         match ty.dtype {
-            DType::F32 => Fill::Floats { shape: ty.shape.clone(), data: data.to_vec() },
+            DType::F32 => floats(),
+            DType::F16 => Fill::F16(Box::new(floats())),
             DType::U32 => {
                 Fill::Integers { shape: ty.shape.clone(), data: bytemuck::cast_slice(data).to_vec() }
             }
@@ -138,6 +148,11 @@ fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twi
     match twin {
         Twin::Reference => node.node.op.reference(operands),
         Twin::Fast => node.node.op.compute(operands),
+    }
+    for output in disjoint(&mut taken, &outputs, &node.outputs) {
+        if output.ty.dtype == DType::F16 {
+            half_precision::round(output.data);
+        }
     }
     for (index, buffer) in taken {
         buffers[index] = buffer;

@@ -10,7 +10,8 @@ pub use executor::GpuExecutor;
 use super::shader::{Binding, Shader, Usage};
 use super::tuner::{AdapterIdentity, Tuner};
 use super::{DeviceError, Tuning};
-use crate::ops::{self, Op, Pass, Requirements, Types, Variant};
+use crate::graph::DType;
+use crate::ops::{Op, Pass, Requirements, Room, Types, Variant};
 
 /// An open wgpu device and the kernels compiled for it.
 pub struct GpuDevice {
@@ -21,7 +22,7 @@ pub struct GpuDevice {
     device: wgpu::Device,
     queue: wgpu::Queue,
     trouble: Arc<Mutex<Trouble>>,
-    shaders: Mutex<HashMap<&'static str, Arc<CompiledShader>>>,
+    shaders: Mutex<HashMap<(&'static str, DType), Arc<CompiledShader>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     identity: AdapterIdentity,
     tuner: Mutex<Option<Arc<Tuner>>>,
@@ -39,8 +40,8 @@ struct CompiledShader {
     module: wgpu::ShaderModule,
 }
 
-/// Room, entry point, and the overrides by name and bits.
-type KernelKey = (&'static str, &'static str, Vec<(&'static str, u64)>);
+/// Room and element type of activations, entry point, and the overrides by name and bits.
+type KernelKey = (&'static str, DType, &'static str, Vec<(&'static str, u64)>);
 
 /// A compiled entry point.
 struct Kernel {
@@ -66,7 +67,8 @@ impl GpuDevice {
             max_buffer_size: available.max_buffer_size,
             ..wgpu::Limits::default()
         };
-        let required_features = adapter.features() & wgpu::Features::SUBGROUP;
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+        let required_features = adapter.features() & wanted;
         let opened = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("ddpm-gpu"),
@@ -120,8 +122,12 @@ impl GpuDevice {
         let subgroups = requires.subgroup_size.is_none_or(|size| {
             self.features.contains(wgpu::Features::SUBGROUP) && self.subgroup_size == [size, size]
         });
-        let f16 = !requires.f16 || self.features.contains(wgpu::Features::SHADER_F16);
-        subgroups && f16
+        subgroups && (!requires.f16 || self.supports_f16())
+    }
+
+    /// Whether kernels can load and store 16-bit floats.
+    pub fn supports_f16(&self) -> bool {
+        self.features.contains(wgpu::Features::SHADER_F16)
     }
 
     /// The variants of a call that the device can run, the default first.
@@ -140,10 +146,9 @@ impl GpuDevice {
         lock(&self.tuner).clone()
     }
 
-    /// The WGSL of an op's room with its imports.
-    pub(super) fn wgsl(&self, op: &dyn Op) -> Result<String, DeviceError> {
-        let room = op.name().split('.').next().unwrap_or_default();
-        Ok(self.shader(room)?.shader.text.clone())
+    /// The WGSL of a call's room with its imports, in the form that the call needs.
+    pub(super) fn wgsl(&self, op: &dyn Op, types: Types<'_>) -> Result<String, DeviceError> {
+        Ok(self.shader(op.room(), types.activation())?.shader.text.clone())
     }
 
     /// Fails if the driver has reported trouble; `during` says what ran, such as "" or " while ...".
@@ -159,21 +164,18 @@ impl GpuDevice {
         }
     }
 
-    /// The module of a room, compiled at first use.
-    fn shader(&self, room: &str) -> Result<Arc<CompiledShader>, DeviceError> {
-        let Some(room) = ops::ALL.iter().find(|candidate| candidate.name == room) else {
-            unreachable!("ops name their room, and the table of rooms holds all of them")
-        };
-        if let Some(shader) = lock(&self.shaders).get(room.name) {
+    /// The module of a room in one of its forms, compiled at first use.
+    fn shader(&self, room: &Room, activation: DType) -> Result<Arc<CompiledShader>, DeviceError> {
+        if let Some(shader) = lock(&self.shaders).get(&(room.name, activation)) {
             return Ok(shader.clone());
         }
-        let shader = Shader::load(room)?;
+        let shader = Shader::load(room, activation)?;
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(room.name),
             source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
         });
         let compiled = Arc::new(CompiledShader { shader, module });
-        lock(&self.shaders).insert(room.name, compiled.clone());
+        lock(&self.shaders).insert((room.name, activation), compiled.clone());
         Ok(compiled)
     }
 
@@ -187,7 +189,7 @@ impl GpuDevice {
     ) -> Result<Arc<Kernel>, DeviceError> {
         let room = shader.shader.room;
         let overrides = pass.overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
-        let key: KernelKey = (room, pass.entry, overrides);
+        let key: KernelKey = (room, shader.shader.activation, pass.entry, overrides);
         if let Some(kernel) = lock(&self.kernels).get(&key) {
             return Ok(kernel.clone());
         }

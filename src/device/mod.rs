@@ -3,6 +3,7 @@
 mod adapter;
 mod cpu;
 mod gpu;
+mod half_precision;
 mod shader;
 mod tuner;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 pub use adapter::{AdapterReport, Selection, adapters};
 pub use cpu::{CpuExecutor, Twin};
 pub use gpu::{GpuDevice, GpuExecutor};
+pub(crate) use shader::activations;
 pub use tuner::{Tuning, TuningEvent};
 
 use crate::graph::{Graph, MemoryReport, Place, Plan, ValueId};
@@ -104,6 +106,14 @@ pub enum DeviceError {
         /// Module path.
         path: String,
     },
+    /// A call has 16-bit operands.
+    #[error(
+        "{adapter} has no shader-f16, which activations of 16 bits need; use --precision f32 or another --device"
+    )]
+    NoF16 {
+        /// Name of the adapter.
+        adapter: String,
+    },
     /// Memory ran out.
     #[error(
         "{adapter} is out of memory: the plan takes {} MiB ({largest}); try a smaller --batch-size, or --device cpu",
@@ -159,12 +169,13 @@ pub enum DeviceError {
 
 /// Where to write a value; `None` for one that nothing reads, which changes nothing.
 fn place_to_write(plan: &Plan, value: ValueId, given: usize) -> Result<Option<Place>, DeviceError> {
-    let place = plan.place(value);
-    match place {
-        Some(Place { bytes, .. }) if bytes != 4 * given => {
-            Err(DeviceError::Length { name: plan.name(value).to_owned(), given, expected: bytes / 4 })
+    match plan.place(value) {
+        None => Ok(None),
+        Some(place) if plan.ty(value).len() == given => Ok(Some(place)),
+        Some(_) => {
+            let expected = plan.ty(value).len();
+            Err(DeviceError::Length { name: plan.name(value).to_owned(), given, expected })
         }
-        place => Ok(place),
     }
 }
 
@@ -240,7 +251,7 @@ pub enum Executor {
 }
 
 impl Executor {
-    /// Writes the contents of an input or a state value; integers by their bits.
+    /// Writes the contents of an input or a state value; integers by their bits, floats as f32 however they are stored.
     ///
     /// # Errors
     /// [`DeviceError::Length`] for another number of elements.

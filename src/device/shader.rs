@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use naga::{AddressSpace, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
+use naga::{AddressSpace, BinaryOperator, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
 
 use super::DeviceError;
-use crate::ops::{self, Pass, Room, Word};
+use crate::graph::DType;
+use crate::ops::{self, Op, Pass, Room, Types, Word};
 
 /// The suffix of a binding that views an operand as `array<vec4<f32>>`.
 const VEC4_SUFFIX: &str = "_vec4";
@@ -16,6 +17,8 @@ const VEC4_SUFFIX: &str = "_vec4";
 pub(crate) struct Shader {
     /// Stem of the file.
     pub(crate) room: &'static str,
+    /// Element type of what is declared `Activation`: F32 or F16.
+    pub(crate) activation: DType,
     /// Complete text: the room's file, then the shared modules it imports, so that line numbers stay those of the file.
     pub(crate) text: String,
     module: naga::Module,
@@ -31,6 +34,8 @@ pub(crate) struct Binding {
     pub(crate) name: String,
     /// What the shader does with it.
     pub(crate) usage: Usage,
+    /// Its element type; `None` for what is no array of numbers.
+    pub(crate) dtype: Option<DType>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +46,9 @@ pub(crate) enum Usage {
 }
 
 impl Shader {
-    /// Loads the WGSL of a room.
-    pub(crate) fn load(room: &Room) -> Result<Self, DeviceError> {
-        let text = with_imports(room.name, &source(room)?)?;
+    /// Loads the WGSL of a room, in the form for activations of F32 or F16.
+    pub(crate) fn load(room: &Room, activation: DType) -> Result<Self, DeviceError> {
+        let text = with_imports(room.name, &source(room.name, room.name, room.source)?, activation)?;
         let fault = |message: String| DeviceError::Shader { room: room.name, message };
         let module = naga::front::wgsl::parse_str(&text)
             .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
@@ -51,7 +56,7 @@ impl Shader {
         let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::all())
             .validate(&module)
             .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
-        Ok(Self { room: room.name, text, module, info })
+        Ok(Self { room: room.name, activation, text, module, info })
     }
 
     /// Names of all entry points.
@@ -88,10 +93,26 @@ impl Shader {
                 _ => continue,
             };
             let name = name.strip_suffix(VEC4_SUFFIX).unwrap_or(name).to_owned();
-            bindings.push(Binding { index: binding.binding, name, usage });
+            let dtype = self.dtype(variable.ty);
+            bindings.push(Binding { index: binding.binding, name, usage, dtype });
         }
         bindings.sort_by_key(|binding| binding.index);
         Ok(bindings)
+    }
+
+    /// Element type of an array of scalars or vectors.
+    fn dtype(&self, ty: naga::Handle<naga::Type>) -> Option<DType> {
+        let TypeInner::Array { base, .. } = self.module.types[ty].inner else { return None };
+        let scalar = match self.module.types[base].inner {
+            TypeInner::Scalar(scalar) | TypeInner::Vector { scalar, .. } => scalar,
+            _ => return None,
+        };
+        match (scalar.kind, scalar.width) {
+            (ScalarKind::Float, 4) => Some(DType::F32),
+            (ScalarKind::Float, 2) => Some(DType::F16),
+            (ScalarKind::Uint, 4) => Some(DType::U32),
+            _ => None,
+        }
     }
 
     /// Workgroup size of a pass with its overrides applied.
@@ -103,7 +124,7 @@ impl Shader {
             let Some(expression) = expression else { continue };
             *size = self.constant(expression, &pass.overrides).ok_or_else(|| {
                 self.fault(format!(
-                    "the workgroup size of {} is neither a number nor an override",
+                    "the workgroup size of {} is neither a number, an override nor a quotient",
                     pass.entry
                 ))
             })?;
@@ -111,7 +132,7 @@ impl Shader {
         Ok(size)
     }
 
-    /// Value of a literal, or of an override set in `overrides` or by its default.
+    /// Value of a literal, of an override set in `overrides` or by its default, or of a quotient of those.
     fn constant(
         &self,
         expression: naga::Handle<Expression>,
@@ -128,6 +149,9 @@ impl Shader {
                     Some((_, value)) => Some(*value as u32),
                     None => self.constant(declared.init?, overrides),
                 }
+            }
+            Expression::Binary { op: BinaryOperator::Divide, left, right } => {
+                self.constant(*left, overrides)?.checked_div(self.constant(*right, overrides)?)
             }
             _ => None,
         }
@@ -167,15 +191,16 @@ impl Shader {
     }
 }
 
-/// Names a folder to read `<room>.wgsl` from, in place of the text in the program: for trying out a changed kernel
-/// without a build. Shared modules are always the program's own.
+/// Names a folder to read `<room>.wgsl` and `shared/<module>.wgsl` from, in place of the text in the program: for trying
+/// out a changed kernel without a build.
 const KERNELS_FOLDER: &str = "DDPM_GPU_KERNELS";
 
-fn source(room: &Room) -> Result<Cow<'static, str>, DeviceError> {
-    let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(room.source.into()) };
-    let file = Path::new(&folder).join(room.name).with_extension("wgsl");
+/// The text of `kernels/<file>.wgsl`: `built_in`, or that file of the folder in [`KERNELS_FOLDER`].
+fn source(room: &'static str, file: &str, built_in: &'static str) -> Result<Cow<'static, str>, DeviceError> {
+    let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(built_in.into()) };
+    let file = Path::new(&folder).join(file).with_extension("wgsl");
     std::fs::read_to_string(&file).map(Cow::Owned).map_err(|error| DeviceError::Shader {
-        room: room.name,
+        room,
         message: format!("{} ({KERNELS_FOLDER} names the folder): {error}", file.display()),
     })
 }
@@ -184,64 +209,110 @@ fn path(room: &str) -> String {
     format!("kernels/{room}.wgsl")
 }
 
-/// A room's text followed by the shared modules that its `// #import name` lines ask for.
+/// A room's text followed by the shared modules that its imports ask for.
+///
+/// `// #import name` appends `shared/name.wgsl`. `// #import name FROM=to ...` appends it with every `FROM` in its text
+/// replaced by `to`: so an algorithm is written once, and a room imports it once for each of its passes.
 ///
 /// WGSL does not care about the order of declarations, so this needs no parser; naga_oil, which has one, loses the
 /// workgroup sizes that are overrides.
-fn with_imports(room: &'static str, source: &str) -> Result<String, DeviceError> {
-    let mut text = source.to_owned();
-    for name in source.lines().filter_map(|line| line.strip_prefix("// #import ")) {
-        let module = ops::SHARED_WGSL.iter().find(|(shared, _)| *shared == name.trim());
-        let (_, module) = module.ok_or_else(|| DeviceError::Shader {
-            room,
-            message: format!("there is no kernels/shared/{name}.wgsl to import"),
-        })?;
+///
+/// The 16-bit form has another `Activation`, and enables it on the first line, so that line numbers stay.
+fn with_imports(room: &'static str, source_text: &str, activation: DType) -> Result<String, DeviceError> {
+    let fault = |message: String| DeviceError::Shader { room, message };
+    let mut text = if activation == DType::F16 { "enable f16; ".to_owned() } else { String::new() };
+    text.push_str(source_text);
+    for import in source_text.lines().filter_map(|line| line.strip_prefix("// #import ")) {
+        let mut words = import.split_whitespace();
+        let name = match (words.next().unwrap_or_default(), activation) {
+            ("activation", DType::F16) => ops::ACTIVATION_F16,
+            (name, _) => name,
+        };
+        let (_, module) = ops::SHARED_WGSL
+            .iter()
+            .find(|(shared, _)| *shared == name)
+            .ok_or_else(|| fault(format!("there is no kernels/shared/{name}.wgsl to import")))?;
+        let mut module = source(room, &format!("shared/{name}"), module)?.into_owned();
+        for word in words {
+            let (from, to) =
+                word.split_once('=').filter(|(from, _)| module.contains(from)).ok_or_else(|| {
+                    fault(format!("kernels/shared/{name}.wgsl has nothing to replace by {word}"))
+                })?;
+            module = module.replace(from, to);
+        }
         text.push('\n');
-        text.push_str(module);
+        text.push_str(&module);
     }
     Ok(text)
 }
 
+/// Names of the inputs of a call that may be stored in 16 bits: those that its room declares as `Activation`.
+///
+/// # Errors
+/// [`DeviceError::Shader`] for WGSL that does not compile.
+pub(crate) fn activations(op: &dyn Op, types: Types<'_>) -> Result<Vec<&'static str>, DeviceError> {
+    let shader = Shader::load(op.room(), DType::F16)?;
+    let mut names = Vec::new();
+    for pass in op.variants(types).iter().flat_map(|variant| &variant.passes) {
+        names.extend(shader.bindings(pass.entry)?.into_iter().filter(|b| b.dtype == Some(DType::F16)));
+    }
+    let is_f16 = |name: &str| names.iter().any(|binding| binding.name == name);
+    Ok(op.inputs().iter().copied().filter(|name| is_f16(name)).collect())
+}
+
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::ops::Types;
+    use crate::ops::Case;
 
-    /// What a case names in Rust exists in WGSL, and no entry point is left without a case.
+    /// What a case names in Rust exists in WGSL with the type that the call has, and no entry point is left without a case.
     #[test]
     fn cases_and_kernels_agree() {
         for room in ops::ALL {
-            let shader = Shader::load(room).unwrap();
+            let [f32, f16] = [DType::F32, DType::F16].map(|dtype| Shader::load(room, dtype).unwrap());
             let mut reached = BTreeSet::new();
             for case in (room.cases)() {
-                let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
                 assert!(case.op.name().starts_with(&format!("{}.", room.name)), "{}", case.op.name());
-                for variant in case.op.variants(Types { inputs: &inputs, outputs: &outputs }) {
-                    for pass in &variant.passes {
-                        reached.insert(pass.entry.to_owned());
-                        shader.params(pass).unwrap();
-                        let invocations: u32 = shader.workgroup_size(pass).unwrap().iter().product();
-                        assert!(
-                            (1..=256).contains(&invocations),
-                            "{}: {invocations} invocations",
-                            pass.entry
-                        );
-                        for binding in shader.bindings(pass.entry).unwrap() {
-                            let name = binding.name.as_str();
-                            let known = binding.usage == Usage::Params
-                                || case.op.inputs().contains(&name)
-                                || case.op.outputs().contains(&name)
-                                || variant.scratch.iter().any(|(scratch, _)| *scratch == name);
-                            assert!(known, "{}.{} binds {name}", room.name, pass.entry);
-                        }
+                agree(&f32, &case, &mut reached);
+                if let Some(half) = crate::workbench::in_f16(&case).unwrap() {
+                    agree(&f16, &half, &mut reached);
+                }
+            }
+            let declared: BTreeSet<String> = f32.entry_points().map(str::to_owned).collect();
+            assert_eq!(declared, reached, "{}: declared in WGSL, and reached by cases", room.name);
+        }
+    }
+
+    /// Checks a case against the room's WGSL, and notes the entry points that it reaches.
+    fn agree(shader: &Shader, case: &Case, reached: &mut BTreeSet<String>) {
+        let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
+        let types = Types { inputs: &inputs, outputs: &outputs };
+        let of_call = types.activation();
+        for variant in case.op.variants(types) {
+            for pass in &variant.passes {
+                reached.insert(pass.entry.to_owned());
+                shader.params(pass).unwrap();
+                let invocations: u32 = shader.workgroup_size(pass).unwrap().iter().product();
+                assert!((1..=256).contains(&invocations), "{}: {invocations} invocations", pass.entry);
+                for binding in shader.bindings(pass.entry).unwrap() {
+                    let name = binding.name.as_str();
+                    let what = format!("{} [{}]: {} binds {name}", case.op.name(), case.name, pass.entry);
+                    if binding.usage == Usage::Params
+                        || variant.scratch.iter().any(|(known, _)| *known == name)
+                    {
+                        continue;
+                    }
+                    let names = case.op.inputs().iter().chain(case.op.outputs());
+                    let operand = names.zip(inputs.iter().chain(&outputs)).find(|(known, _)| **known == name);
+                    let (_, ty) = operand.unwrap_or_else(|| panic!("{what}, which is no operand"));
+                    if of_call == shader.activation {
+                        assert_eq!(binding.dtype, Some(ty.dtype), "{what}");
                     }
                 }
             }
-            let declared: BTreeSet<String> = shader.entry_points().map(str::to_owned).collect();
-            assert_eq!(declared, reached, "{}: declared in WGSL, and reached by cases", room.name);
         }
     }
 
@@ -249,7 +320,7 @@ mod tests {
     #[test]
     fn kernels_bind_at_most_eight_storage_buffers() {
         for room in ops::ALL {
-            let shader = Shader::load(room).unwrap();
+            let shader = Shader::load(room, DType::F32).unwrap();
             for entry in shader.entry_points() {
                 let bindings = shader.bindings(entry).unwrap();
                 let storage = bindings.iter().filter(|binding| binding.usage != Usage::Params).count();

@@ -284,7 +284,7 @@ fn classes<'a>(device: &GpuDevice, plan: &'a Plan) -> Result<Vec<Class<'a>>, Dev
             class.work += work(node);
             continue;
         }
-        let wgsl = format!("{:016x}", fnv1a(&device.wgsl(op)?));
+        let wgsl = format!("{:016x}", fnv1a(&device.wgsl(op, types)?));
         classes.insert(key.clone(), Class { key, node, candidates, wgsl, work: work(node) });
     }
     Ok(classes.into_values().collect())

@@ -58,7 +58,7 @@ pub fn gradients(
     Ok(wrt.iter().map(|value| d_values.get(value).copied()).collect())
 }
 
-/// One gradient per input that needs one, each of its input's own shape.
+/// One gradient per input that needs one, each of its input's own shape and element type.
 fn check_rule(
     graph: &Graph,
     node: &Node,
@@ -75,8 +75,8 @@ fn check_rule(
         match d_input {
             None if needs[index] => return fault(format!("returned no gradient for {name}")),
             Some(d_input) if graph.ty(*d_input) != graph.ty(node.inputs[index]) => {
-                let (got, want) = (&graph.ty(*d_input).shape, &graph.ty(node.inputs[index]).shape);
-                return fault(format!("returned a gradient of shape {got:?} for {name} of shape {want:?}"));
+                let (got, want) = (graph.ty(*d_input), graph.ty(node.inputs[index]));
+                return fault(format!("returned a gradient {got} for {name} {want}"));
             }
             _ => {}
         }

@@ -8,6 +8,7 @@ mod packing;
 mod plan;
 mod recompute;
 
+use std::fmt;
 use std::sync::Arc;
 
 pub use autograd::gradients;
@@ -16,13 +17,25 @@ pub use recompute::{recompute_blocks, recompute_cheap};
 
 use crate::ops::Op;
 
-/// Element type of a tensor; every element takes four bytes.
+/// Element type of a tensor in memory; arithmetic on floats is in 32 bits whatever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// 32-bit float.
     F32,
+    /// 16-bit float (IEEE half precision): activations only.
+    F16,
     /// 32-bit unsigned integer: class labels, generator keys.
     U32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 => 2,
+        }
+    }
 }
 
 /// Shape and element type of a tensor.
@@ -40,6 +53,16 @@ impl TensorType {
         Self { shape: shape.into(), dtype: DType::F32 }
     }
 
+    /// A tensor of 16-bit floats of the given shape.
+    pub fn f16(shape: impl Into<Vec<usize>>) -> Self {
+        Self { shape: shape.into(), dtype: DType::F16 }
+    }
+
+    /// The same element type in another shape.
+    pub fn with_shape(&self, shape: impl Into<Vec<usize>>) -> Self {
+        Self { shape: shape.into(), dtype: self.dtype }
+    }
+
     /// An unsigned integer tensor of the given shape.
     pub fn u32(shape: impl Into<Vec<usize>>) -> Self {
         Self { shape: shape.into(), dtype: DType::U32 }
@@ -55,9 +78,9 @@ impl TensorType {
         self.len() == 0
     }
 
-    /// Size in bytes.
+    /// Size in bytes, a multiple of 4 as WebGPU binds and copies.
     pub fn bytes(&self) -> usize {
-        4 * self.len()
+        (self.dtype.bytes() * self.len()).next_multiple_of(4)
     }
 
     /// The last size: the channels of an NHWC image, the features of a matrix; 1 for a scalar.
@@ -68,6 +91,17 @@ impl TensorType {
     /// The product of all sizes but the last: the pixels of an NHWC batch, the rows of a matrix.
     pub fn rows(&self) -> usize {
         self.len().checked_div(self.channels()).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for TensorType {
+    /// `[2, 3]` for floats as they usually are, `[2, 3] f16` for others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.dtype {
+            DType::F32 => write!(f, "{:?}", self.shape),
+            DType::F16 => write!(f, "{:?} f16", self.shape),
+            DType::U32 => write!(f, "{:?} u32", self.shape),
+        }
     }
 }
 
@@ -327,7 +361,7 @@ impl Graph {
         let types = self.output_types(&op, inputs)?;
         for ((ty, &target), name) in types.iter().zip(targets).zip(op.outputs()) {
             if ty != self.ty(target) {
-                let reason = format!("{name} must be {:?}, it is {:?}", ty.shape, self.ty(target).shape);
+                let reason = format!("{name} must be {ty}, it is {}", self.ty(target));
                 return Err(self.shape_error(&op, inputs, reason));
             }
         }
@@ -350,7 +384,7 @@ impl Graph {
             .inputs()
             .iter()
             .zip(inputs)
-            .map(|(name, &id)| format!("{name} {:?}", self.ty(id).shape))
+            .map(|(name, &id)| format!("{name} {}", self.ty(id)))
             .collect::<Vec<_>>()
             .join(", ");
         GraphError::Shape { path: self.path(), op: op.name(), operands, reason }
@@ -381,6 +415,7 @@ impl Graph {
             let fault = match value.storage {
                 Storage::Slice { .. } => Some("it is part of another one already".to_owned()),
                 Storage::Input => Some("it is an input".to_owned()),
+                _ if value.ty.dtype != DType::F32 => Some("its elements are not f32".to_owned()),
                 _ if value.ty.len() > MAX_PACKED_ELEMENTS => {
                     Some(format!("its shape {:?} takes more than 128 MiB", value.ty.shape))
                 }

@@ -66,6 +66,7 @@ pub struct Plan {
     pub buffers: Vec<BufferPlan>,
     places: HashMap<ValueId, Place>,
     names: Vec<String>,
+    types: Vec<TensorType>,
     peak: Peak,
 }
 
@@ -109,12 +110,22 @@ impl Plan {
     /// Nodes that contribute neither to `keep` nor to a state value are left out. `scratch` gives, for each node, the
     /// sizes in bytes of the scratch tensors that its executor needs.
     pub fn new(graph: &Graph, keep: &[ValueId], scratch: impl Fn(&Node) -> Vec<usize>) -> Self {
+        Self::sized(graph, keep, TensorType::bytes, scratch)
+    }
+
+    /// As [`Plan::new`], for a device on which a tensor takes other than [`TensorType::bytes`].
+    pub fn sized(
+        graph: &Graph,
+        keep: &[ValueId],
+        bytes: fn(&TensorType) -> usize,
+        scratch: impl Fn(&Node) -> Vec<usize>,
+    ) -> Self {
         let nodes: Vec<&Node> = live_nodes(graph, keep);
         let scratch: Vec<Vec<usize>> = nodes.iter().map(|node| scratch(node)).collect();
         let mut buffers = Vec::new();
         let mut places = HashMap::new();
-        place_states(graph, &nodes, keep, &mut buffers, &mut places);
-        let (tensors, tenants) = lifetimes(graph, &nodes, keep, &scratch);
+        place_states(graph, &nodes, keep, bytes, &mut buffers, &mut places);
+        let (tensors, tenants) = lifetimes(graph, &nodes, keep, bytes, &scratch);
         let peak = find_peak(&nodes, &tensors, &tenants);
         let mut scratch_places: Vec<Vec<Place>> =
             scratch.iter().map(|sizes| vec![Place { buffer: 0, offset: 0, bytes: 0 }; sizes.len()]).collect();
@@ -125,7 +136,7 @@ impl Plan {
             }
         }
         for (id, _) in graph.values() {
-            insert_slice(graph, id, &mut places);
+            insert_slice(graph, id, bytes, &mut places);
         }
         let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect();
         let nodes = nodes
@@ -139,7 +150,8 @@ impl Plan {
             })
             .collect();
         let names = graph.values().map(|(_, value)| value.name.clone()).collect();
-        Self { nodes, buffers, places, names, peak }
+        let types = graph.values().map(|(_, value)| value.ty.clone()).collect();
+        Self { nodes, buffers, places, names, types, peak }
     }
 
     /// Where a value lies; `None` if nothing that runs touches it.
@@ -155,6 +167,11 @@ impl Plan {
     /// When activations and scratch tensors take most, and which.
     pub fn peak(&self) -> &Peak {
         &self.peak
+    }
+
+    /// Shape and element type of a value of the graph that was planned.
+    pub fn ty(&self, value: ValueId) -> &TensorType {
+        &self.types[value.0]
     }
 
     /// Bytes by role.
@@ -197,6 +214,7 @@ fn place_states(
     graph: &Graph,
     nodes: &[&Node],
     keep: &[ValueId],
+    bytes: fn(&TensorType) -> usize,
     buffers: &mut Vec<BufferPlan>,
     places: &mut HashMap<ValueId, Place>,
 ) {
@@ -209,19 +227,25 @@ fn place_states(
             Storage::Activation | Storage::Slice { .. } => continue,
         };
         places.entry(id).or_insert_with(|| {
-            let bytes = graph.ty(id).bytes();
+            let bytes = bytes(graph.ty(id));
             buffers.push(BufferPlan { bytes, role });
             Place { buffer: buffers.len() - 1, offset: 0, bytes }
         });
     }
 }
 
-fn insert_slice(graph: &Graph, id: ValueId, places: &mut HashMap<ValueId, Place>) {
+fn insert_slice(
+    graph: &Graph,
+    id: ValueId,
+    bytes: fn(&TensorType) -> usize,
+    places: &mut HashMap<ValueId, Place>,
+) {
     if let Storage::Slice { of, offset } = graph.value(id).storage
         && let Some(&whole) = places.get(&of)
     {
-        let place = Place { buffer: whole.buffer, offset: 4 * offset, bytes: graph.ty(id).bytes() };
-        places.insert(id, place);
+        let ty = graph.ty(id);
+        let before = TensorType { shape: vec![offset], dtype: ty.dtype };
+        places.insert(id, Place { buffer: whole.buffer, offset: bytes(&before), bytes: bytes(ty) });
     }
 }
 
@@ -230,6 +254,7 @@ fn lifetimes(
     graph: &Graph,
     nodes: &[&Node],
     keep: &[ValueId],
+    bytes: fn(&TensorType) -> usize,
     scratch: &[Vec<usize>],
 ) -> (Vec<Tensor>, Vec<Tenant>) {
     let mut index_of: HashMap<ValueId, usize> = HashMap::new();
@@ -251,7 +276,7 @@ fn lifetimes(
         let mut written = own.len();
         for (operand, &id) in call.outputs.iter().chain(&call.inputs).enumerate() {
             if matches!(graph.value(id).storage, Storage::Activation) {
-                let bytes = graph.ty(id).bytes();
+                let bytes = bytes(graph.ty(id));
                 own.push(*index_of.entry(id).or_insert_with(|| begin(Tensor::Value(id), bytes, node)));
                 written += usize::from(operand < call.outputs.len());
             }

@@ -4,6 +4,7 @@ mod attention_block;
 mod blocks;
 mod config;
 mod layers;
+mod precision;
 mod presets;
 mod resnet_block;
 mod time_embedding;
@@ -12,6 +13,7 @@ mod weights;
 
 pub use blocks::block_of;
 pub use config::{SampleSize, UNetConfig};
+pub use precision::Precision;
 pub use presets::{PRESETS, Preset};
 pub use unet::{UNetInputs, unet};
 pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, to_tensors};

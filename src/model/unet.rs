@@ -10,7 +10,7 @@ use crate::graph::{Graph, ValueId};
 /// What the network is applied to.
 #[derive(Clone, Copy, Debug)]
 pub struct UNetInputs {
-    /// Noised images `[N, H, W, C]`.
+    /// Noised images `[N, H, W, C]`, f32 or f16.
     pub sample: ValueId,
     /// Timesteps `[N]`, floats.
     pub timesteps: ValueId,
@@ -22,7 +22,8 @@ pub struct UNetInputs {
 
 /// Appends the network that `config` describes and returns its output `[N, H, W, out_channels]`.
 ///
-/// Parameters are declared under diffusers' tensor names.
+/// Parameters are declared under diffusers' tensor names. Activations, the output too, have the element type of
+/// `inputs.sample`; the time embedding, one row per image, is always f32.
 ///
 /// # Errors
 /// [`ModelError`] for a configuration that this engine does not have.

@@ -50,6 +50,8 @@ impl AdamW {
 
     /// Appends one optimiser step: packed `gradients` `[L]`, `norm_and_scale` `[2]` of the clip, `schedule` `[4]`.
     ///
+    /// A scale of 0 skips the step: nothing changes.
+    ///
     /// # Errors
     /// [`GraphError::Shape`] unless all buffers have the same length, a multiple of 4.
     pub fn step(
@@ -110,6 +112,9 @@ impl Op for Step {
         let ([gradients, norm_and_scale, schedule], [w, m, v, ema]) = operands.split();
         let [rate, c1, c2, decay] = std::array::from_fn(|i| f64::from(schedule.data[i]));
         let (b1, b2) = (f64::from(self.0.beta1), f64::from(self.0.beta2));
+        if norm_and_scale.data[1] == 0.0 {
+            return;
+        }
         for i in 0..w.data.len() {
             let g = f64::from(gradients.data[i]) * f64::from(norm_and_scale.data[1]);
             let first = b1 * f64::from(m.data[i]) + (1.0 - b1) * g;
@@ -126,6 +131,9 @@ impl Op for Step {
         let ([gradients, norm_and_scale, schedule], [w, m, v, ema]) = operands.split();
         let [rate, c1, c2, decay] = std::array::from_fn(|i| schedule.data[i]);
         let scale = norm_and_scale.data[1];
+        if scale == 0.0 {
+            return;
+        }
         let AdamW { beta1, beta2, eps, weight_decay } = self.0;
         let chunks = (w.data.par_chunks_mut(CHUNK))
             .zip(m.data.par_chunks_mut(CHUNK))
@@ -149,15 +157,20 @@ impl Op for Step {
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
     let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
-    [("less than a workgroup", 20, 1), ("U-Net S", 701_345 / 4 * 4, 7)]
-        .into_iter()
-        .map(|(name, length, step)| {
-            let positive = Fill::Uniform { shape: vec![length], low: 0.01, high: 2.0 };
-            let schedule = adamw.schedule(step, 1e-2, 0.9);
-            let normal = || Fill::normal([length]);
-            let inputs = vec![normal(), Fill::floats([4.0, 0.25]), Fill::floats(schedule)];
-            let targets = vec![normal(), normal(), positive, normal()];
-            Case { targets, ..Case::new(name, Step(adamw), inputs) }
-        })
-        .collect()
+    let clip = [4.0, 0.25];
+    [
+        ("less than a workgroup", 20, 1, clip),
+        ("skipped", 20, 1, [f32::INFINITY, 0.0]),
+        ("U-Net S", 701_345 / 4 * 4, 7, clip),
+    ]
+    .into_iter()
+    .map(|(name, length, step, clip)| {
+        let positive = Fill::Uniform { shape: vec![length], low: 0.01, high: 2.0 };
+        let schedule = adamw.schedule(step, 1e-2, 0.9);
+        let normal = || Fill::normal([length]);
+        let inputs = vec![normal(), Fill::floats(clip), Fill::floats(schedule)];
+        let targets = vec![normal(), normal(), positive, normal()];
+        Case { targets, ..Case::new(name, Step(adamw), inputs) }
+    })
+    .collect()
 }

@@ -1,7 +1,10 @@
 //! Addition of two tensors, or of one row per sample to an image.
 
 use super::cpu::{par_chunks, par_rows};
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect_nhwc, expect_shape};
+use super::{
+    Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect_like, expect_nhwc,
+    expect_shape,
+};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `a + b`, where `b` has the shape of `a`, or is `[N, C]` for an `a` of `[N, H, W, C]`.
@@ -40,7 +43,7 @@ impl Op for Forward {
         &["y"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        expect_shape("b", inputs[1], &inputs[0].shape)?;
+        expect_like("b", inputs[1], inputs[0])?;
         Ok(vec![inputs[0].clone()])
     }
     fn gradient(
@@ -76,14 +79,14 @@ impl Op for ForwardBroadcast {
         "add.forward_broadcast"
     }
     fn inputs(&self) -> &'static [&'static str] {
-        &["a", "b"]
+        &["a", "row"]
     }
     fn outputs(&self) -> &'static [&'static str] {
         &["y"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [n, _, _, c] = expect_nhwc("a", inputs[0])?;
-        expect_shape("b", inputs[1], &[n, c])?;
+        expect_shape("row", inputs[1], &[n, c])?;
         Ok(vec![inputs[0].clone()])
     }
     fn gradient(

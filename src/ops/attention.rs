@@ -2,7 +2,10 @@
 
 mod compute;
 
-use super::{Case, Cost, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_shape};
+use super::{
+    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, expect,
+    expect_like, expect_shape,
+};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `softmax(q k^T / sqrt(D)) v` in each head, for `q`, `k` and `v` of one shape `[N, H, W, C]` or `[N, T, C]`; head `h`
@@ -43,6 +46,9 @@ struct BackwardKeyValue {
 /// Own rows, channels and invocations of one workgroup; `OWN` and `WORKGROUP` of the kernel.
 const OWN: usize = 16;
 const WORKGROUP: usize = 256;
+
+/// Own rows and invocations of one workgroup of the `_lanes` kernels; `LANES` of `shared/lanes.wgsl`.
+const LANES: usize = 8;
 
 /// Sizes of a call.
 #[derive(Clone, Copy)]
@@ -91,6 +97,24 @@ impl Sizes {
         Variant::single(entry, Grid::Workgroups(workgroups), self.params())
     }
 
+    /// The kernel for eight lanes, where heads are multiples of four channels.
+    fn lanes(&self, entry: &'static str) -> Option<Variant> {
+        let quads = self.size.is_multiple_of(4).then_some(self.size / 4)?;
+        // The more quads a lane adds up, the fewer workgroups compute the scores again; but not more than there are.
+        let per_lane = [1, 2].into_iter().find(|per_lane| quads <= LANES * per_lane).unwrap_or(4);
+        let chunks = quads.div_ceil(LANES * per_lane);
+        let workgroups = self.samples * self.heads * self.tokens.div_ceil(LANES) * chunks;
+        Some(Variant {
+            name: entry,
+            requires: Requirements { subgroup_size: Some(LANES as u32), ..Requirements::default() },
+            scratch: Vec::new(),
+            passes: vec![Pass {
+                overrides: vec![("QUADS", per_lane as f64)],
+                ..Pass::new(entry, Grid::Workgroups(workgroups), self.params())
+            }],
+        })
+    }
+
     /// The cost of a call that multiplies `products` pairs of `T x D` and `D x T` matrices per head.
     fn cost(&self, types: Types<'_>, products: usize) -> Cost {
         let bytes = types.inputs.iter().chain(types.outputs).map(TensorType::bytes).sum();
@@ -105,7 +129,7 @@ fn expect_tokens(heads: usize, names: &[&str], inputs: &[&TensorType]) -> Result
     let c = first.channels();
     expect(heads > 0 && c.is_multiple_of(heads), || format!("{c} channels do not fall into {heads} heads"))?;
     for (name, input) in names.iter().zip(inputs) {
-        expect_shape(name, input, &first.shape)?;
+        expect_like(name, input, first)?;
     }
     Ok([first.shape[0], heads, first.rows() / first.shape[0]])
 }
@@ -160,7 +184,8 @@ impl Op for Forward {
         Ok(vec![d_q, d_k, d_v])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        vec![Sizes::of(&types.inputs[0], self.heads).tiles("forward")]
+        let sizes = Sizes::of(&types.inputs[0], self.heads);
+        sizes.lanes("forward_lanes").into_iter().chain([sizes.tiles("forward")]).collect()
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::of(&types.inputs[0], self.heads).cost(types, 2)
@@ -205,14 +230,17 @@ impl Op for BackwardDot {
         &["d_y", "saved_y"]
     }
     fn outputs(&self) -> &'static [&'static str] {
-        &["dots"]
+        &["row_dots"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         Ok(vec![TensorType::f32(expect_tokens(self.heads, self.inputs(), inputs)?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let params = Sizes::of(&types.inputs[0], self.heads).params();
-        vec![Variant::single("backward_dot", Grid::Invocations(types.outputs[0].len()), params)]
+        let sizes = Sizes::of(&types.inputs[0], self.heads);
+        let grid = Grid::Invocations(types.outputs[0].len());
+        let vec4 = sizes.size.is_multiple_of(4).then_some("backward_dot_vec4");
+        let entries = vec4.into_iter().chain(["backward_dot"]);
+        entries.map(|entry| Variant::single(entry, grid, sizes.params())).collect()
     }
     fn tolerance(&self) -> f32 {
         5e-6
@@ -267,7 +295,8 @@ impl Op for BackwardQuery {
         Ok(vec![inputs[0].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        vec![Sizes::of(&types.inputs[0], self.heads).tiles("backward_query")]
+        let sizes = Sizes::of(&types.inputs[0], self.heads);
+        sizes.lanes("backward_query_lanes").into_iter().chain([sizes.tiles("backward_query")]).collect()
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::of(&types.inputs[0], self.heads).cost(types, 3)
@@ -320,7 +349,12 @@ impl Op for BackwardKeyValue {
         Ok(vec![inputs[1].clone(), inputs[2].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        vec![Sizes::of(&types.inputs[0], self.heads).tiles("backward_key_value")]
+        let sizes = Sizes::of(&types.inputs[0], self.heads);
+        sizes
+            .lanes("backward_key_value_lanes")
+            .into_iter()
+            .chain([sizes.tiles("backward_key_value")])
+            .collect()
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::of(&types.inputs[0], self.heads).cost(types, 4)
@@ -362,7 +396,10 @@ pub fn cases() -> Vec<Case> {
         ("large scores", vec![2, 7, 5, 32], 2),
         ("head larger than a workgroup", vec![2, 3, 2, 602], 2),
         ("eight heads", vec![2, 8, 8, 64], 8),
-        ("U-Net S", vec![4, 8, 8, 64], 1),
+        ("more heads than fill the lanes", vec![2, 7, 5, 60], 5),
+        ("lanes that two quads do not fill", vec![1, 3, 3, 76], 1),
+        ("U-Net S", vec![16, 8, 8, 64], 1),
+        ("U-Net M", vec![2, 16, 16, 128], 1),
         ("ddpm-cifar10-32", vec![2, 16, 16, 256], 1),
     ] {
         let tensor = || Fill::normal(shape.clone());

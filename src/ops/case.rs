@@ -47,6 +47,8 @@ pub enum Fill {
         /// Elements.
         data: Vec<f32>,
     },
+    /// The same contents as 16-bit floats: an executor rounds them when it is given them.
+    F16(Box<Fill>),
     /// Given integers.
     Integers {
         /// Shape.
@@ -85,6 +87,7 @@ impl Fill {
             Self::Normal { shape, .. } | Self::Uniform { shape, .. } | Self::Floats { shape, .. } => {
                 TensorType::f32(shape.clone())
             }
+            Self::F16(fill) => TensorType::f16(fill.ty().shape),
             Self::Integers { shape, .. } => TensorType::u32(shape.clone()),
         }
     }
@@ -101,6 +104,7 @@ impl Fill {
                 (0..length).map(|element| low + (high - low) * stream.uniform(element as u32)).collect()
             }
             Self::Floats { data, .. } => data.clone(),
+            Self::F16(fill) => fill.data(index),
             Self::Integers { data, .. } => bytemuck::cast_slice(data).to_vec(),
         }
     }
@@ -126,7 +130,7 @@ impl Case {
         self.op.output_types(&inputs.iter().collect::<Vec<_>>())
     }
 
-    /// Whether every input is a float, so that finite differences can be taken of each.
+    /// Whether an input is a float of 32 bits, so that finite differences can be taken of each.
     pub fn is_float(&self, input: usize) -> bool {
         self.inputs[input].ty().dtype == DType::F32
     }

@@ -37,7 +37,7 @@ fn with_channels(ty: &TensorType, channels: usize) -> TensorType {
     if let Some(last) = shape.last_mut() {
         *last = channels;
     }
-    TensorType::f32(shape)
+    ty.with_shape(shape)
 }
 
 impl Op for Forward {
@@ -52,7 +52,7 @@ impl Op for Forward {
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let (a, b) = (inputs[0], inputs[1]);
-        let fits = !a.shape.is_empty() && with_channels(b, a.channels()).shape == a.shape;
+        let fits = !a.shape.is_empty() && with_channels(b, a.channels()) == *a;
         expect(fits, || "a and b may differ in their channels only".to_owned())?;
         Ok(vec![with_channels(a, a.channels() + b.channels())])
     }

@@ -5,9 +5,10 @@ mod compute;
 
 pub use cases::cases;
 
+use super::product::Product;
 use super::{
-    Cost, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, dims, expect,
-    expect_nhwc, expect_shape,
+    Cost, GradientCall, Op, Operands, Types, Variant, Word, dims, expect, expect_nhwc, expect_shape,
+    expect_shape_like,
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -137,8 +138,28 @@ impl Geometry {
         }
     }
 
-    fn params(&self, pixels_per_split: usize, splits: usize) -> Vec<(&'static str, Word)> {
-        vec![
+    /// The matrix product that makes y: a row is a pixel of y, its taps are pixels of x.
+    fn forward_product(&self) -> Product {
+        Product {
+            rows: self.out_pixels(),
+            columns: self.out_channels,
+            taps: self.kernel * self.kernel,
+            depth: self.in_channels,
+        }
+    }
+
+    /// The matrix product that makes d_x: a row is a pixel of x, its taps are pixels of d_y.
+    fn backward_input_product(&self) -> Product {
+        Product {
+            rows: self.in_pixels(),
+            columns: self.in_channels,
+            depth: self.out_channels,
+            ..self.forward_product()
+        }
+    }
+
+    fn params(&self) -> Vec<(&'static str, Word)> {
+        let mut params = vec![
             ("batch", self.batch.into()),
             ("in_height", self.in_size[0].into()),
             ("in_width", self.in_size[1].into()),
@@ -149,30 +170,9 @@ impl Geometry {
             ("kernel", self.kernel.into()),
             ("stride", self.stride.into()),
             ("pad", self.pad.into()),
-            ("pixels_per_split", pixels_per_split.into()),
-            ("splits", splits.into()),
-        ]
-    }
-
-    fn is_tileable(&self) -> bool {
-        self.in_channels.is_multiple_of(8) && self.out_channels.is_multiple_of(8)
-    }
-
-    /// A variant that makes 4 pixels x 8 channels an invocation where channel counts allow, and the plain one.
-    fn pixel_variants(
-        &self,
-        tiled: &'static str,
-        plain: &'static str,
-        pixels: usize,
-        channels: usize,
-    ) -> Vec<Variant> {
-        let mut variants = Vec::new();
-        if self.is_tileable() {
-            let grid = Grid::Invocations(pixels.div_ceil(4) * channels / 8);
-            variants.push(Variant::single(tiled, grid, self.params(0, 0)));
-        }
-        variants.push(Variant::single(plain, Grid::Invocations(pixels * channels), self.params(0, 0)));
-        variants
+        ];
+        params.extend(self.forward_product().split_params());
+        params
     }
 
     fn cost(&self) -> Cost {
@@ -227,7 +227,7 @@ impl Op for Forward {
         expect(channels == in_channels, || format!("weight takes {in_channels} channels, x has {channels}"))?;
         expect_shape("bias", inputs[2], &[out_channels])?;
         expect(self.stride > 0, || "the stride must be at least 1".to_owned())?;
-        Ok(vec![TensorType::f32(self.geometry(inputs[0], inputs[1]).y_shape())])
+        Ok(vec![inputs[0].with_shape(self.geometry(inputs[0], inputs[1]).y_shape())])
     }
     fn gradient(
         &self,
@@ -252,7 +252,7 @@ impl Op for Forward {
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let geometry = self.geometry(&types.inputs[0], &types.inputs[1]);
-        geometry.pixel_variants("forward_tiled", "forward", geometry.out_pixels(), geometry.out_channels)
+        geometry.forward_product().forward(&geometry.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         self.geometry(&types.inputs[0], &types.inputs[1]).cost()
@@ -297,13 +297,12 @@ impl Op for BackwardInput {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [batch, ..] = expect_nhwc("d_y", inputs[0])?;
         let [_, _, _, in_channels] = expect_kernel(inputs[1])?;
-        expect_shape("d_y", inputs[0], &self.geometry(inputs[0], inputs[1]).y_shape())?;
-        Ok(vec![TensorType::f32([batch, self.size[0], self.size[1], in_channels])])
+        expect_shape_like("d_y", inputs[0], &self.geometry(inputs[0], inputs[1]).y_shape(), inputs[0])?;
+        Ok(vec![inputs[0].with_shape([batch, self.size[0], self.size[1], in_channels])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let geometry = self.geometry(&types.inputs[0], &types.inputs[1]);
-        let (pixels, channels) = (geometry.in_pixels(), geometry.in_channels);
-        geometry.pixel_variants("backward_input_tiled", "backward_input", pixels, channels)
+        geometry.backward_input_product().backward_input(&geometry.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         self.geometry(&types.inputs[0], &types.inputs[1]).cost()
@@ -334,10 +333,6 @@ impl Op for BackwardInput {
     }
 }
 
-/// Pixels that one range of the weight gradient sums over. Long enough to make the reduction cheap, and far below the
-/// 65,535 loop iterations at which Mesa's software driver leaves a loop.
-const PIXELS_PER_SPLIT: usize = 1024;
-
 impl Op for BackwardWeight {
     fn name(&self) -> &'static str {
         "conv2d.backward_weight"
@@ -351,34 +346,13 @@ impl Op for BackwardWeight {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [_, _, _, in_channels] = expect_nhwc("x", inputs[0])?;
         let [_, _, _, out_channels] = expect_nhwc("d_y", inputs[1])?;
-        expect_shape("d_y", inputs[1], &self.geometry(inputs[0], inputs[1]).y_shape())?;
+        expect_shape_like("d_y", inputs[1], &self.geometry(inputs[0], inputs[1]).y_shape(), inputs[0])?;
         let weight = TensorType::f32([out_channels, self.kernel, self.kernel, in_channels]);
         Ok(vec![weight, TensorType::f32([out_channels])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let geometry = self.geometry(&types.inputs[0], &types.inputs[1]);
-        let splits = geometry.out_pixels().div_ceil(PIXELS_PER_SPLIT);
-        let params = geometry.params(PIXELS_PER_SPLIT, splits);
-        let partials = splits * geometry.weights();
-        let variant = |name: &'static str, invocations: usize| Variant {
-            name,
-            requires: Requirements::default(),
-            scratch: vec![("partial", partials), ("partial_bias", splits * geometry.out_channels)],
-            passes: vec![
-                Pass::new(name, Grid::Invocations(invocations), params.clone()),
-                Pass::new(
-                    "backward_weight_reduce",
-                    Grid::Invocations(geometry.weights() + geometry.out_channels),
-                    params.clone(),
-                ),
-            ],
-        };
-        let mut variants = Vec::new();
-        if geometry.is_tileable() {
-            variants.push(variant("backward_weight_tiled", partials / 64));
-        }
-        variants.push(variant("backward_weight", partials));
-        variants
+        geometry.forward_product().backward_weight(&geometry.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         self.geometry(&types.inputs[0], &types.inputs[1]).cost()

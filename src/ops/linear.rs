@@ -3,10 +3,8 @@
 use rayon::prelude::*;
 
 use super::cpu::{Matrix, column_sums, gemm};
-use super::{
-    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, dims,
-    expect, expect_shape,
-};
+use super::product::Product;
+use super::{Case, Cost, Fill, GradientCall, Op, Operands, Types, Variant, Word, dims, expect, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `y = x weight^T + bias` for `x` `[..., I]`, `weight` `[O, I]` and `bias` `[O]`.
@@ -34,9 +32,6 @@ struct Sizes {
     outputs: usize,
 }
 
-/// Rows that one range of the weight gradient sums over; see `conv2d` for the choice.
-const ROWS_PER_SPLIT: usize = 1024;
-
 /// Rows of one matrix product of the CPU twins.
 const BLOCK: usize = 256;
 
@@ -45,33 +40,24 @@ impl Sizes {
         Self { rows: x_or_d_x.rows(), inputs: x_or_d_x.channels(), outputs }
     }
 
-    fn splits(&self) -> usize {
-        self.rows.div_ceil(ROWS_PER_SPLIT)
+    /// The matrix product that makes y.
+    fn forward_product(&self) -> Product {
+        Product { rows: self.rows, columns: self.outputs, taps: 1, depth: self.inputs }
     }
 
-    fn is_tileable(&self) -> bool {
-        self.inputs.is_multiple_of(8) && self.outputs.is_multiple_of(8)
+    /// The matrix product that makes d_x.
+    fn backward_input_product(&self) -> Product {
+        Product { columns: self.inputs, depth: self.outputs, ..self.forward_product() }
     }
 
     fn params(&self) -> Vec<(&'static str, Word)> {
-        vec![
+        let mut params = vec![
             ("rows", self.rows.into()),
             ("in_features", self.inputs.into()),
             ("out_features", self.outputs.into()),
-            ("rows_per_split", ROWS_PER_SPLIT.into()),
-            ("splits", self.splits().into()),
-        ]
-    }
-
-    /// A variant that makes 4 rows x 8 columns an invocation where feature counts allow, and the plain one.
-    fn row_variants(&self, tiled: &'static str, plain: &'static str, columns: usize) -> Vec<Variant> {
-        let mut variants = Vec::new();
-        if self.is_tileable() {
-            let grid = Grid::Invocations(self.rows.div_ceil(4) * columns / 8);
-            variants.push(Variant::single(tiled, grid, self.params()));
-        }
-        variants.push(Variant::single(plain, Grid::Invocations(self.rows * columns), self.params()));
-        variants
+        ];
+        params.extend(self.forward_product().split_params());
+        params
     }
 
     fn cost(&self) -> Cost {
@@ -97,7 +83,7 @@ impl Op for Forward {
         let mut shape = inputs[0].shape.clone();
         shape.pop();
         shape.push(outputs);
-        Ok(vec![TensorType::f32(shape)])
+        Ok(vec![inputs[0].with_shape(shape)])
     }
     fn gradient(
         &self,
@@ -118,7 +104,7 @@ impl Op for Forward {
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let sizes = Sizes::new(&types.inputs[0], types.outputs[0].channels());
-        sizes.row_variants("forward_tiled", "forward", sizes.outputs)
+        sizes.forward_product().forward(&sizes.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::new(&types.inputs[0], types.outputs[0].channels()).cost()
@@ -166,11 +152,11 @@ impl Op for BackwardInput {
         let mut shape = inputs[0].shape.clone();
         shape.pop();
         shape.push(features);
-        Ok(vec![TensorType::f32(shape)])
+        Ok(vec![inputs[0].with_shape(shape)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let sizes = Sizes::new(&types.outputs[0], types.inputs[0].channels());
-        sizes.row_variants("backward_input_tiled", "backward_input", sizes.inputs)
+        sizes.backward_input_product().backward_input(&sizes.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::new(&types.outputs[0], types.inputs[0].channels()).cost()
@@ -212,33 +198,14 @@ impl Op for BackwardWeight {
         &["d_weight", "d_bias"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        expect(inputs[0].rows() == inputs[1].rows(), || "x and d_y must have as many rows".to_owned())?;
+        let fits = inputs[0].rows() == inputs[1].rows() && inputs[0].dtype == inputs[1].dtype;
+        expect(fits, || "x and d_y must have as many rows, and the same element type".to_owned())?;
         let outputs = inputs[1].channels();
         Ok(vec![TensorType::f32([outputs, inputs[0].channels()]), TensorType::f32([outputs])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let sizes = Sizes::new(&types.inputs[0], types.inputs[1].channels());
-        let weights = sizes.inputs * sizes.outputs;
-        let partials = sizes.splits() * weights;
-        let variant = |name: &'static str, invocations: usize| Variant {
-            name,
-            requires: Requirements::default(),
-            scratch: vec![("partial", partials), ("partial_bias", sizes.splits() * sizes.outputs)],
-            passes: vec![
-                Pass::new(name, Grid::Invocations(invocations), sizes.params()),
-                Pass::new(
-                    "backward_weight_reduce",
-                    Grid::Invocations(weights + sizes.outputs),
-                    sizes.params(),
-                ),
-            ],
-        };
-        let mut variants = Vec::new();
-        if sizes.is_tileable() {
-            variants.push(variant("backward_weight_tiled", partials / 64));
-        }
-        variants.push(variant("backward_weight", partials));
-        variants
+        sizes.forward_product().backward_weight(&sizes.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::new(&types.inputs[0], types.inputs[1].channels()).cost()
@@ -283,6 +250,7 @@ pub fn cases() -> Vec<Case> {
         ("time embedding", vec![16], 128, 512),
         ("attention projection", vec![4, 16, 16], 64, 64),
         ("more rows than one split", vec![3, 31, 33], 8, 8),
+        ("fours, several tiles each way", vec![69], 132, 140),
     ] {
         let shape = |features: usize| [rows.as_slice(), &[features]].concat();
         let weight = || Fill::Normal { shape: vec![outputs, inputs], mean: 0.0, std: 0.1 };

@@ -5,11 +5,13 @@
 
 mod case;
 mod cpu;
+mod product;
 mod variant;
 
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod cast;
 pub mod concat;
 pub mod conv2d;
 pub mod dropout;
@@ -17,6 +19,7 @@ pub mod embedding;
 pub mod grad_norm;
 pub mod group_norm;
 pub mod linear;
+pub mod loss_scale;
 pub mod mse_loss;
 pub mod philox;
 pub mod q_sample;
@@ -31,6 +34,7 @@ use std::fmt::Debug;
 pub use add::add;
 pub use attention::attention;
 pub use case::{Case, Fill};
+pub use cast::cast;
 pub use concat::concat;
 pub use conv2d::conv2d;
 pub use cpu::{Input, Operands, Output};
@@ -47,7 +51,7 @@ pub use timestep_embedding::timestep_embedding;
 pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
 
-use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::graph::{DType, Graph, GraphError, TensorType, ValueId};
 
 /// One entry point of a room: a kernel that takes tensors and writes tensors.
 ///
@@ -148,6 +152,14 @@ pub struct GradientCall<'a> {
     pub needs: &'a [bool],
 }
 
+impl Types<'_> {
+    /// How the call stores activations: F16 if any operand is F16.
+    pub fn activation(&self) -> DType {
+        let is_f16 = self.inputs.iter().chain(self.outputs).any(|ty| ty.dtype == DType::F16);
+        if is_f16 { DType::F16 } else { DType::F32 }
+    }
+}
+
 impl GradientCall<'_> {
     /// The gradient of the first output, for ops that have one differentiable output.
     ///
@@ -187,6 +199,7 @@ pub const ALL: &[Room] = rooms![
     adamw,
     add,
     attention,
+    cast,
     concat,
     conv2d,
     dropout,
@@ -194,6 +207,7 @@ pub const ALL: &[Room] = rooms![
     grad_norm,
     group_norm,
     linear,
+    loss_scale,
     mse_loss,
     philox,
     q_sample,
@@ -204,12 +218,42 @@ pub const ALL: &[Room] = rooms![
     upsample,
 ];
 
+/// The module that takes the place of `activation` in a call with 16-bit operands.
+pub const ACTIVATION_F16: &str = "activation_f16";
+
+impl dyn Op + '_ {
+    /// The room that the op is in.
+    pub fn room(&self) -> &'static Room {
+        let name = self.name().split('.').next().unwrap_or_default();
+        ALL.iter()
+            .find(|room| room.name == name)
+            .unwrap_or_else(|| unreachable!("ops name their room, and the table of rooms holds all of them"))
+    }
+}
+
+macro_rules! shared_wgsl {
+    ($($name:ident),* $(,)?) => {
+        &[$((
+            stringify!($name),
+            include_str!(concat!("../../kernels/shared/", stringify!($name), ".wgsl")),
+        )),*]
+    };
+}
+
 /// WGSL that rooms import by `// #import <name>`.
-pub const SHARED_WGSL: &[(&str, &str)] = &[
-    ("activation", include_str!("../../kernels/shared/activation.wgsl")),
-    ("index", include_str!("../../kernels/shared/index.wgsl")),
-    ("products", include_str!("../../kernels/shared/products.wgsl")),
-    ("random", include_str!("../../kernels/shared/random.wgsl")),
+pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
+    activation,
+    activation_f16,
+    index,
+    lanes,
+    product_shuffle,
+    product_tiles,
+    products,
+    random,
+    tile_memory,
+    turn_weight,
+    weight_shuffle,
+    weight_tiles,
 ];
 
 /// Checks that `condition` holds, as shape rules do.
@@ -217,9 +261,20 @@ fn expect(condition: bool, reason: impl FnOnce() -> String) -> Result<(), String
     if condition { Ok(()) } else { Err(reason()) }
 }
 
-/// Checks that a tensor has the wanted shape.
+/// Checks that a tensor has the wanted shape; of the floats, only activations may be f16, see [`expect_like`].
 fn expect_shape(name: &str, ty: &TensorType, shape: &[usize]) -> Result<(), String> {
-    expect(ty.shape == shape, || format!("{name} must be {shape:?}"))
+    expect(ty.shape == shape, || format!("{name} must be {shape:?}"))?;
+    expect(ty.dtype != DType::F16, || format!("{name} must be f32, not f16"))
+}
+
+/// Checks that an activation has the shape and the element type of another.
+fn expect_like(name: &str, ty: &TensorType, like: &TensorType) -> Result<(), String> {
+    expect(ty == like, || format!("{name} must be {like}"))
+}
+
+/// Checks that a tensor has the wanted shape, and the element type of an activation.
+fn expect_shape_like(name: &str, ty: &TensorType, shape: &[usize], like: &TensorType) -> Result<(), String> {
+    expect_like(name, ty, &like.with_shape(shape))
 }
 
 /// Takes the sizes of an image batch `[N, H, W, C]` apart.

@@ -4,7 +4,9 @@ use rayon::prelude::*;
 
 use super::cpu::par_rows;
 use super::philox::elements_per_sample;
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_shape};
+use super::{
+    Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_like, expect_shape,
+};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// The mean of `(prediction - target)^2` over all elements, `[1]`, and over the elements of each sample, `[N]`.
@@ -54,7 +56,7 @@ impl Op for Forward {
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         expect(!inputs[0].is_empty(), || "prediction must not be empty".to_owned())?;
-        expect_shape("truth", inputs[1], &inputs[0].shape)?;
+        expect_like("truth", inputs[1], inputs[0])?;
         Ok(vec![TensorType::f32([inputs[0].shape[0]])])
     }
     fn gradient(
@@ -119,7 +121,7 @@ impl Op for Backward {
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         expect(!inputs[0].is_empty(), || "prediction must not be empty".to_owned())?;
-        expect_shape("truth", inputs[1], &inputs[0].shape)?;
+        expect_like("truth", inputs[1], inputs[0])?;
         expect_shape("d_per_sample", inputs[2], &inputs[0].shape[..1])?;
         Ok(vec![inputs[0].clone()])
     }

@@ -1,7 +1,10 @@
 //! Scale and shift of every channel by one row per sample.
 
 use super::cpu::par_rows;
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect_nhwc, expect_shape};
+use super::{
+    Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect_like, expect_nhwc,
+    expect_shape,
+};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `x (1 + scale) + shift`, where `scale_shift` is `[N, 2C]` for an `x` of `[N, H, W, C]`, scale first.
@@ -158,7 +161,7 @@ impl Op for BackwardScaleShift {
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [n, _, _, c] = expect_nhwc("x", inputs[0])?;
-        expect_shape("d_y", inputs[1], &inputs[0].shape)?;
+        expect_like("d_y", inputs[1], inputs[0])?;
         Ok(vec![TensorType::f32([n, 2 * c])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {

@@ -1,7 +1,7 @@
 //! SiLU activation: `y = x sigmoid(x)`.
 
 use super::cpu::{par_chunks, sigmoid};
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect_shape};
+use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect_like};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// SiLU of every element (Elfwing et al. 2017).
@@ -79,7 +79,7 @@ impl Op for Backward {
         &["d_x"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        expect_shape("d_y", inputs[1], &inputs[0].shape)?;
+        expect_like("d_y", inputs[1], inputs[0])?;
         Ok(vec![inputs[0].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {

@@ -37,7 +37,7 @@ impl Op for Forward {
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [n, h, w, c] = expect_nhwc("x", inputs[0])?;
-        Ok(vec![TensorType::f32([n, 2 * h, 2 * w, c])])
+        Ok(vec![inputs[0].with_shape([n, 2 * h, 2 * w, c])])
     }
     fn is_cheap(&self) -> bool {
         true
@@ -99,7 +99,7 @@ impl Op for Backward {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [n, h, w, c] = expect_nhwc("d_y", inputs[0])?;
         expect(h % 2 == 0 && w % 2 == 0, || "height and width of d_y must be even".to_owned())?;
-        Ok(vec![TensorType::f32([n, h / 2, w / 2, c])])
+        Ok(vec![inputs[0].with_shape([n, h / 2, w / 2, c])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let (grid, params) = grid_and_params(&types.outputs[0]);

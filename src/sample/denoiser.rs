@@ -4,7 +4,7 @@ use super::{SampleError, prepare_with_weights};
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{BufferRole, Graph, TensorType, ValueId};
-use crate::model::{UNetInputs, unet};
+use crate::model::{Precision, UNetInputs};
 use crate::ops::philox::Stream;
 use crate::ops::reverse_step;
 use crate::sampler::Step;
@@ -21,11 +21,16 @@ pub struct Denoiser {
 }
 
 impl Denoiser {
-    /// Prepares `pipeline` on `device` for batches of `batch` images.
+    /// Prepares `pipeline` on `device` for batches of `batch` images, with activations of `precision`.
     ///
     /// # Errors
     /// [`SampleError`] for a model that cannot be built or does not fit the device.
-    pub async fn new(device: &Device, pipeline: &Pipeline, batch: usize) -> Result<Self, SampleError> {
+    pub async fn new(
+        device: &Device,
+        pipeline: &Pipeline,
+        batch: usize,
+        precision: Precision,
+    ) -> Result<Self, SampleError> {
         let config = &pipeline.unet;
         let [height, width] = config.image_size()?;
         let mut graph = Graph::new();
@@ -37,7 +42,7 @@ impl Denoiser {
         let coefficients = graph.input("coefficients", TensorType::f32([7]));
         let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
         let inputs = UNetInputs { sample: x, timesteps, class_labels, key_step_sample: None };
-        let output = unet(&mut graph, config, inputs)?;
+        let output = precision.unet(&mut graph, config, inputs)?;
         graph
             .scoped("reverse_step", |graph| reverse_step(graph, x, output, coefficients, key_step_sample))?;
         let executor = prepare_with_weights(device, &graph, pipeline, x).await?;

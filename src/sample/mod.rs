@@ -7,7 +7,7 @@ pub use denoiser::Denoiser;
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
-use crate::model::{ModelError, UNetInputs, WeightsError, from_tensors, unet};
+use crate::model::{ModelError, Precision, UNetInputs, WeightsError, from_tensors};
 use crate::ops::philox::{Stream, normals};
 use crate::output::OutputError;
 use crate::sampler::{Sampler, SamplerError, SamplerOptions};
@@ -66,6 +66,8 @@ pub struct SampleRequest {
     pub seed: u64,
     /// Images denoised together.
     pub batch_size: usize,
+    /// How activations are stored.
+    pub precision: Precision,
     /// x_T `[N, H, W, C]` in place of drawn noise.
     pub init_noise: Option<Images>,
     /// How many x_t to keep along the way, for an animation.
@@ -82,6 +84,7 @@ impl SampleRequest {
             class_labels: None,
             seed: 0,
             batch_size: 64,
+            precision: Precision::F32,
             init_noise: None,
             frames: 0,
         }
@@ -121,7 +124,7 @@ pub async fn sample(
     check(pipeline, request, image)?;
     let steps = (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
     let batch = request.batch_size.min(request.num_images);
-    let mut denoiser = Denoiser::new(device, pipeline, batch).await?;
+    let mut denoiser = Denoiser::new(device, pipeline, batch, request.precision).await?;
     let elements: usize = image.iter().product();
     let total = steps.len() * request.num_images.div_ceil(batch);
     // Numbers of steps after which a frame is kept, 0 for x_T.
@@ -232,7 +235,8 @@ async fn prepare_with_weights(
     Ok(executor)
 }
 
-/// One forward pass: the network's output `[N, H, W, out_channels]` for `x_t` and a timestep for each image.
+/// One forward pass: the network's output `[N, H, W, out_channels]` for `x_t` and a timestep for each image, with
+/// activations of `precision`.
 ///
 /// # Errors
 /// [`SampleError`] for inputs that do not fit the model, or trouble on the device.
@@ -242,6 +246,7 @@ pub async fn predict(
     x_t: &Images,
     timesteps: &[f32],
     class_labels: Option<&[u32]>,
+    precision: Precision,
 ) -> Result<Images, SampleError> {
     let [n, h, w, c] = x_t.shape;
     let [height, width] = pipeline.unet.image_size()?;
@@ -263,7 +268,7 @@ pub async fn predict(
         class_labels: class_labels.map(|_| graph.input("class_labels", TensorType::u32([n]))),
         key_step_sample: None,
     };
-    let output = unet(&mut graph, &pipeline.unet, inputs)?;
+    let output = precision.unet(&mut graph, &pipeline.unet, inputs)?;
     let mut executor = prepare_with_weights(device, &graph, pipeline, output).await?;
     executor.write(inputs.sample, &x_t.data)?;
     executor.write(inputs.timesteps, timesteps)?;

@@ -6,6 +6,7 @@ use crate::graph::{
 };
 use crate::model::block_of;
 use crate::ops::adamw::{AdamW, State};
+use crate::ops::loss_scale::{self, LossScale};
 use crate::ops::{grad_norm, mse_loss};
 
 /// How weights follow gradients.
@@ -15,6 +16,8 @@ pub struct Optimizer {
     pub adamw: AdamW,
     /// Gradients are scaled down to this norm over all parameters; `None` leaves them as they are.
     pub max_grad_norm: Option<f32>,
+    /// Whether the loss is scaled, and steps whose gradients overflow are skipped: for activations of 16 bits.
+    pub scales_loss: bool,
 }
 
 /// The values of a training step that the host reads and writes.
@@ -34,6 +37,8 @@ pub struct TrainingGraph {
     pub second_moment: Vec<ValueId>,
     /// Packed moving averages of the weights.
     pub ema: Vec<ValueId>,
+    /// The [`LossScale`], where the loss is scaled.
+    pub loss_scale: Option<ValueId>,
     d_loss: ValueId,
     schedule: ValueId,
 }
@@ -56,6 +61,12 @@ impl TrainingGraph {
     ) -> Result<Self, GraphError> {
         let (loss, _) = graph.scoped("loss", |graph| mse_loss(graph, output, target))?;
         let d_loss = graph.input("d_loss", TensorType::f32([1]));
+        let loss_scale = optimizer.scales_loss.then(|| {
+            let scaler = graph.state("loss_scale", TensorType::f32([3]), BufferRole::Inputs);
+            // Its first element is the scale itself, so the device sets it for the next step.
+            graph.set_storage(d_loss, Storage::Slice { of: scaler, offset: 0 });
+            scaler
+        });
         let parameters: Vec<ValueId> = graph.parameters().iter().map(|parameter| parameter.value).collect();
         let forward = graph.nodes().len();
         let mut d_parameters = Vec::new();
@@ -84,7 +95,11 @@ impl TrainingGraph {
             for &gradients in &packed_gradients {
                 sum = grad_norm::sum_squares(graph, gradients, sum)?;
             }
-            let norm_and_scale = grad_norm::clip(graph, sum, optimizer.max_grad_norm.unwrap_or(f32::MAX))?;
+            let max_norm = optimizer.max_grad_norm.unwrap_or(f32::MAX);
+            let norm_and_scale = match loss_scale {
+                Some(scaler) => loss_scale::clip(graph, sum, scaler, max_norm)?,
+                None => grad_norm::clip(graph, sum, max_norm)?,
+            };
             for (index, &gradients) in packed_gradients.iter().enumerate() {
                 let state = State {
                     weights: weights[index],
@@ -94,7 +109,20 @@ impl TrainingGraph {
                 };
                 optimizer.adamw.step(graph, gradients, norm_and_scale, schedule, state)?;
             }
-            Ok(Self { loss, norm_and_scale, weights, first_moment, second_moment, ema, d_loss, schedule })
+            if let Some(scaler) = loss_scale {
+                loss_scale::update(graph, norm_and_scale, scaler)?;
+            }
+            Ok(Self {
+                loss,
+                norm_and_scale,
+                weights,
+                first_moment,
+                second_moment,
+                ema,
+                loss_scale,
+                d_loss,
+                schedule,
+            })
         })
     }
 
@@ -114,7 +142,10 @@ impl TrainingGraph {
         weights: &[Vec<f32>],
         ema: &[Vec<f32>],
     ) -> Result<(), DeviceError> {
-        executor.write(self.d_loss, &[1.0f32])?;
+        match self.loss_scale {
+            Some(scaler) => executor.write(scaler, &LossScale::default().to_array())?,
+            None => executor.write(self.d_loss, &[1.0f32])?,
+        }
         self.write(graph, executor, &self.weights, weights)?;
         self.write(graph, executor, &self.ema, ema)
     }

@@ -49,6 +49,19 @@ pub enum TrainError {
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
     },
+    /// Every step overflows in 16 bits.
+    #[error(
+        "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}; checkpoints up to step \
+         {last_checkpoint} are kept; try a smaller --learning-rate, or --precision f32"
+    )]
+    LossScale {
+        /// The step.
+        step: u64,
+        /// The scale.
+        scale: f32,
+        /// Step of the last checkpoint, 0 for none.
+        last_checkpoint: u64,
+    },
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),

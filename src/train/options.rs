@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Optimizer, TrainError};
+use crate::model::Precision;
 use crate::ops::adamw::AdamW;
 
 /// How the learning rate goes on after the warm-up.
@@ -34,7 +35,10 @@ impl LrSchedule {
 }
 
 /// The settings of a training run; saved with every checkpoint.
+///
+/// What an older checkpoint does not know has its default there: that is what the run did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TrainOptions {
     /// Steps in all, those before a resume included.
     pub steps: u64,
@@ -56,6 +60,8 @@ pub struct TrainOptions {
     pub ema_decay: f64,
     /// Whether images are mirrored at random.
     pub random_flip: bool,
+    /// How activations are stored; with f16 the loss is scaled.
+    pub precision: Precision,
     /// Decides initial weights, order of the data, timesteps, noise and dropout.
     pub seed: u64,
     /// Whether the reverse pass computes the inside of blocks again instead of keeping it: less memory, the same results.
@@ -76,6 +82,7 @@ impl Default for TrainOptions {
             max_grad_norm: 1.0,
             ema_decay: 0.999,
             random_flip: false,
+            precision: Precision::F32,
             seed: 0,
             checkpointing: false,
         }
@@ -130,6 +137,7 @@ impl TrainOptions {
         Optimizer {
             adamw: AdamW { beta1, beta2, eps: 1e-8, weight_decay: self.weight_decay },
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
+            scales_loss: self.precision == Precision::F16,
         }
     }
 

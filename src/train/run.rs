@@ -11,6 +11,7 @@ use crate::data::{Dataset, Loader, LoaderOptions};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
 use crate::model::UNetConfig;
+use crate::ops::loss_scale::LossScale;
 use crate::output::{GridOptions, tile};
 use crate::sample::{SampleRequest, sample};
 use crate::sampler;
@@ -57,6 +58,8 @@ pub enum Event {
         loss: f32,
         /// Speed since the last event.
         images_per_second: f64,
+        /// Where loss scaling stands; `None` for a precision that needs none.
+        loss_scale: Option<LossScale>,
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
@@ -89,6 +92,9 @@ struct Saved {
 
 /// The loss is read back this often: each reading waits for the device.
 const LOSS_EVERY: u64 = 10;
+
+/// Below this, gradients do not overflow because of the scale: the network itself does.
+const SMALLEST_LOSS_SCALE: f32 = 1e-4;
 
 /// Steps of the sample grids that are drawn during training.
 const SAMPLE_STEPS: usize = 50;
@@ -143,10 +149,10 @@ pub async fn train(
         let checkpoint_is_due = done.is_multiple_of(run.checkpoint_every) || is_last;
         let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
         if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
-            let loss = finite_loss(&mut trainer, saved.as_ref()).await?;
+            let (loss, loss_scale) = sound_loss(&mut trainer, saved.as_ref()).await?;
             let images = (done - since.1) as f64 * run.options.batch_size as f64;
             let images_per_second = images / since.0.elapsed().as_secs_f64();
-            report(Event::Progress { step: done, loss, images_per_second });
+            report(Event::Progress { step: done, loss, images_per_second, loss_scale });
             since = (Instant::now(), done);
         }
         if checkpoint_is_due {
@@ -163,7 +169,7 @@ pub async fn train(
     let checkpoint = match saved {
         Some(saved) if saved.step == trainer.done() => saved.folder,
         saved => {
-            finite_loss(&mut trainer, saved.as_ref()).await?;
+            sound_loss(&mut trainer, saved.as_ref()).await?;
             save(run, &mut trainer, report).await?.folder
         }
     };
@@ -210,6 +216,10 @@ fn check_resume(
     }
     // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
     let now = run.options.to_json()?;
+    let then = match serde_json::from_value::<TrainOptions>(state.options.clone()) {
+        Ok(then) => then.to_json()?,
+        Err(_) => state.options.clone(),
+    };
     let settings = now
         .as_object()
         .into_iter()
@@ -217,7 +227,7 @@ fn check_resume(
         .filter(|(key, _)| !["steps", "checkpointing"].contains(&key.as_str()));
     let changed: Vec<String> = settings
         .filter_map(|(key, now)| {
-            let then = state.options.get(key).unwrap_or(&serde_json::Value::Null);
+            let then = then.get(key).unwrap_or(&serde_json::Value::Null);
             (then != now).then(|| format!("{key} was {then}, now it is {now}"))
         })
         .collect();
@@ -238,15 +248,23 @@ fn check_resume(
     Ok(())
 }
 
-/// The loss of the last step, where it is a number: weights that are not are never saved.
-async fn finite_loss(trainer: &mut Trainer, saved: Option<&Saved>) -> Result<f32, TrainError> {
-    // A run that was stopped before its first step has no loss yet.
-    let loss = if trainer.done() > saved.map_or(0, |saved| saved.step) { trainer.loss().await? } else { 0.0 };
-    if loss.is_finite() {
-        return Ok(loss);
-    }
+/// The loss of the last step, where the weights are numbers: others are never saved. And where loss scaling stands.
+async fn sound_loss(
+    trainer: &mut Trainer,
+    saved: Option<&Saved>,
+) -> Result<(f32, Option<LossScale>), TrainError> {
     let last_checkpoint = saved.map_or(0, |saved| saved.step);
-    Err(TrainError::NotFinite { step: trainer.done(), loss, last_checkpoint })
+    // A run that was stopped before its first step has no loss yet.
+    let loss = if trainer.done() > last_checkpoint { trainer.loss().await? } else { 0.0 };
+    let (step, state) = (trainer.done(), trainer.loss_scale().await?);
+    match state {
+        // A step that overflows is skipped, so the weights are sound, unless all do.
+        Some(LossScale { scale, .. }) if scale < SMALLEST_LOSS_SCALE => {
+            Err(TrainError::LossScale { step, scale, last_checkpoint })
+        }
+        None if !loss.is_finite() => Err(TrainError::NotFinite { step, loss, last_checkpoint }),
+        _ => Ok((loss, state)),
+    }
 }
 
 async fn save(
@@ -279,6 +297,7 @@ async fn draw(
         num_images: class_labels.as_ref().map_or(4 * COLUMNS, Vec::len),
         class_labels,
         seed: run.options.seed,
+        precision: run.options.precision,
         ..SampleRequest::new(ddim, steps)
     };
     let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;

@@ -6,7 +6,8 @@ use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
 use crate::graph::{Graph, MemoryReport, Plan, PlannedNode, TensorType, ValueId};
-use crate::model::{Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors, unet};
+use crate::model::{Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors};
+use crate::ops::loss_scale::LossScale;
 use crate::ops::philox::Stream;
 use crate::ops::{Case, q_sample};
 
@@ -64,7 +65,7 @@ impl Step {
             class_labels: inputs.class_labels,
             key_step_sample: Some(inputs.key_step_sample),
         };
-        let output = unet(&mut graph, config, unet_inputs)?;
+        let output = options.precision.unet(&mut graph, config, unet_inputs)?;
         let training =
             TrainingGraph::new(&mut graph, output, target, options.optimizer(), options.checkpointing)?;
         Ok(Self { graph, training, inputs })
@@ -127,6 +128,9 @@ impl Trainer {
                 let Self { step: Step { graph, training, .. }, executor, .. } = &mut trainer;
                 training.write(graph, executor, &training.first_moment, &first)?;
                 training.write(graph, executor, &training.second_moment, &second)?;
+                if let (Some(scaler), Some(state)) = (training.loss_scale, state.loss_scale) {
+                    executor.write(scaler, &state.to_array())?;
+                }
                 trainer.done = state.step;
             }
         }
@@ -237,6 +241,16 @@ impl Trainer {
         Ok(self.executor.read(self.step.training.loss).await?[0])
     }
 
+    /// Where loss scaling stands; `None` for a precision that needs none.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
+        let Some(scaler) = self.step.training.loss_scale else { return Ok(None) };
+        let state = self.executor.read(scaler).await?;
+        Ok(Some(LossScale::from_array([state[0], state[1], state[2]])))
+    }
+
     async fn read(&mut self, packed: &[ValueId]) -> Result<Tensors, TrainError> {
         let contents = self.step.training.read(&self.step.graph, &mut self.executor, packed).await?;
         Ok(to_tensors(&self.step.graph, &contents))
@@ -263,6 +277,7 @@ impl Trainer {
             weights: self.read(&training.weights).await?,
             first_moment: self.read(&training.first_moment).await?,
             second_moment: self.read(&training.second_moment).await?,
+            loss_scale: self.loss_scale().await?,
         })
     }
 }

@@ -7,14 +7,21 @@ use crate::device::{CpuExecutor, Device, GpuExecutor, Twin};
 use crate::graph::{BufferRole, DType, Graph, Storage, TensorType, ValueId};
 use crate::ops::{Case, Types};
 
-/// Elements of sentinel on each side of an output; WebGPU binds at multiples of 256 bytes.
-const GUARD: usize = 64;
+/// Elements of sentinel on each side of an output; WebGPU binds at multiples of 256 bytes, which are 128 of f16.
+const GUARD: usize = 128;
 
-/// What surrounds an output: a NaN that no arithmetic makes, so that it is recognised by its bits.
-const SENTINEL: u32 = 0x7fc5_e471;
+/// What surrounds an output: a NaN that no arithmetic makes, so that it is recognised by its bits; also as f16, which has
+/// room for the first ten bits of a NaN's payload.
+const SENTINEL: u32 = 0x7fc5_e000;
 
 /// What an output holds before a call that must write all of it: another recognisable NaN.
-const UNWRITTEN: u32 = 0x7fc0_dead;
+const UNWRITTEN: u32 = 0x7fc0_c000;
+
+/// What storing a value as f16 may change of it: its last place, or all of it below the smallest normal number, which
+/// drivers may flush to zero.
+fn rounding_of_f16(value: f32) -> f32 {
+    (value.abs() / 1024.0).max(6.2e-5)
+}
 
 /// The result of one check.
 #[derive(Clone, Debug)]
@@ -75,11 +82,13 @@ impl fmt::Display for Failure {
 pub fn subjects(device: &Device, case: &Case) -> Vec<&'static str> {
     let Ok(outputs) = case.output_types() else { return Vec::new() };
     let inputs = case.input_types();
+    let types = Types { inputs: &inputs, outputs: &outputs };
     match device {
         Device::Cpu => vec!["compute"],
+        Device::Gpu(device) if types.activation() == DType::F16 && !device.supports_f16() => Vec::new(),
         Device::Gpu(device) => case
             .op
-            .variants(Types { inputs: &inputs, outputs: &outputs })
+            .variants(types)
             .into_iter()
             .filter(|variant| device.supports(variant.requires))
             .map(|variant| variant.name)
@@ -106,7 +115,12 @@ impl Guarded {
         let mut guarded = Vec::new();
         for (&output, ty) in outputs.iter().zip(&types) {
             let length = GUARD + ty.len().next_multiple_of(GUARD) + GUARD;
-            let state = graph.state("guarded", TensorType::f32([length]), BufferRole::Weights);
+            // Integers are compared by their bits, which f32 holds as well.
+            let guarded_type = match ty.dtype {
+                DType::F16 => TensorType::f16([length]),
+                DType::F32 | DType::U32 => TensorType::f32([length]),
+            };
+            let state = graph.state("guarded", guarded_type, BufferRole::Weights);
             graph.set_storage(output, Storage::Slice { of: state, offset: GUARD });
             guarded.push(state);
         }
@@ -205,7 +219,10 @@ fn compare(output: &'static str, ty: &TensorType, expected: &[f32], got: &[f32],
     }
     let (expected, got) = (&expected[GUARD..GUARD + length], &got[GUARD..GUARD + length]);
     let scale = match ty.dtype {
-        DType::F32 => expected.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs())),
+        DType::F32 | DType::F16 => {
+            let finite = expected.iter().filter(|value| value.is_finite());
+            finite.fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()))
+        }
         DType::U32 => 1.0,
     };
     for (position, (&expected, &got)) in expected.iter().zip(got).enumerate() {
@@ -217,7 +234,15 @@ fn compare(output: &'static str, ty: &TensorType, expected: &[f32], got: &[f32],
         }
         let error = match ty.dtype {
             DType::U32 => f32::from(u8::from(expected.to_bits() != got.to_bits())),
+            // Infinities, too, are right where they are expected.
+            DType::F32 | DType::F16 if got == expected => 0.0,
             DType::F32 => (got - expected).abs() / scale,
+            // An op that only moves values rounds none.
+            DType::F16 if result.tolerance == 0.0 => (got - expected).abs() / scale,
+            DType::F16 => {
+                let off = (got - expected).abs() - rounding_of_f16(expected);
+                if off <= 0.0 { 0.0 } else { off / scale }
+            }
         };
         // A NaN is never within the tolerance.
         let within = error <= result.tolerance;

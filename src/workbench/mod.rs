@@ -3,9 +3,11 @@
 
 mod check;
 mod gradient;
+mod precision;
 
 pub use check::{Check, Failure, check, subjects};
 pub use gradient::check_gradient;
+pub use precision::in_f16;
 
 use crate::device::DeviceError;
 use crate::graph::GraphError;

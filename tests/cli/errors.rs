@@ -30,6 +30,7 @@ fn wrong_usage_is_status_2() {
         ("train --dataset digits --output run --checkpoint-every 0", "--checkpoint-every"),
         ("train --dataset digits --output run --beta-schedule zigzag", "cosine"),
         ("train --dataset digits --output run --variance-type large", "fixed_large"),
+        ("train --dataset digits --output run --precision f8", "f32, f16"),
         ("sample run", "--output"),
         ("predict run --input x.npy --output y.npy", "--timesteps"),
     ] {
@@ -56,6 +57,27 @@ fn options_of_training_that_make_no_sense() {
     }
     let line = Workspace::train_line("run", "").replace("--batch-size 4", "--batch-size 0");
     workspace.fails(&line, 1, &["--batch-size is 0"]);
+}
+
+#[test]
+fn a_run_goes_on_in_the_precision_that_it_began_in() {
+    let workspace = trained();
+    let line = Workspace::train_line("run", "--resume --steps 2 --precision f16");
+    workspace.fails(&line, 1, &["precision was \"f32\", now it is \"f16\""]);
+}
+
+#[test]
+fn an_adapter_without_f16_says_so() {
+    let adapters = pollster::block_on(ddpm_gpu::device::adapters());
+    let lacks_f16 = |adapter: &ddpm_gpu::device::AdapterReport| adapter.features.contains(&("f16", false));
+    let Some(adapter) = adapters.iter().find(|adapter| lacks_f16(adapter)) else {
+        eprintln!("SKIPPED: every adapter has shader-f16");
+        return;
+    };
+    let workspace = trained();
+    let name = adapter.name.split(' ').next().unwrap();
+    let line = format!("sample run --device {name} --precision f16 --steps 2 --output grid.png");
+    workspace.fails(&line, 1, &[&adapter.name, "has no shader-f16", "--precision f32"]);
 }
 
 #[test]

@@ -117,4 +117,8 @@ fn predict_is_one_forward_pass() {
     let (_, same_timestep) = predict("--timesteps 10 --class-labels 3");
     assert_close(&together[..PIXELS], &same_timestep[..PIXELS], "the first image");
     assert!(together[PIXELS..] != same_timestep[PIXELS..]);
+    let (_, half) = predict("--timesteps 10,500,999 --class-labels 3 --precision f16");
+    let largest = together.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let error = together.iter().zip(&half).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+    assert!(half != together && error < 5e-3 * largest, "f16 is off by {error}, the largest is {largest}");
 }

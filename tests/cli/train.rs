@@ -61,9 +61,10 @@ fn another_seed_gives_another_model() {
 #[test]
 fn a_resumed_run_is_the_run_that_was_never_stopped() {
     let workspace = Workspace::new();
-    for device in devices() {
-        let flags = format!("--device {device} --random-flip --dropout 0.1 --warmup-steps 5");
-        let (whole, parts) = (format!("{device}-whole"), format!("{device}-parts"));
+    for (device, precision) in devices().into_iter().flat_map(|device| [(device, "f32"), (device, "f16")]) {
+        let flags =
+            format!("--device {device} --precision {precision} --random-flip --dropout 0.1 --warmup-steps 5");
+        let (whole, parts) = (format!("{device}-{precision}-whole"), format!("{device}-{precision}-parts"));
         workspace.train(&whole, 6, &flags);
         workspace.train(&parts, 3, &flags);
         let said = workspace.train(&parts, 6, &format!("{flags} --resume")).stderr;
@@ -123,6 +124,15 @@ fn a_dry_run_prints_parameters_and_memory_and_writes_nothing() {
         assert!(printed.contains(word), "{word} is not in {printed}");
     }
     assert_same(&before, &workspace.files(""));
+
+    let activations = |printed: &str| -> f64 {
+        let line = printed.lines().find(|line| line.trim_start().starts_with("activations")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let large = Workspace::train_line("run", "--dry-run").replace("--batch-size 4", "--batch-size 64");
+    let single = activations(&workspace.succeeds(&large).stdout);
+    let half = activations(&workspace.succeeds(&format!("{large} --precision f16")).stdout);
+    assert!(half < 0.6 * single, "{half} MiB of {single}");
 }
 
 #[cfg(unix)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{GpuDevice, Kernel};
 use crate::device::shader::Usage;
-use crate::device::{ChooseVariant, DeviceError, place_to_read, place_to_write};
-use crate::graph::{BufferRole, Graph, Place, Plan, PlannedNode, Storage, ValueId};
+use crate::device::{ChooseVariant, DeviceError, half_precision, place_to_read, place_to_write};
+use crate::graph::{BufferRole, DType, Graph, Place, Plan, PlannedNode, Storage, TensorType, ValueId};
 use crate::ops::{Grid, Op, Types, Variant};
 
 /// Runs a plan on a wgpu device.
@@ -92,6 +92,10 @@ impl GpuExecutor {
                 variant.scratch.iter().map(|(_, length)| 4 * length).collect()
             })
         });
+        let types = |node: &PlannedNode| Types { inputs: &node.inputs, outputs: &node.outputs }.activation();
+        if !device.supports_f16() && plan.nodes.iter().any(|node| types(node) == DType::F16) {
+            return Err(DeviceError::NoF16 { adapter: device.name.clone() });
+        }
         let buffers = allocate(&device, &plan).await?;
         let mut prepare =
             Prepare { device: &device, graph, plan: &plan, buffers: &buffers, tail, params: Vec::new() };
@@ -127,8 +131,16 @@ impl GpuExecutor {
         let Some(place) = place_to_write(&self.plan, value, data.len())? else { return Ok(()) };
         let (buffer, offset) = (&self.buffers[place.buffer], place.offset as u64);
         let Some(size) = wgpu::BufferSize::new(place.bytes as u64) else { return Ok(()) };
+        let halves;
+        let bytes: &[u8] = match self.plan.ty(value).dtype {
+            DType::F32 | DType::U32 => bytemuck::cast_slice(data),
+            DType::F16 => {
+                halves = half_precision::encode(data);
+                &halves
+            }
+        };
         if self.plan.buffers[place.buffer].role != BufferRole::Inputs {
-            self.device.queue.write_buffer(buffer, offset, bytemuck::cast_slice(data));
+            self.device.queue.write_buffer(buffer, offset, bytes);
             return Ok(());
         }
         // A lost device maps nothing.
@@ -136,7 +148,7 @@ impl GpuExecutor {
         let Uploads { belt, pending } = &mut self.uploads;
         let encoder =
             pending.get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
-        belt.write_buffer(encoder, buffer, offset, size).copy_from_slice(bytemuck::cast_slice(data));
+        belt.write_buffer(encoder, buffer, offset, size).copy_from_slice(bytes);
         Ok(())
     }
 
@@ -156,7 +168,8 @@ impl GpuExecutor {
     pub fn poison(&mut self) {
         for (buffer, plan) in self.buffers.iter().zip(&self.plan.buffers) {
             if matches!(plan.role, BufferRole::Activations | BufferRole::Workspace) {
-                let nan = vec![f32::NAN; plan.bytes / 4];
+                // All bits set is a NaN of 32 bits, and two of 16.
+                let nan = vec![u32::MAX; plan.bytes / 4];
                 self.device.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&nan));
             }
         }
@@ -261,7 +274,11 @@ impl GpuExecutor {
             }
         }
         let view = staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
-        let data = bytemuck::pod_collect_to_vec(&view);
+        let ty = self.plan.ty(value);
+        let data = match ty.dtype {
+            DType::F16 => half_precision::decode(&view, ty.len()),
+            DType::F32 | DType::U32 => bytemuck::pod_collect_to_vec(&view),
+        };
         self.device.check(" while reading a result back")?;
         Ok(data)
     }
@@ -361,8 +378,9 @@ impl Prepare<'_> {
         pending: &mut Vec<PendingDispatch>,
     ) -> Result<(), DeviceError> {
         let op = node.node.op.as_ref();
-        let room = op.name().split('.').next().unwrap_or_default();
-        let shader = self.device.shader(room)?;
+        let types = Types { inputs: &node.inputs, outputs: &node.outputs };
+        let shader = self.device.shader(op.room(), types.activation())?;
+        let room = shader.shader.room;
         let shapes = shapes(node);
         for pass in &variant.passes {
             let kernel = self.device.kernel(&shader, pass, &node.node.path, &shapes).await?;
@@ -386,6 +404,18 @@ impl Prepare<'_> {
                             op.name()
                         ),
                     })?;
+                if let (Some(declared), Some(ty)) = (binding.dtype, operand_type(node, &binding.name))
+                    && declared != ty.dtype
+                {
+                    return Err(DeviceError::Shader {
+                        room,
+                        message: format!(
+                            "{} declares {} as {declared:?}, the call at {} has {shapes}; what may be of 16 bits is \
+                             declared array<Activation>",
+                            pass.entry, binding.name, node.node.path
+                        ),
+                    });
+                }
                 let limit = self.device.limits.max_storage_buffer_binding_size;
                 if place.bytes as u64 > limit {
                     return Err(DeviceError::BindingTooLarge {
@@ -448,10 +478,20 @@ fn upload_params(device: &GpuDevice, params: &[u8]) -> wgpu::Buffer {
     buffer
 }
 
+/// Shape and element type of the operand called `name`; `None` for a scratch tensor.
+fn operand_type<'a>(node: &'a PlannedNode, name: &str) -> Option<&'a TensorType> {
+    let op = node.node.op.as_ref();
+    let names = op.inputs().iter().chain(op.outputs());
+    names
+        .zip(node.inputs.iter().chain(&node.outputs))
+        .find(|(operand, _)| **operand == name)
+        .map(|(_, ty)| ty)
+}
+
 /// The operands of a call with their shapes, for errors.
 fn shapes(node: &PlannedNode) -> String {
     let op = node.node.op.as_ref();
     let names = op.inputs().iter().chain(op.outputs());
     let types = node.inputs.iter().chain(&node.outputs);
-    names.zip(types).map(|(name, ty)| format!("{name} {:?}", ty.shape)).collect::<Vec<_>>().join(", ")
+    names.zip(types).map(|(name, ty)| format!("{name} {ty}")).collect::<Vec<_>>().join(", ")
 }

@@ -32,7 +32,8 @@ impl Stopwatch {
         let mut contents = Vec::new();
         let mut inputs = Vec::new();
         for (name, ty) in op.inputs().iter().zip(&node.inputs) {
-            let id = graph.input(name, ty.clone());
+            // State rather than input: inputs are staged for being written again and again.
+            let id = graph.state(name, ty.clone(), BufferRole::Activations);
             inputs.push(id);
             contents.push((id, finite_numbers(ty)));
         }

@@ -66,7 +66,7 @@ impl Step {
         }
         for &id in &self.inputs {
             let data: Vec<f32> = match self.graph.ty(id).dtype {
-                DType::F32 => (0..self.graph.ty(id).len()).map(|i| (i as f32).cos()).collect(),
+                DType::F32 | DType::F16 => (0..self.graph.ty(id).len()).map(|i| (i as f32).cos()).collect(),
                 DType::U32 => [7, 0, 3, 0].map(f32::from_bits).to_vec(),
             };
             executor.write(id, &data).unwrap();

@@ -1,0 +1,215 @@
+//! Variants of the matrix products of `conv2d` and `linear`; their algorithms are in `kernels/shared/product_*.wgsl` and
+//! `weight_*.wgsl`.
+
+use super::{Grid, Pass, Requirements, Variant, Word};
+
+/// Sizes of the product `C[row, column] = sum over taps t and depth k of A[tap t of row, k] B[column, t, k]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Product {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) taps: usize,
+    pub(super) depth: usize,
+}
+
+/// Fields of the room's WGSL struct `Params`.
+type Params = Vec<(&'static str, Word)>;
+
+/// An algorithm that makes tiles of an output.
+struct Tiling {
+    variant: &'static str,
+    entry: &'static str,
+    /// Rows and columns of a tile.
+    tile: [usize; 2],
+    /// Whether a tile is made by an invocation or by a workgroup.
+    grid: fn(usize) -> Grid,
+    overrides: &'static [(&'static str, f64)],
+    subgroup_size: Option<u32>,
+}
+
+/// The algorithms of a pass, the preferred first: a GPU gets tiles in workgroup memory, and of those the largest that leave
+/// it enough workgroups.
+macro_rules! tilings {
+    ($pass:literal, register tile $rows:literal x $columns:literal) => {
+        [
+            Tiling {
+                variant: concat!($pass, "_shuffle"),
+                entry: concat!($pass, "_shuffle"),
+                tile: [32, 32],
+                grid: Grid::Workgroups,
+                overrides: &[],
+                subgroup_size: Some(8),
+            },
+            Tiling {
+                variant: concat!($pass, "_workgroup_128"),
+                entry: concat!($pass, "_workgroup_8x8"),
+                tile: [128, 128],
+                grid: Grid::Workgroups,
+                overrides: &[("TILE", 128.0), ("STEP", 8.0)],
+                subgroup_size: None,
+            },
+            Tiling {
+                variant: concat!($pass, "_workgroup_64"),
+                entry: concat!($pass, "_workgroup_8x8"),
+                tile: [64, 64],
+                grid: Grid::Workgroups,
+                overrides: &[("TILE", 64.0), ("STEP", 16.0)],
+                subgroup_size: None,
+            },
+            Tiling {
+                variant: concat!($pass, "_workgroup_32"),
+                entry: concat!($pass, "_workgroup_4x4"),
+                tile: [32, 32],
+                grid: Grid::Workgroups,
+                overrides: &[("TILE", 32.0), ("STEP", 16.0)],
+                subgroup_size: None,
+            },
+            Tiling {
+                variant: concat!($pass, "_tiled"),
+                entry: concat!($pass, "_tiled"),
+                tile: [$rows, $columns],
+                grid: Grid::Invocations,
+                overrides: &[],
+                subgroup_size: None,
+            },
+        ]
+    };
+}
+
+const FORWARD: [Tiling; 5] = tilings!("forward", register tile 4 x 8);
+const BACKWARD_INPUT: [Tiling; 5] = tilings!("backward_input", register tile 4 x 8);
+const BACKWARD_WEIGHT: [Tiling; 5] = tilings!("backward_weight", register tile 8 x 8);
+
+/// Where the tables above have tiles in workgroup memory.
+const WORKGROUP_TILES: std::ops::Range<usize> = 1..4;
+
+/// Workgroups that a GPU needs to be busy; with fewer, smaller tiles are better.
+const ENOUGH_WORKGROUPS: usize = 128;
+
+/// Rows that one range of the weight gradient sums over: long enough to make the reduction cheap, short enough to spread
+/// the work, and far below the 65,535 loop iterations at which Mesa's software driver leaves a loop.
+const ROWS_PER_SPLIT: usize = 512;
+
+impl Tiling {
+    /// Tiles that cover `copies` outputs of the given size.
+    fn tiles(&self, [rows, columns]: [usize; 2], copies: usize) -> usize {
+        rows.div_ceil(self.tile[0]) * columns.div_ceil(self.tile[1]) * copies
+    }
+
+    fn pass(&self, size: [usize; 2], copies: usize, params: Params) -> Pass {
+        Pass {
+            overrides: self.overrides.to_vec(),
+            ..Pass::new(self.entry, (self.grid)(self.tiles(size, copies)), params)
+        }
+    }
+
+    fn requires(&self) -> Requirements {
+        Requirements { subgroup_size: self.subgroup_size, ..Requirements::default() }
+    }
+}
+
+/// Tilings for `copies` outputs of the given size. Workgroup tiles that would leave a GPU idle, or reach far over the ends
+/// of the output, go behind smaller ones.
+fn by_preference(tilings: &[Tiling; 5], size: [usize; 2], copies: usize) -> Vec<&Tiling> {
+    let mut tilings: Vec<&Tiling> = tilings.iter().collect();
+    let too_large = |tiling: &Tiling| {
+        let overhangs = tiling.tile.iter().zip(size).any(|(&tile, size)| tile >= 2 * size);
+        tiling.tile[0] > 32 && (overhangs || tiling.tiles(size, copies) < ENOUGH_WORKGROUPS)
+    };
+    tilings[WORKGROUP_TILES].sort_by_key(|tiling| too_large(tiling));
+    tilings
+}
+
+impl Product {
+    /// Whether tiles can read four columns, and four steps of the depth, at a time.
+    fn is_tileable(&self) -> bool {
+        self.columns.is_multiple_of(4) && self.depth.is_multiple_of(4)
+    }
+
+    fn weights(&self) -> usize {
+        self.columns * self.taps * self.depth
+    }
+
+    /// Ranges of rows that the weight gradient is summed in.
+    fn splits(&self) -> usize {
+        self.rows.div_ceil(ROWS_PER_SPLIT)
+    }
+
+    /// The fields of `Params` that say how the weight gradient is split.
+    pub(super) fn split_params(&self) -> [(&'static str, Word); 2] {
+        [("rows_per_split", ROWS_PER_SPLIT.into()), ("splits", self.splits().into())]
+    }
+
+    /// Variants of `y = x weight + bias`, of which this is the product.
+    pub(super) fn forward(&self, params: &Params) -> Vec<Variant> {
+        let size = [self.rows, self.columns];
+        let mut variants = Vec::new();
+        if self.is_tileable() {
+            variants.extend(by_preference(&FORWARD, size, 1).into_iter().map(|tiling| Variant {
+                name: tiling.variant,
+                requires: tiling.requires(),
+                scratch: Vec::new(),
+                passes: vec![tiling.pass(size, 1, params.clone())],
+            }));
+        }
+        variants.push(Variant::single(
+            "forward",
+            Grid::Invocations(self.rows * self.columns),
+            params.clone(),
+        ));
+        variants
+    }
+
+    /// Variants of the gradient of x. This is its product: rows of x, columns of x, and a depth of y's channels.
+    pub(super) fn backward_input(&self, params: &Params) -> Vec<Variant> {
+        let size = [self.rows, self.columns];
+        let turn = Pass::new("turn_weight", Grid::Invocations(self.weights() / 16), params.clone());
+        let mut variants = Vec::new();
+        if self.is_tileable() {
+            variants.extend(by_preference(&BACKWARD_INPUT, size, 1).into_iter().map(|tiling| Variant {
+                name: tiling.variant,
+                requires: tiling.requires(),
+                scratch: vec![("turned_weight", self.weights())],
+                passes: vec![turn.clone(), tiling.pass(size, 1, params.clone())],
+            }));
+        }
+        let grid = Grid::Invocations(self.rows * self.columns);
+        variants.push(Variant::single("backward_input", grid, params.clone()));
+        variants
+    }
+
+    /// Variants of the gradients of weight and bias, for the forward product.
+    pub(super) fn backward_weight(&self, params: &Params) -> Vec<Variant> {
+        let (weights, splits) = (self.weights(), self.splits());
+        let variant = |name, requires, partial: Pass, reduce, elements_each| Variant {
+            name,
+            requires,
+            scratch: vec![("partial", splits * weights), ("partial_bias", splits * self.columns)],
+            passes: vec![
+                partial,
+                Pass::new(
+                    reduce,
+                    Grid::Invocations((weights + self.columns) / elements_each),
+                    params.clone(),
+                ),
+            ],
+        };
+        let (size, copies) = ([self.columns, self.depth], self.taps * splits);
+        let mut variants = Vec::new();
+        if self.is_tileable() {
+            variants.extend(by_preference(&BACKWARD_WEIGHT, size, copies).into_iter().map(|tiling| {
+                let partial = tiling.pass(size, copies, params.clone());
+                variant(tiling.variant, tiling.requires(), partial, "backward_weight_reduce_vec4", 4)
+            }));
+        }
+        let plain = Pass::new("backward_weight", Grid::Invocations(splits * weights), params.clone());
+        variants.push(variant(
+            "backward_weight",
+            Requirements::default(),
+            plain,
+            "backward_weight_reduce",
+            1,
+        ));
+        variants
+    }
+}
