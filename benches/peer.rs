@@ -14,6 +14,7 @@ use std::time::Instant;
 use common::network::random_batch;
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::device::{Device, Selection};
+use ddpm_gpu::model::Precision;
 use ddpm_gpu::ops::philox::Stream;
 use ddpm_gpu::sample::Denoiser;
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
@@ -59,8 +60,9 @@ impl Peer {
             let ddim = by_name("ddim").expect("there is ddim");
             let options = SamplerOptions { steps: 50, eta: 0.0 };
             let step = (ddim.steps)(&self.pipeline.scheduler, &options).expect("50 steps").remove(0);
-            let mut denoiser = block_on(Denoiser::new(&self.device, &self.pipeline, self.batch_size))
-                .expect("the model fits");
+            let mut denoiser =
+                block_on(Denoiser::new(&self.device, &self.pipeline, self.batch_size, Precision::F32))
+                    .expect("the model fits");
             let x_t = random_batch(&self.pipeline.unet, self.batch_size).images;
             denoiser.start(&x_t, None).expect("the images have their size");
             (denoiser, step)

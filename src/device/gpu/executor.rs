@@ -217,14 +217,12 @@ impl GpuExecutor {
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub(in crate::device) fn run_and_wait(&mut self, times: usize) -> Result<(), DeviceError> {
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        {
+        let index = self.submit(|executor, encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for dispatch in (0..times).flat_map(|_| &self.dispatches) {
+            for dispatch in (0..times).flat_map(|_| &executor.dispatches) {
                 dispatch.encode(&mut pass);
             }
-        }
-        let index = self.device.queue.submit([encoder.finish()]);
+        });
         self.wait(Some(index))?;
         self.device.check(" while it timed a kernel")
     }
