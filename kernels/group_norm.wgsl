@@ -4,8 +4,9 @@
 //   sums[n] = sum over the pixels of d_z, and of d_z x_hat                      for every channel
 //   d_x     = rstd (weight d_z - A - x_hat B)       A, B: the group's means of weight d_z and of weight d_z x_hat
 //   d_bias, d_weight = those sums, added over n                                 backward_weight, an invocation a channel
-// Three passes over x forwards (mean, centred squares, y), because E[x^2] - E[x]^2 cancels where the mean is large.
-// x_hat is computed again from mean and rstd: it is never stored. Sums end in trees, whose order never changes.
+// The variance is never E[x^2] - E[x]^2, which cancels where the mean is large: forward takes a pass for the mean and one
+// for centred squares, forward_vec4 updates both in one pass. x_hat is computed again from mean and rstd: it is never
+// stored. Sums end in trees, whose order never changes.
 //   forward_vec4, backward_vec4   groups of 4 channels or multiples of 4. One workgroup per sample and as many whole
 //       groups as fit 32 channels: 8 lanes side by side read 4 channels each, and the workgroup's rows of 8 share the
 //       pixels. One row is best on drivers that run on the CPU: barriers cost them more than arithmetic.
@@ -109,25 +110,25 @@ fn forward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgr
     if tile.n >= params.samples { return; }
     let count = f32(4u * tile.group_quads * params.pixels);
 
-    var sum = vec4(0.0);
-    for (var quad = tile.first + tile.lane; quad < tile.end; quad += LANES) {
-        for (var at = tile.start + quad; at < tile.stop; at += tile.step) { sum += vec4<f32>(x_vec4[at]); }
-    }
-    let rough_mean = sum_of_group(tile, vec2(dot(sum, vec4(1.0)), 0.0)).x / count;
-
-    // The second pass also finds what rounding left out of the mean.
-    sum = vec4(0.0);
+    // Mean of the values so far, and sum of their squared distances from it (Welford 1962), in four streams.
+    var own_mean = vec4(0.0);
     var squares = vec4(0.0);
+    var own_count = 0.0;
     for (var quad = tile.first + tile.lane; quad < tile.end; quad += LANES) {
         for (var at = tile.start + quad; at < tile.stop; at += tile.step) {
-            let difference = vec4<f32>(x_vec4[at]) - rough_mean;
-            sum += difference;
-            squares += difference * difference;
+            own_count += 1.0;
+            let value = vec4<f32>(x_vec4[at]);
+            let difference = value - own_mean;
+            own_mean += difference / own_count;
+            squares += difference * (value - own_mean);
         }
     }
-    let centred = sum_of_group(tile, vec2(dot(sum, vec4(1.0)), dot(squares, vec4(1.0)))) / count;
-    let group_mean = rough_mean + centred.x;
-    let group_rstd = inverseSqrt(max(centred.y - centred.x * centred.x, 0.0) + params.eps);
+    // Streams of all lanes and rows together (Chan et al. 1979).
+    let group_mean = sum_of_group(tile, vec2(own_count * dot(own_mean, vec4(1.0)), 0.0)).x / count;
+    let apart = own_mean - group_mean;
+    squares += own_count * apart * apart;
+    let variance = sum_of_group(tile, vec2(dot(squares, vec4(1.0)), 0.0)).x / count;
+    let group_rstd = inverseSqrt(variance + params.eps);
 
     for (var quad = tile.first + tile.lane; quad < tile.end; quad += LANES) {
         let scale = weight_vec4[quad] * group_rstd;

@@ -1,24 +1,53 @@
 // SiLU (Elfwing et al. 2017), also called swish:
 //   y = x sigmoid(x)        d_x = d_y sigmoid(x) (1 + x (1 - sigmoid(x)))
-// One invocation per element; tensors of any shape.
+// One invocation per element, or in `_vec4` per four; tensors of any shape.
 
+// #import activation
 // #import index
 
 struct Params { length: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> d_y: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(4) var<storage, read_write> d_x: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Activation>;
+@group(0) @binding(2) var<storage, read> d_y: array<Activation>;
+@group(0) @binding(3) var<storage, read_write> y: array<Activation>;
+@group(0) @binding(4) var<storage, read_write> d_x: array<Activation>;
+// The same tensors, four elements at a time.
+@group(0) @binding(5) var<storage, read> x_vec4: array<Activation4>;
+@group(0) @binding(6) var<storage, read> d_y_vec4: array<Activation4>;
+@group(0) @binding(7) var<storage, read_write> y_vec4: array<Activation4>;
+@group(0) @binding(8) var<storage, read_write> d_x_vec4: array<Activation4>;
 
 override WORKGROUP: u32 = 64;
+
+fn silu(x: vec4<f32>) -> vec4<f32> { return x / (1.0 + exp(-x)); }
+
+fn slope(x: vec4<f32>) -> vec4<f32> {
+    let sigmoid = 1.0 / (1.0 + exp(-x));
+    return sigmoid * (1.0 + x * (1.0 - sigmoid));
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn forward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+                @builtin(local_invocation_index) local: u32) {
+    let i = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if i >= params.length / 4u { return; }
+    y_vec4[i] = Activation4(silu(vec4<f32>(x_vec4[i])));
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn backward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+                 @builtin(local_invocation_index) local: u32) {
+    let i = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if i >= params.length / 4u { return; }
+    d_x_vec4[i] = Activation4(vec4<f32>(d_y_vec4[i]) * slope(vec4<f32>(x_vec4[i])));
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
            @builtin(local_invocation_index) local: u32) {
     let i = flat_index(workgroup, workgroups, local, WORKGROUP);
     if i >= params.length { return; }
-    y[i] = x[i] / (1.0 + exp(-x[i]));
+    y[i] = Activation(silu(vec4(f32(x[i]))).x);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -26,6 +55,5 @@ fn backward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups
             @builtin(local_invocation_index) local: u32) {
     let i = flat_index(workgroup, workgroups, local, WORKGROUP);
     if i >= params.length { return; }
-    let sigmoid = 1.0 / (1.0 + exp(-x[i]));
-    d_x[i] = d_y[i] * sigmoid * (1.0 + x[i] * (1.0 - sigmoid));
+    d_x[i] = Activation(f32(d_y[i]) * slope(vec4(f32(x[i]))).x);
 }

@@ -97,11 +97,11 @@ impl Sizes {
         Variant::single(entry, Grid::Workgroups(workgroups), self.params())
     }
 
-    /// The kernel for eight lanes, where heads are multiples of four channels.
-    fn lanes(&self, entry: &'static str) -> Option<Variant> {
+    /// The kernel for eight lanes, of which each adds up `most` quads of channels, where heads are multiples of four.
+    fn lanes(&self, entry: &'static str, most: usize) -> Option<Variant> {
         let quads = self.size.is_multiple_of(4).then_some(self.size / 4)?;
         // The more quads a lane adds up, the fewer workgroups compute the scores again; but not more than there are.
-        let per_lane = [1, 2].into_iter().find(|per_lane| quads <= LANES * per_lane).unwrap_or(4);
+        let per_lane = [1, 2].into_iter().find(|&per_lane| quads <= LANES * per_lane).unwrap_or(most);
         let chunks = quads.div_ceil(LANES * per_lane);
         let workgroups = self.samples * self.heads * self.tokens.div_ceil(LANES) * chunks;
         Some(Variant {
@@ -185,7 +185,7 @@ impl Op for Forward {
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let sizes = Sizes::of(&types.inputs[0], self.heads);
-        sizes.lanes("forward_lanes").into_iter().chain([sizes.tiles("forward")]).collect()
+        sizes.lanes("forward_lanes", 4).into_iter().chain([sizes.tiles("forward")]).collect()
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::of(&types.inputs[0], self.heads).cost(types, 2)
@@ -296,7 +296,7 @@ impl Op for BackwardQuery {
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let sizes = Sizes::of(&types.inputs[0], self.heads);
-        sizes.lanes("backward_query_lanes").into_iter().chain([sizes.tiles("backward_query")]).collect()
+        sizes.lanes("backward_query_lanes", 4).into_iter().chain([sizes.tiles("backward_query")]).collect()
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::of(&types.inputs[0], self.heads).cost(types, 3)
@@ -351,7 +351,7 @@ impl Op for BackwardKeyValue {
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let sizes = Sizes::of(&types.inputs[0], self.heads);
         sizes
-            .lanes("backward_key_value_lanes")
+            .lanes("backward_key_value_lanes", 2)
             .into_iter()
             .chain([sizes.tiles("backward_key_value")])
             .collect()

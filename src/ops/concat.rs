@@ -31,6 +31,23 @@ fn params(length: usize, channels: usize, first: usize, count: usize) -> Vec<(&'
     ]
 }
 
+/// Rows of one invocation of a `_vec4` kernel; `ROWS` of the kernel.
+const ROWS: usize = 16;
+
+/// The kernel that moves four channels at a time, where all of `in_fours` are multiples of four, and the other.
+fn variants(
+    [vec4, plain]: [&'static str; 2],
+    output: &TensorType,
+    params: Vec<(&'static str, Word)>,
+    in_fours: [usize; 3],
+) -> Vec<Variant> {
+    let quads = output.channels() / 4 * output.rows().div_ceil(ROWS);
+    let plain = Variant::single(plain, Grid::Invocations(output.len()), params.clone());
+    let fours = in_fours.iter().all(|count| count.is_multiple_of(4));
+    let vec4 = fours.then(|| Variant::single(vec4, Grid::Invocations(quads), params));
+    vec4.into_iter().chain([plain]).collect()
+}
+
 /// `ty` with another number of channels.
 fn with_channels(ty: &TensorType, channels: usize) -> TensorType {
     let mut shape = ty.shape.clone();
@@ -75,7 +92,8 @@ impl Op for Forward {
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let (y, a) = (&types.outputs[0], types.inputs[0].channels());
-        vec![Variant::single("forward", Grid::Invocations(y.len()), params(y.len(), y.channels(), 0, a))]
+        let params = params(y.len(), y.channels(), 0, a);
+        variants(["forward_vec4", "forward"], y, params, [a, y.channels(), 0])
     }
     fn tolerance(&self) -> f32 {
         0.0
@@ -123,9 +141,9 @@ impl Op for Split {
         Ok(vec![with_channels(inputs[0], self.count)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let length = types.outputs[0].len();
-        let params = params(length, types.inputs[0].channels(), self.first, self.count);
-        vec![Variant::single("split", Grid::Invocations(length), params)]
+        let (part, channels) = (&types.outputs[0], types.inputs[0].channels());
+        let params = params(part.len(), channels, self.first, self.count);
+        variants(["split_vec4", "split"], part, params, [channels, self.first, self.count])
     }
     fn tolerance(&self) -> f32 {
         0.0
@@ -156,9 +174,11 @@ pub fn cases() -> Vec<Case> {
     let ragged = |channels| Fill::normal([2, 5, 3, channels]);
     vec![
         Case::new("ragged", Forward, vec![ragged(7), ragged(3)]),
+        Case::new("ragged, in fours", Forward, vec![ragged(8), ragged(12)]),
         Case::new("image", Forward, vec![image(128), image(64)]),
         Case::new("ragged first", Split { first: 0, count: 7 }, vec![ragged(10)]),
         Case::new("ragged second", Split { first: 7, count: 3 }, vec![ragged(10)]),
+        Case::new("ragged, in fours", Split { first: 8, count: 12 }, vec![ragged(24)]),
         Case::new("image", Split { first: 128, count: 64 }, vec![image(192)]),
     ]
 }

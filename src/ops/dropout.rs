@@ -66,7 +66,10 @@ impl Op for Forward {
             ("probability", self.p.into()),
             ("scale", (1.0 / (1.0 - self.p)).into()),
         ];
-        vec![Variant::single("forward", Grid::Invocations(samples * blocks), params)]
+        let vec4 = elements.is_multiple_of(4).then_some("forward_vec4");
+        let grid = Grid::Invocations(samples * blocks);
+        let entries = vec4.into_iter().chain(["forward"]);
+        entries.map(|entry| Variant::single(entry, grid, params.clone())).collect()
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x, key], [y]) = operands.split();

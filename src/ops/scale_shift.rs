@@ -29,6 +29,17 @@ fn params(length: usize, image: &TensorType) -> Vec<(&'static str, Word)> {
     vec![("length", length.into()), ("pixels", (h * w).into()), ("channels", c.into())]
 }
 
+/// Pixels of one invocation of a `_vec4` kernel; `ROWS` of the kernel.
+const ROWS: usize = 16;
+
+/// The kernel that takes four channels at a time, where they are a multiple of four, and the other.
+fn variants([vec4, plain]: [&'static str; 2], image: &TensorType) -> Vec<Variant> {
+    let [n, h, w, c] = super::dims(image);
+    let single = |entry, count| Variant::single(entry, Grid::Invocations(count), params(image.len(), image));
+    let vec4 = c.is_multiple_of(4).then(|| single(vec4, n * (h * w).div_ceil(ROWS) * c / 4));
+    vec4.into_iter().chain([single(plain, image.len())]).collect()
+}
+
 /// The rows of scales and of shifts of sample `n`.
 fn halves(scale_shift: &[f32], n: usize, c: usize) -> (&[f32], &[f32]) {
     scale_shift[2 * n * c..][..2 * c].split_at(c)
@@ -66,8 +77,7 @@ impl Op for Forward {
         Ok(vec![d_x, d_scale_shift])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let y = &types.outputs[0];
-        vec![Variant::single("forward", Grid::Invocations(y.len()), params(y.len(), y))]
+        variants(["forward_vec4", "forward"], &types.outputs[0])
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x, scale_shift], [y]) = operands.split();
@@ -115,8 +125,7 @@ impl Op for BackwardInput {
         Ok(vec![inputs[1].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let d_x = &types.outputs[0];
-        vec![Variant::single("backward_input", Grid::Invocations(d_x.len()), params(d_x.len(), d_x))]
+        variants(["backward_input_vec4", "backward_input"], &types.outputs[0])
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([scale_shift, d_y], [d_x]) = operands.split();

@@ -24,6 +24,14 @@ pub(super) fn sigmoid_and_slope(x: f64) -> (f64, f64) {
     (sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
 }
 
+/// The kernel that takes four elements at a time, where `length` is a multiple of four, and the other.
+fn variants([vec4, plain]: [&'static str; 2], length: usize) -> Vec<Variant> {
+    let single =
+        |entry, count| Variant::single(entry, Grid::Invocations(count), vec![("length", length.into())]);
+    let vec4 = length.is_multiple_of(4).then(|| single(vec4, length / 4));
+    vec4.into_iter().chain([single(plain, length)]).collect()
+}
+
 impl Op for Forward {
     fn name(&self) -> &'static str {
         "silu.forward"
@@ -46,8 +54,7 @@ impl Op for Forward {
         Ok(vec![Some(graph.apply_one(Backward, &[call.inputs[0], d_y])?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let length = types.outputs[0].len();
-        vec![Variant::single("forward", Grid::Invocations(length), vec![("length", length.into())])]
+        variants(["forward_vec4", "forward"], types.outputs[0].len())
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x], [y]) = operands.split();
@@ -80,8 +87,7 @@ impl Op for Backward {
         Ok(vec![inputs[0].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let length = types.outputs[0].len();
-        vec![Variant::single("backward", Grid::Invocations(length), vec![("length", length.into())])]
+        variants(["backward_vec4", "backward"], types.outputs[0].len())
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_x]) = operands.split();

@@ -18,11 +18,18 @@ struct Forward;
 #[derive(Debug)]
 struct Backward;
 
-/// Grid and parameters, by the type of the smaller image.
-fn grid_and_params(small: &TensorType) -> (Grid, Vec<(&'static str, Word)>) {
+/// The kernel that takes four channels for one element, where they are a multiple of four, and the other; by the type of
+/// the smaller image.
+fn variants([vec4, plain]: [&'static str; 2], small: &TensorType) -> Vec<Variant> {
     let [_, _, w, c] = super::dims(small);
-    let params = vec![("length", small.len().into()), ("width", w.into()), ("channels", c.into())];
-    (Grid::Invocations(small.len()), params)
+    let single = |entry, width: usize| {
+        let length = small.len() / width;
+        let params: Vec<(&'static str, Word)> =
+            vec![("length", length.into()), ("width", w.into()), ("channels", (c / width).into())];
+        Variant::single(entry, Grid::Invocations(length), params)
+    };
+    let vec4 = c.is_multiple_of(4).then(|| single(vec4, 4));
+    vec4.into_iter().chain([single(plain, 1)]).collect()
 }
 
 impl Op for Forward {
@@ -48,8 +55,7 @@ impl Op for Forward {
         Ok(vec![Some(graph.apply_one(Backward, &[d_y])?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let (grid, params) = grid_and_params(&types.inputs[0]);
-        vec![Variant::single("forward", grid, params)]
+        variants(["forward_vec4", "forward"], &types.inputs[0])
     }
     fn tolerance(&self) -> f32 {
         0.0
@@ -99,8 +105,7 @@ impl Op for Backward {
         Ok(vec![inputs[0].with_shape([n, h / 2, w / 2, c])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let (grid, params) = grid_and_params(&types.outputs[0]);
-        vec![Variant::single("backward", grid, params)]
+        variants(["backward_vec4", "backward"], &types.outputs[0])
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([d_y], [d_x]) = operands.split();
@@ -144,9 +149,11 @@ impl Op for Backward {
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("ragged", Forward, vec![Fill::normal([2, 5, 3, 7])]),
+        Case::new("ragged, in fours", Forward, vec![Fill::normal([2, 5, 3, 12])]),
         Case::new("one pixel", Forward, vec![Fill::normal([3, 1, 1, 5])]),
         Case::new("image", Forward, vec![Fill::normal([4, 16, 8, 64])]),
         Case::new("ragged", Backward, vec![Fill::normal([2, 10, 6, 7])]),
+        Case::new("ragged, in fours", Backward, vec![Fill::normal([2, 10, 6, 12])]),
         Case::new("one pixel", Backward, vec![Fill::normal([3, 2, 2, 5])]),
         Case::new("image", Backward, vec![Fill::normal([4, 32, 16, 64])]),
     ]
