@@ -328,4 +328,25 @@ mod tests {
             }
         }
     }
+
+    /// A module imported twice under different names gives two sets of declarations.
+    #[test]
+    fn imports_replace_words() {
+        let tiles = "// #import product_tiles PASS=first\n// #import product_tiles PASS=second\n";
+        let text = with_imports("room", tiles).unwrap();
+        assert!(text.starts_with(tiles), "the room's own lines come first");
+        assert!(text.contains("fn first_tiled(") && text.contains("fn second_tiled("), "{text}");
+        assert!(!text.contains("PASS"), "{text}");
+    }
+
+    #[test]
+    fn imports_of_nothing_say_so() {
+        let message = |text: &str| with_imports("room", text).unwrap_err().to_string();
+        assert!(message("// #import missing").contains("there is no kernels/shared/missing.wgsl"));
+        let unknown = message("// #import index WORD=other");
+        assert!(
+            unknown.contains("kernels/shared/index.wgsl has nothing to replace by WORD=other"),
+            "{unknown}"
+        );
+    }
 }
