@@ -1,8 +1,8 @@
 // The product of product_tiles.wgsl by subgroups of exactly 8 lanes, without workgroup memory or barriers: the fast way
-// on a software adapter, whose vectors are 8 lanes and whose loads cost as much as ten multiply-adds. A workgroup is one
-// subgroup, and makes 32 rows x 32 columns. Each lane loads four steps of the depth of 4 rows of A, 8 rows apart, and of
-// its own four rows of B; each row of A is then handed to all lanes by subgroupShuffle, and multiplied with the lane's own
-// four columns.
+// on a software adapter, whose vectors are 8 lanes and whose loads cost as much as ten multiply-adds. A workgroup is
+// one subgroup, and makes 32 rows x 32 columns. Each lane loads four steps of the depth of 4 rows of A, 8 rows apart,
+// and of its own four rows of B; each row of A is then handed to all lanes by subgroupShuffle, and multiplied with the
+// lane's own four columns.
 
 // tile += the rows of A that lanes `source` .. `source` + 3 loaded times the lane's own four rows of B, over four steps
 fn PASS_add_shuffled(tile: ptr<function, Tile4x4>, a: vec4<f32>, source: u32, b: Tile4x4) {

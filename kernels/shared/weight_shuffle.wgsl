@@ -1,8 +1,8 @@
 // Gradients of weight and bias of weight_tiles.wgsl by subgroups of exactly 8 lanes, without workgroup memory or
-// barriers: the fast way on a software adapter (see product_shuffle.wgsl). A workgroup is one subgroup, and makes 32 x 32 channels
-// of one tap of one range of rows. It takes four rows at a time, so that sums are read and written once for four
-// products. Of each row, a lane loads four channels of d_y and four of x; each channel of d_y is then handed to all lanes
-// by subgroupShuffle, and multiplied with the lane's own four of x.
+// barriers: the fast way on a software adapter (see product_shuffle.wgsl). A workgroup is one subgroup, and makes
+// 32 x 32 channels of one tap of one range of rows. It takes four rows at a time, so that sums are read and written
+// once for four products. Of each row, a lane loads four channels of d_y and four of x; each channel of d_y is then
+// handed to all lanes by subgroupShuffle, and multiplied with the lane's own four of x.
 
 // tile += the channels of d_y that lane `source` loaded times this lane's of x, summed over four rows
 fn add_shuffled(tile: ptr<function, Tile4x4>, d: Tile4x4, source: u32, x: Tile4x4) {

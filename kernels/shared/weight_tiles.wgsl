@@ -5,7 +5,7 @@
 // Besides what product_tiles.wgsl asks for the forward product, the room defines forward_next(place), the place of the
 // next row. Channel counts must be multiples of 4, except for backward_weight_reduce.
 
-// Which part of the partial gradients an invocation or workgroup makes: a tile of `size` channels each way, under one tap.
+// Which part of the partial gradients an invocation or workgroup makes: a tile of `size` channels each way under a tap.
 struct WeightTile { split: u32, o_quad: u32, tap: u32, i_quad: u32, first: u32, end: u32 }
 
 fn weight_tile(index: u32, size: u32, product: Product) -> WeightTile {
