@@ -5,10 +5,10 @@
 //   d_bias[o]                = sum over n, oh, ow of d_y[n, oh, ow, o]
 // with stride s and padding p before the first row and column; the size of y says how much padding follows the last.
 //
-// All three are matrix products whose one factor is never stored: its rows are pixels, and a pixel's row is what the k x k
-// taps of the kernel read around it (im2col, done by the index). The functions below say where a tap reads; the shared
-// modules hold the algorithms, which multiply tiles and read four channels at a time. The gradient of the input is the
-// same product as the forward one, over weights turned to [I, k, k, O] by a pass of their own.
+// All three are matrix products whose one factor is never stored: its rows are pixels, and a pixel's row is what the
+// k x k taps of the kernel read around it (im2col, done by the index). The functions below say where a tap reads; the
+// shared modules hold the algorithms, which multiply tiles and read four channels at a time. The gradient of the input
+// is the same product as the forward one, over weights turned to [I, k, k, O] by a pass of their own.
 // Plain entry points take one invocation per output element and fit any number of channels.
 
 // #import activation
@@ -72,8 +72,8 @@ fn forward_product() -> Product {
     return Product(pixels, params.out_channels, params.kernel * params.kernel, params.in_channels);
 }
 
-// First line of the pixel's image in x; row and column that its first tap reads. Rows above and columns left of the image
-// wrap round to huge numbers, and fail the same comparison as those below and right of it.
+// First line of the pixel's image in x; row and column that its first tap reads. Rows above and columns left of the
+// image wrap round to huge numbers, and fail the same comparison as those below and right of it.
 fn forward_place(pixel: u32) -> vec3<u32> {
     let line = pixel / params.out_width;
     let n = line / params.out_height;
@@ -160,7 +160,8 @@ fn backward_input_pixel(place: vec3<u32>, shift: vec2<u32>) -> vec2<u32> {
     // Numbers below 2^20 divide exactly by way of floats, where integer division is slow.
     let h = u32((f32(bottom) + 0.5) / f32(params.stride));
     let w = u32((f32(right) + 0.5) / f32(params.stride));
-    let inside = h < params.out_height && w < params.out_width && h * params.stride == bottom && w * params.stride == right;
+    let divides = h * params.stride == bottom && w * params.stride == right;
+    let inside = h < params.out_height && w < params.out_width && divides;
     return select(vec2(0u), vec2((place.x + h) * params.out_width + w, 1u), inside);
 }
 

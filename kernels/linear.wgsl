@@ -2,8 +2,9 @@
 //   y[m, o]        = bias[o] + sum over i of x[m, i] weight[o, i]
 //   d_x[m, i]      = sum over o of d_y[m, o] weight[o, i]
 //   d_weight[o, i] = sum over m of d_y[m, o] x[m, i]          d_bias[o] = sum over m of d_y[m, o]
-// The shared modules hold the algorithms, which multiply tiles and read four features at a time; the functions below tell
-// them what to multiply. The gradient of the input is the same product as the forward one, over weights turned to [I, O].
+// The shared modules hold the algorithms, which multiply tiles and read four features at a time; the functions below
+// tell them what to multiply. The gradient of the input is the same product as the forward one, over weights turned to
+// [I, O] by a pass of their own.
 // Plain entry points take one invocation per output element and fit any number of features.
 
 // #import activation

@@ -23,7 +23,8 @@ fn PASS_row(tap: Tap, step: u32, steps: u32) -> vec4<f32> {
     return select(vec4(0.0), PASS_a(tap.at + step), tap.inside && step < steps);
 }
 
-// One invocation makes 4 rows x 8 columns in registers and shares nothing: neighbours read the same rows of A from cache.
+// One invocation makes 4 rows x 8 columns in registers and shares nothing: neighbours find the same rows of A in the
+// cache.
 @compute @workgroup_size(WORKGROUP)
 fn PASS_tiled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
               @builtin(local_invocation_index) local: u32) {
@@ -87,7 +88,8 @@ fn PASS_tiled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgrou
 // ---- tiles in workgroup memory ----
 //
 // A workgroup makes TILE x TILE outputs, each invocation 4 x 4 or 8 x 8 of them. For STEP steps of the depth at a time,
-// invocations load blocks of 4 rows x 4 steps of A and B and store them turned, so that four rows of one step are one vec4.
+// invocations load blocks of 4 rows x 4 steps of A and B and store them turned, so that four rows of one step are one
+// vec4.
 
 // Where one invocation loads its blocks: a row of four of the tiles, and a column of four within STEP.
 struct PASS_Loader {
