@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn imports_replace_words() {
         let tiles = "// #import product_tiles PASS=first\n// #import product_tiles PASS=second\n";
-        let text = with_imports("room", tiles).unwrap();
+        let text = with_imports("room", tiles, DType::F32).unwrap();
         assert!(text.starts_with(tiles), "the room's own lines come first");
         assert!(text.contains("fn first_tiled(") && text.contains("fn second_tiled("), "{text}");
         assert!(!text.contains("PASS"), "{text}");
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn imports_of_nothing_say_so() {
-        let message = |text: &str| with_imports("room", text).unwrap_err().to_string();
+        let message = |text: &str| with_imports("room", text, DType::F32).unwrap_err().to_string();
         assert!(message("// #import missing").contains("there is no kernels/shared/missing.wgsl"));
         let unknown = message("// #import index WORD=other");
         assert!(
