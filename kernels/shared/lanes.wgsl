@@ -1,3 +1,4 @@
+// #requires subgroups
 // Matrix products by the 8 lanes of a subgroup, which is a workgroup here: no workgroup memory, no barriers. For drivers
 // that run on the CPU, where both are slow, a load costs as much as ten multiply-adds, and a shuffle one instruction.
 // Eight own rows meet 32 other rows. First own . other, with the lanes over the other rows:

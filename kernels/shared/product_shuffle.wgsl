@@ -1,3 +1,4 @@
+// #requires subgroups
 // The product of product_tiles.wgsl by subgroups of exactly 8 lanes, without workgroup memory or barriers: the fast way
 // on a software adapter, whose vectors are 8 lanes and whose loads cost as much as ten multiply-adds. A workgroup is
 // one subgroup, and makes 32 rows x 32 columns. Each lane loads four steps of the depth of 4 rows of A, 8 rows apart,

@@ -1,3 +1,4 @@
+// #requires subgroups
 // Gradients of weight and bias of weight_tiles.wgsl by subgroups of exactly 8 lanes, without workgroup memory or
 // barriers: the fast way on a software adapter (see product_shuffle.wgsl). A workgroup is one subgroup, and makes
 // 32 x 32 channels of one tap of one range of rows. It takes four rows at a time, so that sums are read and written

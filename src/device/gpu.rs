@@ -169,7 +169,7 @@ impl GpuDevice {
         if let Some(shader) = lock(&self.shaders).get(&(room.name, activation)) {
             return Ok(shader.clone());
         }
-        let shader = Shader::load(room, activation)?;
+        let shader = Shader::load(room, activation, self.features.contains(wgpu::Features::SUBGROUP))?;
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(room.name),
             source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),

@@ -46,9 +46,10 @@ pub(crate) enum Usage {
 }
 
 impl Shader {
-    /// Loads the WGSL of a room, in the form for activations of F32 or F16.
-    pub(crate) fn load(room: &Room, activation: DType) -> Result<Self, DeviceError> {
-        let text = with_imports(room.name, &source(room.name, room.name, room.source)?, activation)?;
+    /// Loads the WGSL of a room, in the form for activations of F32 or F16, for a device with subgroups or without.
+    pub(crate) fn load(room: &Room, activation: DType, subgroups: bool) -> Result<Self, DeviceError> {
+        let own = source(room.name, room.name, room.source)?;
+        let text = with_imports(room.name, &own, activation, subgroups)?;
         let fault = |message: String| DeviceError::Shader { room: room.name, message };
         let module = naga::front::wgsl::parse_str(&text)
             .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
@@ -205,6 +206,9 @@ fn source(room: &'static str, file: &str, built_in: &'static str) -> Result<Cow<
     })
 }
 
+/// First line of a shared module that uses subgroup operations.
+const REQUIRES_SUBGROUPS: &str = "// #requires subgroups";
+
 fn path(room: &str) -> String {
     format!("kernels/{room}.wgsl")
 }
@@ -217,8 +221,14 @@ fn path(room: &str) -> String {
 /// WGSL does not care about the order of declarations, so this needs no parser; naga_oil, which has one, loses the
 /// workgroup sizes that are overrides.
 ///
-/// The 16-bit form has another `Activation`, and enables it on the first line, so that line numbers stay.
-fn with_imports(room: &'static str, source_text: &str, activation: DType) -> Result<String, DeviceError> {
+/// The 16-bit form has another `Activation`, and enables it on the first line, so that line numbers stay. Modules that
+/// begin with [`REQUIRES_SUBGROUPS`] are left out for a device that would not compile them.
+fn with_imports(
+    room: &'static str,
+    source_text: &str,
+    activation: DType,
+    subgroups: bool,
+) -> Result<String, DeviceError> {
     let fault = |message: String| DeviceError::Shader { room, message };
     let mut text = if activation == DType::F16 { "enable f16; ".to_owned() } else { String::new() };
     text.push_str(source_text);
@@ -233,6 +243,9 @@ fn with_imports(room: &'static str, source_text: &str, activation: DType) -> Res
             .find(|(shared, _)| *shared == name)
             .ok_or_else(|| fault(format!("there is no kernels/shared/{name}.wgsl to import")))?;
         let mut module = source(room, &format!("shared/{name}"), module)?.into_owned();
+        if !subgroups && module.starts_with(REQUIRES_SUBGROUPS) {
+            continue;
+        }
         for word in words {
             let (from, to) =
                 word.split_once('=').filter(|(from, _)| module.contains(from)).ok_or_else(|| {
@@ -251,7 +264,7 @@ fn with_imports(room: &'static str, source_text: &str, activation: DType) -> Res
 /// # Errors
 /// [`DeviceError::Shader`] for WGSL that does not compile.
 pub(crate) fn activations(op: &dyn Op, types: Types<'_>) -> Result<Vec<&'static str>, DeviceError> {
-    let shader = Shader::load(op.room(), DType::F16)?;
+    let shader = Shader::load(op.room(), DType::F16, true)?;
     let mut names = Vec::new();
     for pass in op.variants(types).iter().flat_map(|variant| &variant.passes) {
         names.extend(shader.bindings(pass.entry)?.into_iter().filter(|b| b.dtype == Some(DType::F16)));
@@ -272,7 +285,7 @@ mod tests {
     #[test]
     fn cases_and_kernels_agree() {
         for room in ops::ALL {
-            let [f32, f16] = [DType::F32, DType::F16].map(|dtype| Shader::load(room, dtype).unwrap());
+            let [f32, f16] = [DType::F32, DType::F16].map(|dtype| Shader::load(room, dtype, true).unwrap());
             let mut reached = BTreeSet::new();
             for case in (room.cases)() {
                 assert!(case.op.name().starts_with(&format!("{}.", room.name)), "{}", case.op.name());
@@ -320,7 +333,7 @@ mod tests {
     #[test]
     fn kernels_bind_at_most_eight_storage_buffers() {
         for room in ops::ALL {
-            let shader = Shader::load(room, DType::F32).unwrap();
+            let shader = Shader::load(room, DType::F32, true).unwrap();
             for entry in shader.entry_points() {
                 let bindings = shader.bindings(entry).unwrap();
                 let storage = bindings.iter().filter(|binding| binding.usage != Usage::Params).count();
@@ -329,11 +342,32 @@ mod tests {
         }
     }
 
+    /// An adapter without subgroups compiles every room, and misses nothing but the variants that say so.
+    #[test]
+    fn rooms_compile_without_subgroups() {
+        for room in ops::ALL {
+            let shader = Shader::load(room, DType::F32, false).unwrap();
+            let capabilities = naga::valid::Capabilities::default();
+            let mut validator =
+                naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
+            validator.validate(&shader.module).unwrap_or_else(|error| panic!("{}: {error:?}", room.name));
+            for case in (room.cases)() {
+                let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
+                let mut variants = case.op.variants(Types { inputs: &inputs, outputs: &outputs });
+                variants.retain(|variant| variant.requires.subgroup_size.is_none());
+                assert!(!variants.is_empty(), "{} has no variant without subgroups", case.op.name());
+                for pass in variants.iter().flat_map(|variant| &variant.passes) {
+                    shader.entry(pass.entry).unwrap();
+                }
+            }
+        }
+    }
+
     /// A module imported twice under different names gives two sets of declarations.
     #[test]
     fn imports_replace_words() {
         let tiles = "// #import product_tiles PASS=first\n// #import product_tiles PASS=second\n";
-        let text = with_imports("room", tiles, DType::F32).unwrap();
+        let text = with_imports("room", tiles, DType::F32, true).unwrap();
         assert!(text.starts_with(tiles), "the room's own lines come first");
         assert!(text.contains("fn first_tiled(") && text.contains("fn second_tiled("), "{text}");
         assert!(!text[tiles.len()..].contains("PASS"), "{text}");
@@ -341,7 +375,7 @@ mod tests {
 
     #[test]
     fn imports_of_nothing_say_so() {
-        let message = |text: &str| with_imports("room", text, DType::F32).unwrap_err().to_string();
+        let message = |text: &str| with_imports("room", text, DType::F32, true).unwrap_err().to_string();
         assert!(message("// #import missing").contains("there is no kernels/shared/missing.wgsl"));
         let unknown = message("// #import index WORD=other");
         assert!(

@@ -109,7 +109,8 @@ fn a_chain_takes_two_buffers_whatever_its_length() {
         y = ops::silu(&mut graph, y).unwrap();
     }
     let plan = Plan::new(&graph, &[y], |_| Vec::new());
-    assert_eq!(plan.memory().bytes[&BufferRole::Activations], 2 * 400);
+    // Offsets are multiples of 256 bytes.
+    assert_eq!(plan.memory().bytes[&BufferRole::Activations], 2 * 512);
 }
 
 #[test]
@@ -164,21 +165,22 @@ fn training_step(graph: &mut Graph, images: &TensorType) -> (Vec<ValueId>, Vec<V
 #[test]
 fn a_network_on_16_bit_images_has_16_bit_activations_and_32_bit_gradients_of_weights() {
     let [mut single, mut half] = [Graph::new(), Graph::new()];
-    let (keep_single, _) = training_step(&mut single, &TensorType::f32([3, 8, 8, 1]));
-    let (keep_half, d_parameters) = training_step(&mut half, &TensorType::f16([3, 8, 8, 1]));
-    assert!(d_parameters.iter().all(|&id| half.ty(id).dtype == DType::F32));
+    let (_, d_single) = training_step(&mut single, &TensorType::f32([3, 8, 8, 1]));
+    let (_, d_half) = training_step(&mut half, &TensorType::f16([3, 8, 8, 1]));
+    assert!(d_half.iter().all(|&id| half.ty(id).dtype == DType::F32));
     // Whatever has a row per pixel is an activation; statistics, sums and rows per image are not.
     for (_, value) in half.values().filter(|(_, value)| matches!(value.storage, Storage::Activation)) {
         let is_image = value.ty.shape.len() == 4 && value.ty.shape[0] == 3;
         assert_eq!(value.ty.dtype == DType::F16, is_image, "{} {}", value.name, value.ty);
     }
-    let activations = |graph: &Graph, keep: &[ValueId]| {
-        Plan::new(graph, keep, |_| Vec::new()).memory().bytes[&BufferRole::Activations]
+    // Gradients of weights have buffers of their own in training, and are as large in both.
+    let activations = |mut graph: Graph, d_parameters: &[ValueId]| {
+        graph.pack("gradients", d_parameters, BufferRole::Gradients).unwrap();
+        Plan::new(&graph, &[], |_| Vec::new()).peak().bytes
     };
-    let kept: usize = d_parameters.iter().map(|&id| half.ty(id).bytes()).sum();
-    let [single, half] = [activations(&single, &keep_single), activations(&half, &keep_half)];
-    let ratio = (half - kept) as f64 / (single - kept) as f64;
-    assert!((0.5..0.6).contains(&ratio), "{half} of {single} bytes, {kept} of them gradients of weights");
+    let [single, half] = [activations(single, &d_single), activations(half, &d_half)];
+    let ratio = half as f64 / single as f64;
+    assert!((0.5..0.6).contains(&ratio), "{half} of {single} bytes");
 }
 
 /// WebGPU forbids a buffer that one dispatch reads and writes; and what is alive must not be overwritten.

@@ -244,6 +244,7 @@ macro_rules! shared_wgsl {
 pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     activation,
     activation_f16,
+    attention_lanes,
     index,
     lanes,
     product_shuffle,

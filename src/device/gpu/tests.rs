@@ -96,7 +96,8 @@ fn a_kernel_that_the_driver_rejects_names_kernel_path_and_shapes() {
 #[test]
 fn wgsl_that_does_not_parse_names_the_file_and_line() {
     let room = ops::Room { name: "broken", source: "fn f() {\n  let x = ;\n}", cases: Vec::new };
-    let message = Shader::load(&room, DType::F32).err().map(|error| error.to_string()).unwrap_or_default();
+    let error = Shader::load(&room, DType::F32, true).err();
+    let message = error.map(|error| error.to_string()).unwrap_or_default();
     assert!(message.contains("kernels/broken.wgsl") && message.contains("broken.wgsl:2:11"), "{message}");
 }
 

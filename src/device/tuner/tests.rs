@@ -149,7 +149,7 @@ fn the_chosen_variant_runs() {
     let Some((device, _)) = open(Duration::ZERO, None) else { return };
     let (graph, y) = convolutions(4);
     let Device::Gpu(gpu) = &device else { panic!("a GPU was asked for") };
-    for (chosen, runs) in [("forward", "conv2d.forward"), ("gone", "conv2d.forward_tiled")] {
+    let run_with = |chosen: &str| {
         let choice = Choice {
             variant: chosen.to_owned(),
             wgsl: String::new(),
@@ -160,6 +160,12 @@ fn the_chosen_variant_runs() {
         let mut executor = block_on(device.prepare(&graph, &[y])).unwrap();
         let mut kernels = Vec::new();
         executor.run_each(&mut |_, kernel| kernels.push(kernel.to_owned())).unwrap();
-        assert_eq!(kernels, [runs; 3]);
-    }
+        kernels
+    };
+    let executor_of_defaults = block_on(device.prepare(&graph, &[y]));
+    let mut defaults = Vec::new();
+    executor_of_defaults.unwrap().run_each(&mut |_, kernel| defaults.push(kernel.to_owned())).unwrap();
+    assert_ne!(defaults[0], "conv2d.forward");
+    assert_eq!(run_with("forward"), ["conv2d.forward"; 3]);
+    assert_eq!(run_with("gone"), defaults);
 }
