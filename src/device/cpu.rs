@@ -13,10 +13,35 @@ pub enum Twin {
     Fast,
 }
 
+/// Memory of a plan that begins with a cache line: vectors that straddle two lines take twice as long to load.
+#[derive(Default)]
+struct Buffer {
+    data: Vec<f32>,
+    first: usize,
+}
+
+impl Buffer {
+    /// Zeros.
+    fn new(length: usize) -> Self {
+        let line = 64 / size_of::<f32>();
+        let data = vec![0.0; length + line];
+        let first = data.as_ptr().align_offset(64).min(line);
+        Self { data, first }
+    }
+
+    fn as_slice(&self) -> &[f32] {
+        &self.data[self.first..]
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.data[self.first..]
+    }
+}
+
 /// Runs a plan on the CPU.
 pub struct CpuExecutor {
     plan: Plan,
-    buffers: Vec<Vec<f32>>,
+    buffers: Vec<Buffer>,
     twin: Twin,
 }
 
@@ -24,7 +49,7 @@ impl CpuExecutor {
     /// Plans `graph` and allocates its buffers, zero-filled.
     pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Self {
         let plan = Plan::new(graph, keep, |_| Vec::new());
-        let buffers = plan.buffers.iter().map(|buffer| vec![0.0; buffer.bytes / 4]).collect();
+        let buffers = plan.buffers.iter().map(|buffer| Buffer::new(buffer.bytes / 4)).collect();
         Self { plan, buffers, twin }
     }
 
@@ -39,7 +64,7 @@ impl CpuExecutor {
     /// [`DeviceError::Length`] for another number of elements.
     pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
         if let Some(place) = place_to_write(&self.plan, value, data.len())? {
-            self.buffers[place.buffer][range(place)].copy_from_slice(data);
+            self.buffers[place.buffer].as_mut_slice()[range(place)].copy_from_slice(data);
         }
         Ok(())
     }
@@ -50,14 +75,14 @@ impl CpuExecutor {
     /// [`DeviceError::NotKept`].
     pub fn read(&self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
         let place = place_to_read(&self.plan, value)?;
-        Ok(self.buffers[place.buffer][range(place)].to_vec())
+        Ok(self.buffers[place.buffer].as_slice()[range(place)].to_vec())
     }
 
     /// Fills all buffers of activations and workspace with NaN, so that what is read before it is written shows.
     pub fn poison(&mut self) {
         for (buffer, plan) in self.buffers.iter_mut().zip(&self.plan.buffers) {
             if matches!(plan.role, BufferRole::Activations | BufferRole::Workspace) {
-                buffer.fill(f32::NAN);
+                buffer.as_mut_slice().fill(f32::NAN);
             }
         }
     }
@@ -83,12 +108,12 @@ fn range(place: Place) -> std::ops::Range<usize> {
 }
 
 /// Runs one node: the buffers it writes are taken out, so that the others can be borrowed beside them.
-fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twin) {
+fn run_node(plan: &Plan, buffers: &mut [Buffer], node: &PlannedNode, twin: Twin) {
     let place = |id: &ValueId| {
         plan.place(*id).unwrap_or_else(|| unreachable!("the plan places the operands of all nodes it runs"))
     };
     let outputs: Vec<Place> = node.node.outputs.iter().map(place).collect();
-    let mut taken: Vec<(usize, Vec<f32>)> = Vec::new();
+    let mut taken: Vec<(usize, Buffer)> = Vec::new();
     for output in &outputs {
         if taken.iter().all(|(buffer, _)| *buffer != output.buffer) {
             taken.push((output.buffer, std::mem::take(&mut buffers[output.buffer])));
@@ -99,7 +124,7 @@ fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twi
         .inputs
         .iter()
         .zip(&node.inputs)
-        .map(|(id, ty)| Input { ty, data: &buffers[place(id).buffer][range(place(id))] })
+        .map(|(id, ty)| Input { ty, data: &buffers[place(id).buffer].as_slice()[range(place(id))] })
         .collect();
     let operands = Operands { inputs, outputs: disjoint(&mut taken, &outputs, &node.outputs) };
     match twin {
@@ -113,7 +138,7 @@ fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twi
 
 /// Mutable slices of several places at once.
 fn disjoint<'a>(
-    taken: &'a mut [(usize, Vec<f32>)],
+    taken: &'a mut [(usize, Buffer)],
     places: &[Place],
     types: &'a [TensorType],
 ) -> Vec<Output<'a>> {

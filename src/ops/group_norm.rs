@@ -229,10 +229,7 @@ impl Op for BackwardSums {
         }
     }
     fn compute(&self, operands: Operands<'_>) {
-        match self.0.silu {
-            true => compute::backward_sums::<true>(self.0, operands),
-            false => compute::backward_sums::<false>(self.0, operands),
-        }
+        compute::backward_sums(self.0, operands);
     }
 }
 
@@ -289,10 +286,7 @@ impl Op for BackwardInput {
         }
     }
     fn compute(&self, operands: Operands<'_>) {
-        match self.0.silu {
-            true => compute::backward_input::<true>(self.0, operands),
-            false => compute::backward_input::<false>(self.0, operands),
-        }
+        compute::backward_input(self.0, operands);
     }
 }
 
