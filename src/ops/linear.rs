@@ -251,7 +251,7 @@ impl Op for BackwardWeight {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_weight, d_bias]) = operands.split();
-        let Sizes { rows, inputs, outputs } = Sizes::new(x.ty, d_y.ty.channels());
+        let Sizes { inputs, .. } = Sizes::new(x.ty, d_y.ty.channels());
         let right = |block: &Block, out: &mut [f32]| copy_block(x.data, inputs, block, out);
         transposed_product(d_weight.data, inputs, d_y.data, right);
         column_sums(d_y.data, d_bias.data);
