@@ -13,13 +13,38 @@ pub enum Twin {
     Fast,
 }
 
+/// Memory of a plan that begins with a cache line: vectors that straddle two lines take twice as long to load.
+#[derive(Default)]
+struct Buffer {
+    data: Vec<f32>,
+    first: usize,
+}
+
+impl Buffer {
+    /// Zeros.
+    fn new(length: usize) -> Self {
+        let line = 64 / size_of::<f32>();
+        let data = vec![0.0; length + line];
+        let first = data.as_ptr().align_offset(64).min(line);
+        Self { data, first }
+    }
+
+    fn as_slice(&self) -> &[f32] {
+        &self.data[self.first..]
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.data[self.first..]
+    }
+}
+
 /// Runs a plan on the CPU.
 ///
 /// Every element takes 32 bits: what is stored as f16 elsewhere is rounded to f16 here, so that this executor remains the
 /// oracle of the others.
 pub struct CpuExecutor {
     plan: Plan,
-    buffers: Vec<Vec<f32>>,
+    buffers: Vec<Buffer>,
     twin: Twin,
 }
 
@@ -27,7 +52,7 @@ impl CpuExecutor {
     /// Plans `graph` and allocates its buffers, zero-filled.
     pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Self {
         let plan = Plan::sized(graph, keep, |ty| 4 * ty.len(), |_| Vec::new());
-        let buffers = plan.buffers.iter().map(|buffer| vec![0.0; buffer.bytes / 4]).collect();
+        let buffers = plan.buffers.iter().map(|buffer| Buffer::new(buffer.bytes / 4)).collect();
         Self { plan, buffers, twin }
     }
 
@@ -42,10 +67,9 @@ impl CpuExecutor {
     /// [`DeviceError::Length`] for another number of elements.
     pub fn write(&mut self, value: ValueId, data: &[f32]) -> Result<(), DeviceError> {
         if let Some(place) = place_to_write(&self.plan, value, data.len())? {
-            let ty = self.plan.ty(value);
-            let stored = &mut self.buffers[place.buffer][range(place)];
+            let stored = &mut self.buffers[place.buffer].as_mut_slice()[range(place)];
             stored.copy_from_slice(data);
-            if ty.dtype == DType::F16 {
+            if self.plan.ty(value).dtype == DType::F16 {
                 half_precision::round(stored);
             }
         }
@@ -58,14 +82,14 @@ impl CpuExecutor {
     /// [`DeviceError::NotKept`].
     pub fn read(&self, value: ValueId) -> Result<Vec<f32>, DeviceError> {
         let place = place_to_read(&self.plan, value)?;
-        Ok(self.buffers[place.buffer][range(place)].to_vec())
+        Ok(self.buffers[place.buffer].as_slice()[range(place)].to_vec())
     }
 
     /// Fills all buffers of activations and workspace with NaN, so that what is read before it is written shows.
     pub fn poison(&mut self) {
         for (buffer, plan) in self.buffers.iter_mut().zip(&self.plan.buffers) {
             if matches!(plan.role, BufferRole::Activations | BufferRole::Workspace) {
-                buffer.fill(f32::NAN);
+                buffer.as_mut_slice().fill(f32::NAN);
             }
         }
     }
@@ -109,7 +133,7 @@ impl CpuExecutor {
 
     fn contents(&self, id: ValueId, ty: &TensorType) -> Fill {
         let place = self.plan.place(id);
-        let data = place.map_or(&[][..], |place| &self.buffers[place.buffer][range(place)]);
+        let data = place.map_or(&[][..], |place| &self.buffers[place.buffer].as_slice()[range(place)]);
         let floats = || Fill::Floats { shape: ty.shape.clone(), data: data.to_vec() };
         match ty.dtype {
             DType::F32 => floats(),
@@ -126,12 +150,12 @@ fn range(place: Place) -> std::ops::Range<usize> {
 }
 
 /// Runs one node: the buffers it writes are taken out, so that the others can be borrowed beside them.
-fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twin) {
+fn run_node(plan: &Plan, buffers: &mut [Buffer], node: &PlannedNode, twin: Twin) {
     let place = |id: &ValueId| {
         plan.place(*id).unwrap_or_else(|| unreachable!("the plan places the operands of all nodes it runs"))
     };
     let outputs: Vec<Place> = node.node.outputs.iter().map(place).collect();
-    let mut taken: Vec<(usize, Vec<f32>)> = Vec::new();
+    let mut taken: Vec<(usize, Buffer)> = Vec::new();
     for output in &outputs {
         if taken.iter().all(|(buffer, _)| *buffer != output.buffer) {
             taken.push((output.buffer, std::mem::take(&mut buffers[output.buffer])));
@@ -142,7 +166,7 @@ fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twi
         .inputs
         .iter()
         .zip(&node.inputs)
-        .map(|(id, ty)| Input { ty, data: &buffers[place(id).buffer][range(place(id))] })
+        .map(|(id, ty)| Input { ty, data: &buffers[place(id).buffer].as_slice()[range(place(id))] })
         .collect();
     let operands = Operands { inputs, outputs: disjoint(&mut taken, &outputs, &node.outputs) };
     match twin {
@@ -161,7 +185,7 @@ fn run_node(plan: &Plan, buffers: &mut [Vec<f32>], node: &PlannedNode, twin: Twi
 
 /// Mutable slices of several places at once.
 fn disjoint<'a>(
-    taken: &'a mut [(usize, Vec<f32>)],
+    taken: &'a mut [(usize, Buffer)],
     places: &[Place],
     types: &'a [TensorType],
 ) -> Vec<Output<'a>> {

@@ -280,7 +280,7 @@ impl Op for Forward {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([x, weight, bias], [y]) = operands.split();
-        compute::forward(&self.geometry(x.ty, weight.ty), x.data, weight.data, Some(bias.data), y.data);
+        compute::forward(&self.geometry(x.ty, weight.ty), x.data, weight.data, bias.data, y.data);
     }
 }
 

@@ -1,6 +1,10 @@
 //! What the CPU twins share: operands, parallel loops and matrix products.
 
+mod product;
+
 use rayon::prelude::*;
+
+pub(super) use product::{Block, copy, copy_block, copy_transposed, product, transposed_product};
 
 use crate::graph::TensorType;
 
@@ -60,6 +64,27 @@ pub(super) fn vectorized<T>(body: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(body)
 }
 
+/// Declares functions that are compiled for the widest vector instructions that the machine has. All that they call
+/// must be inlined: what is not, a closure above all, is compiled for the oldest machine.
+macro_rules! vector_functions {
+    ($($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
+        $(#[$attribute])*
+        $visibility fn $name($($argument: $ty),*) {
+            struct Call<T>(T);
+            impl pulp::WithSimd for Call<($($ty,)*)> {
+                type Output = ();
+                #[inline(always)]
+                fn with_simd<S: pulp::Simd>(self, _: S) {
+                    let Call(($($argument,)*)) = self;
+                    $body
+                }
+            }
+            pulp::Arch::new().dispatch(Call(($($argument,)*)));
+        }
+    )*};
+}
+pub(super) use vector_functions;
+
 /// Runs `body(first_index, chunk)` over chunks of `output` in parallel.
 pub(super) fn par_chunks(output: &mut [f32], body: impl Fn(usize, &mut [f32]) + Sync) {
     let chunks = output.par_chunks_mut(CHUNK).enumerate();
@@ -78,22 +103,22 @@ pub(super) fn par_rows(output: &mut [f32], row: usize, body: impl Fn(usize, &mut
     chunks.for_each(|(index, chunk)| vectorized(|| body(index * rows, chunk)));
 }
 
-/// `exp(x)` to 2 ulp, by arithmetic that vectorises; saturates at 1e-38 below -87.3 and at 2e38 above 88.
+/// `exp(x)` to 2 ulp, by arithmetic that vectorises, for [`vector_functions!`] functions; saturates at 1e-38 below -87.3 and at 2e38 above 88.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.3, 88.0);
     // Adding 1.5 * 2^23 rounds to the nearest integer n, and leaves it in the low bits.
-    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, 12_582_912.0);
     let n = shifted - 12_582_912.0;
     // exp(x) = 2^n exp(r) with r = x - n ln 2, ln 2 in two parts so that the first product is exact.
-    let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
-    let mut p = 1.987_569_2e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    (p * r * r + r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
+    let p = 1.987_569_2e-4_f32;
+    let p = p.mul_add(r, 1.398_2e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_5e-1);
+    let p = p.mul_add(r, 0.5);
+    p.mul_add(r * r, r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
 /// `1 / (1 + exp(-x))`.
@@ -185,34 +210,33 @@ thread_local! {
 /// `body` must not call rayon: a stolen task would ask for the same memory.
 pub(super) fn with_scratch<T>(length: usize, body: impl FnOnce(&mut [f32]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < length {
-            scratch.resize(length, 0.0);
+        // From the first whole cache line on, so that vectors do not straddle two.
+        let line = 64 / size_of::<f32>();
+        if scratch.len() < length + line {
+            scratch.resize(length + line, 0.0);
         }
-        body(&mut scratch[..length])
+        let first = scratch.as_ptr().align_offset(64).min(line);
+        body(&mut scratch[first..first + length])
     })
 }
 
 /// `sums[c] = sum over rows of data[row, c]`, in an order that does not depend on the number of threads.
 pub(super) fn column_sums(data: &[f32], sums: &mut [f32]) {
     let columns = sums.len();
-    let partial: Vec<Vec<f32>> = data
-        .par_chunks(1024 * columns)
-        .map(|rows| {
-            let mut sums = vec![0.0; columns];
-            vectorized(|| {
-                for row in rows.chunks_exact(columns) {
-                    for (sum, value) in sums.iter_mut().zip(row) {
-                        *sum += value;
-                    }
-                }
-            });
-            sums
-        })
-        .collect();
+    let mut partial = vec![0.0; columns * data.len().div_ceil(1024 * columns)];
+    let blocks = partial.par_chunks_mut(columns).zip(data.par_chunks(1024 * columns));
+    blocks.for_each(|(sums, rows)| add_rows(rows, sums));
     sums.fill(0.0);
-    for partial in partial {
-        for (sum, value) in sums.iter_mut().zip(partial) {
-            *sum += value;
+    add_rows(&partial, sums);
+}
+
+vector_functions! {
+    /// Adds the rows of a matrix to `sums`.
+    fn add_rows(rows: &[f32], sums: &mut [f32]) {
+        for row in rows.chunks_exact(sums.len()) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += value;
+            }
         }
     }
 }

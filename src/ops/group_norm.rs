@@ -4,8 +4,8 @@ mod compute;
 
 use super::silu::sigmoid_and_slope;
 use super::{
-    Case, Cost, Fill, GradientCall, Grid, Input, Op, Operands, Output, Pass, Requirements, Types, Variant,
-    Word, expect, expect_like, expect_nhwc, expect_shape,
+    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, expect,
+    expect_like, expect_nhwc, expect_shape,
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -290,24 +290,7 @@ impl Op for Backward {
         }
     }
     fn compute(&self, operands: Operands<'_>) {
-        let Operands { inputs, outputs } = operands;
-        let ([d_x, sums], mut inputs) = match <[Output<'_>; 2]>::try_from(outputs) {
-            Ok(outputs) => (outputs, inputs),
-            Err(_) => unreachable!("the graph gives an op the outputs that it names"),
-        };
-        let Output { ty, data } = sums;
-        let sums = Output { ty, data: &mut *data };
-        let operands = Operands { inputs: inputs.clone(), outputs: vec![sums] };
-        match self.0.silu {
-            true => compute::backward_sums::<true>(self.0, operands),
-            false => compute::backward_sums::<false>(self.0, operands),
-        }
-        inputs.push(Input { ty, data });
-        let operands = Operands { inputs, outputs: vec![d_x] };
-        match self.0.silu {
-            true => compute::backward_input::<true>(self.0, operands),
-            false => compute::backward_input::<false>(self.0, operands),
-        }
+        compute::backward(self.0, operands);
     }
 }
 

@@ -1,6 +1,6 @@
 //! SiLU activation: `y = x sigmoid(x)`.
 
-use super::cpu::{par_chunks, sigmoid};
+use super::cpu::{par_chunks, sigmoid, vector_functions};
 use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect_like};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -17,6 +17,21 @@ struct Forward;
 
 #[derive(Debug)]
 struct Backward;
+
+vector_functions! {
+    fn forward(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid(x);
+        }
+    }
+
+    fn backward(x: &[f32], d_y: &[f32], d_x: &mut [f32]) {
+        for ((d_x, &x), &d_y) in d_x.iter_mut().zip(x).zip(d_y) {
+            let sigmoid = sigmoid(x);
+            *d_x = d_y * sigmoid * (1.0 + x * (1.0 - sigmoid));
+        }
+    }
+}
 
 /// `sigmoid(x)` and the derivative of `x sigmoid(x)`.
 pub(super) fn sigmoid_and_slope(x: f64) -> (f64, f64) {
@@ -67,11 +82,7 @@ impl Op for Forward {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([x], [y]) = operands.split();
-        par_chunks(y.data, |first, y| {
-            for (y, &x) in y.iter_mut().zip(&x.data[first..]) {
-                *y = x * sigmoid(x);
-            }
-        });
+        par_chunks(y.data, |first, y| forward(&x.data[first..], y));
     }
 }
 
@@ -100,12 +111,7 @@ impl Op for Backward {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_x]) = operands.split();
-        par_chunks(d_x.data, |first, d_x| {
-            for ((d_x, &x), &d_y) in d_x.iter_mut().zip(&x.data[first..]).zip(&d_y.data[first..]) {
-                let sigmoid = sigmoid(x);
-                *d_x = d_y * sigmoid * (1.0 + x * (1.0 - sigmoid));
-            }
-        });
+        par_chunks(d_x.data, |first, d_x| backward(&x.data[first..], &d_y.data[first..], d_x));
     }
 }
 

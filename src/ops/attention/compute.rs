@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Sizes;
-use crate::ops::cpu::{Matrix, Operands, exp, gemm, par_rows, with_scratch};
+use crate::ops::cpu::{Matrix, Operands, exp, gemm, par_rows, vector_functions, with_scratch};
 
 /// Own rows of a task: queries, or keys where the sums run over queries.
 const ROWS: usize = 64;
@@ -13,15 +13,61 @@ fn head_rows(s: Sizes, data: &[f32], n: usize, head: usize, first: usize, rows: 
     Matrix::strided(&data[s.at(n, head, first)..], rows, s.size, s.channels)
 }
 
-/// Sum in eight lanes, which vectorise.
-fn sum(row: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 8];
-    for eight in row.chunks(8) {
-        for (lane, value) in lanes.iter_mut().zip(eight) {
-            *lane += value;
+/// Folds a row in sixteen lanes, which vectorise, and then the lanes.
+#[inline(always)]
+fn fold(row: &[f32], start: f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; 16];
+    let (vectors, rest) = row.as_chunks::<16>();
+    for vector in vectors {
+        for (lane, value) in lanes.iter_mut().zip(vector) {
+            *lane = join(*lane, *value);
         }
     }
-    lanes.iter().sum()
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane = join(*lane, *value);
+    }
+    lanes.into_iter().fold(start, join)
+}
+
+vector_functions! {
+    /// Softmax of each row of scores, one row per element of `logsumexp`.
+    fn softmax(scores: &mut [f32], logsumexp: &mut [f32]) {
+        let tokens = scores.len() / logsumexp.len();
+        for (row, logsumexp) in scores.chunks_exact_mut(tokens).zip(logsumexp) {
+            let highest = fold(row, f32::NEG_INFINITY, |a, b| if a > b { a } else { b });
+            for score in row.iter_mut() {
+                *score = exp(*score - highest);
+            }
+            let total = fold(row, 0.0, |a, b| a + b);
+            let scale = 1.0 / total;
+            for score in row.iter_mut() {
+                *score *= scale;
+            }
+            *logsumexp = highest + total.ln();
+        }
+    }
+
+    /// `d_p` from gradients of probabilities to gradients of scores; a row of `p`, the scores, is a query.
+    fn query_gradients(p: &[f32], logsumexp: &[f32], dots: &[f32], d_p: &mut [f32]) {
+        let tokens = p.len() / dots.len();
+        let rows = p.chunks_exact(tokens).zip(d_p.chunks_exact_mut(tokens));
+        for ((p, d_p), (logsumexp, dot)) in rows.zip(logsumexp.iter().zip(dots)) {
+            for (p, d) in p.iter().zip(d_p) {
+                *d = exp(p - logsumexp) * (*d - dot);
+            }
+        }
+    }
+
+    /// [`query_gradients`] where a row is a key; also `p` from scores to probabilities.
+    fn key_gradients(p: &mut [f32], logsumexp: &[f32], dots: &[f32], d_p: &mut [f32]) {
+        let tokens = dots.len();
+        for (p, d_p) in p.chunks_exact_mut(tokens).zip(d_p.chunks_exact_mut(tokens)) {
+            for ((p, d), (logsumexp, dot)) in p.iter_mut().zip(d_p).zip(logsumexp.iter().zip(dots)) {
+                *p = exp(*p - logsumexp);
+                *d = *p * (*d - dot);
+            }
+        }
+    }
 }
 
 /// A block of rows of one sample, and each head's statistics of those rows.
@@ -55,17 +101,7 @@ pub(super) fn forward(heads: usize, operands: Operands<'_>) {
                 let query = head_rows(s, q.data, task.n, head, task.first, rows);
                 let key = head_rows(s, k.data, task.n, head, 0, s.tokens);
                 gemm(s.scale as f32, query, key.t(), 0.0, p, s.tokens);
-                for (row, logsumexp) in p.chunks_exact_mut(s.tokens).zip(logsumexp.iter_mut()) {
-                    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    for score in row.iter_mut() {
-                        *score = exp(*score - highest);
-                    }
-                    let total = sum(row);
-                    for score in row.iter_mut() {
-                        *score /= total;
-                    }
-                    *logsumexp = highest + total.ln();
-                }
+                softmax(p, logsumexp);
                 let value = head_rows(s, v.data, task.n, head, 0, s.tokens);
                 let probabilities = Matrix::new(p, rows, s.tokens);
                 gemm(1.0, probabilities, value, 0.0, &mut task.rows[head * s.size..], s.channels);
@@ -106,14 +142,9 @@ pub(super) fn backward_query(heads: usize, operands: Operands<'_>) {
                 gemm(s.scale as f32, query, key.t(), 0.0, p, s.tokens);
                 gemm(1.0, head_rows(s, d_y.data, n, head, first, rows), value.t(), 0.0, d_p, s.tokens);
                 let statistics = (n * heads + head) * s.tokens + first;
-                for (row, (p, d_p)) in
-                    p.chunks_exact(s.tokens).zip(d_p.chunks_exact_mut(s.tokens)).enumerate()
-                {
-                    let (logsumexp, dot) = (logsumexp.data[statistics + row], dots.data[statistics + row]);
-                    for (p, d) in p.iter().zip(d_p) {
-                        *d = exp(p - logsumexp) * (*d - dot);
-                    }
-                }
+                let (logsumexp, dots) =
+                    (&logsumexp.data[statistics..][..rows], &dots.data[statistics..][..rows]);
+                query_gradients(p, logsumexp, dots, d_p);
                 let ds = Matrix::new(d_p, rows, s.tokens);
                 gemm(s.scale as f32, ds, key, 0.0, &mut d_q[head * s.size..], s.channels);
             }
@@ -156,14 +187,7 @@ pub(super) fn backward_key_value(heads: usize, operands: Operands<'_>) {
                     let queries = (n * heads + head) * s.tokens;
                     let (logsumexp, dots) =
                         (&logsumexp.data[queries..][..s.tokens], &dots.data[queries..][..s.tokens]);
-                    for (p, d_p) in p.chunks_exact_mut(s.tokens).zip(d_p.chunks_exact_mut(s.tokens)) {
-                        for ((p, d), (logsumexp, dot)) in
-                            p.iter_mut().zip(d_p).zip(logsumexp.iter().zip(dots))
-                        {
-                            *p = exp(*p - logsumexp);
-                            *d = *p * (*d - dot);
-                        }
-                    }
+                    key_gradients(p, logsumexp, dots, d_p);
                     let channels = head * s.size;
                     gemm(1.0, Matrix::new(p, rows, s.tokens), d, 0.0, &mut d_v[channels..], s.channels);
                     gemm(

@@ -1,70 +1,98 @@
-//! The convolution of the CPU executor: matrix products over blocks of gathered pixels (im2col), which never holds more
-//! than a block of the gathered matrix.
+//! The convolution of the CPU executor: matrix products of patches, which are gathered a block at a time (im2col).
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::Geometry;
-use crate::ops::cpu::{Matrix, gemm, with_scratch};
+use crate::ops::cpu::{
+    Block, Matrix, copy, copy_transposed, gemm, product, transposed_product, vector_functions, with_scratch,
+};
 
-/// Output pixels of one block: enough to pay for the packing of the weights inside the matrix product.
+/// Output pixels of one block of a scattered product.
 const BLOCK: usize = 256;
 
-fn block_pixels(pixels: usize) -> usize {
-    let tasks = 2 * rayon::current_num_threads();
-    pixels.div_ceil(tasks).clamp(16, BLOCK)
+/// `y = conv(x, weight) + bias`: `[pixels, k k I]` times the transpose of `[O, k k I]`.
+pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    let patch = g.patch();
+    let gather = |block: &Block, out: &mut [f32]| gather_patches(g, x, block, out);
+    let pack = |block: &Block, out: &mut [f32]| copy_transposed(weight, patch, block, out);
+    product(y, g.out_channels, patch, Some(bias), gather, pack);
 }
 
-/// `y = conv(x, weight) + bias`.
-pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    let (patch, out) = (g.patch(), g.out_channels);
-    let weight = Matrix::new(weight, out, patch).t();
-    let block = block_pixels(g.out_pixels());
-    y.par_chunks_mut(block * out).enumerate().for_each(|(index, y)| {
-        let rows = y.len() / out;
-        let beta = match bias {
-            Some(bias) => {
-                y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
-                1.0
-            }
-            None => 0.0,
-        };
-        let first = index * block;
-        if g.kernel == 1 && g.stride == 1 {
-            gemm(1.0, Matrix::new(&x[first * patch..], rows, patch), weight, beta, y, out);
-        } else {
-            with_scratch(rows * patch, |columns| {
-                gather_patches(g, x, first, columns);
-                gemm(1.0, Matrix::new(columns, rows, patch), weight, beta, y, out);
-            });
-        }
-    });
-}
-
-/// Rows of the im2col matrix for output pixels from `first` on: `[pixels, k, k, I]`.
-fn gather_patches(g: &Geometry, x: &[f32], first: usize, columns: &mut [f32]) {
+/// A block of the im2col matrix: its rows are output pixels, its columns `[k, k, I]`.
+fn gather_patches(g: &Geometry, x: &[f32], block: &Block, out: &mut [f32]) {
     let channels = g.in_channels;
-    let row = g.kernel * channels;
-    let [in_height, in_width] = g.in_size;
-    for (index, patch) in columns.chunks_exact_mut(g.patch()).enumerate() {
-        let pixel = first + index;
-        let ow = pixel % g.out_size[1];
-        let oh = pixel / g.out_size[1] % g.out_size[0];
-        let n = pixel / (g.out_size[0] * g.out_size[1]);
-        // The columns left..right of the image that the kernel covers, and where they start within a patch row.
-        let left = (ow * g.stride).saturating_sub(g.pad);
-        let skipped = (g.pad.saturating_sub(ow * g.stride)) * channels;
-        let right = (ow * g.stride + g.kernel - g.pad).min(in_width);
-        let covered = right.saturating_sub(left) * channels;
-        for (kh, patch) in patch.chunks_exact_mut(row).enumerate() {
-            let h = (oh * g.stride + kh).wrapping_sub(g.pad);
-            if h >= in_height || covered == 0 {
-                patch.fill(0.0);
-                continue;
+    let mut column = block.columns.start;
+    while column < block.columns.end {
+        let (tap, first) = (column / channels, column % channels);
+        let end = channels.min(first + block.columns.end - column);
+        let out = &mut out[column - block.columns.start..];
+        gather_tap(*g, x, block.rows.clone(), tap, first..end, out, block.stride);
+        column += end - first;
+    }
+}
+
+vector_functions! {
+    /// Some channels of what a range of output pixels reads under one tap, to rows `stride` apart.
+    fn gather_tap(
+        g: Geometry,
+        x: &[f32],
+        pixels: Range<usize>,
+        tap: usize,
+        channels: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let [in_height, in_width] = g.in_size;
+        let [out_height, out_width] = g.out_size;
+        let (kh, kw) = (tap / g.kernel, tap % g.kernel);
+        // The columns of an output row that read inside the image.
+        let first = g.pad.saturating_sub(kw).div_ceil(g.stride).min(out_width);
+        let end = (in_width + g.pad).saturating_sub(kw).div_ceil(g.stride).clamp(first, out_width);
+        let mut rows = out.chunks_mut(stride).map(|row| &mut row[..channels.len()]);
+        let mut pixel = pixels.start;
+        while pixel < pixels.end {
+            let (line, column) = (pixel / out_width, pixel % out_width);
+            let columns = column..out_width.min(column + pixels.end - pixel);
+            pixel += columns.len();
+            let (n, h) = (line / out_height, (line % out_height * g.stride + kh).wrapping_sub(g.pad));
+            let (first, end) = match h < in_height {
+                true => (first.clamp(columns.start, columns.end), end.clamp(columns.start, columns.end)),
+                false => (columns.end, columns.end),
+            };
+            rows.by_ref().take(first - columns.start).for_each(|row| row.fill(0.0));
+            if first < end {
+                let at = ((n * in_height + h) * in_width + first * g.stride + kw - g.pad) * g.in_channels;
+                let inputs = x[at + channels.start..].chunks(g.stride * g.in_channels);
+                let pairs = inputs.take(end - first).zip(rows.by_ref());
+                // The width of a panel of the weight gradient, where copying counts.
+                if channels.len() == 32 {
+                    for (input, row) in pairs {
+                        if let (Some(row), Some(input)) = (row.first_chunk_mut::<32>(), input.first_chunk::<32>()) {
+                            *row = *input;
+                        }
+                    }
+                } else {
+                    pairs.for_each(|(input, row)| copy(row, &input[..channels.len()]));
+                }
             }
-            let at = ((n * in_height + h) * in_width + left) * channels;
-            patch[..skipped].fill(0.0);
-            patch[skipped..skipped + covered].copy_from_slice(&x[at..at + covered]);
-            patch[skipped + covered..].fill(0.0);
+            rows.by_ref().take(columns.end - end).for_each(|row| row.fill(0.0));
+        }
+    }
+
+    /// A block of the kernel turned by 180 degrees, `[k, k, O]` by input channels: row `(tap, o)` of it is a part of a
+    /// row of the weight `[O, k, k, I]`.
+    fn pack_turned(g: Geometry, weight: &[f32], block: &Block, out: &mut [f32]) {
+        let taps = g.kernel * g.kernel;
+        let (mut tap, mut o) = (block.rows.start / g.out_channels, block.rows.start % g.out_channels);
+        for out in out.chunks_mut(block.stride).take(block.rows.len()) {
+            let row = &weight[(o * taps + taps - 1 - tap) * g.in_channels..][block.columns.clone()];
+            copy(&mut out[..row.len()], row);
+            o += 1;
+            if o == g.out_channels {
+                (tap, o) = (tap + 1, 0);
+            }
         }
     }
 }
@@ -72,8 +100,7 @@ fn gather_patches(g: &Geometry, x: &[f32], first: usize, columns: &mut [f32]) {
 /// `d_x` from `d_y`: a convolution with the turned kernel where the stride is 1, else products scattered back.
 pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mut [f32]) {
     if g.stride == 1 {
-        let turned = turn_kernel(g, weight);
-        let transposed = Geometry {
+        let turned = Geometry {
             in_size: g.out_size,
             in_channels: g.out_channels,
             out_size: g.in_size,
@@ -81,7 +108,9 @@ pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mu
             pad: g.kernel - 1 - g.pad,
             ..*g
         };
-        forward(&transposed, d_y, &turned, None, d_x);
+        let gather = |block: &Block, out: &mut [f32]| gather_patches(&turned, d_y, block, out);
+        let pack = |block: &Block, out: &mut [f32]| pack_turned(*g, weight, block, out);
+        product(d_x, g.in_channels, turned.patch(), None, gather, pack);
         return;
     }
     let (patch, out, channels) = (g.patch(), g.out_channels, g.in_channels);
@@ -110,74 +139,8 @@ pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mu
     });
 }
 
-/// The kernel turned by 180 degrees with input and output channels exchanged: `[O, k, k, I]` to `[I, k, k, O]`.
-fn turn_kernel(g: &Geometry, weight: &[f32]) -> Vec<f32> {
-    let taps = g.kernel * g.kernel;
-    let (inputs, outputs) = (g.in_channels, g.out_channels);
-    let mut turned = vec![0.0; weight.len()];
-    turned.par_chunks_mut(taps * outputs).enumerate().for_each(|(i, rows)| {
-        for (tap, row) in rows.chunks_exact_mut(outputs).enumerate() {
-            let source = (taps - 1 - tap) * inputs + i;
-            for (o, value) in row.iter_mut().enumerate() {
-                *value = weight[o * taps * inputs + source];
-            }
-        }
-    });
-    turned
-}
-
-/// `d_weight` from `x` and `d_y`. A task makes one kernel tap for a block of output channels, so that the order of
-/// summation, and with it every bit, is the same for any number of threads.
+/// `d_weight` from `x` and `d_y`: the transpose of `[pixels, O]` times `[pixels, k k I]`.
 pub(super) fn backward_weight(g: &Geometry, x: &[f32], d_y: &[f32], d_weight: &mut [f32]) {
-    let taps = g.kernel * g.kernel;
-    let (inputs, outputs) = (g.in_channels, g.out_channels);
-    let block = outputs.div_ceil(if taps == 1 { 4 } else { 2 }).max(16).min(outputs);
-    let blocks = outputs.div_ceil(block);
-    let tiles: Vec<Vec<f32>> = (0..taps * blocks)
-        .into_par_iter()
-        .map(|task| {
-            let (tap, first) = (task % taps, task / taps * block);
-            let rows = block.min(outputs - first);
-            let mut tile = vec![0.0; rows * inputs];
-            accumulate_tap(g, x, &d_y[first..], rows, tap, &mut tile);
-            tile
-        })
-        .collect();
-    d_weight.par_chunks_mut(taps * inputs).enumerate().for_each(|(o, row)| {
-        for (tap, values) in row.chunks_exact_mut(inputs).enumerate() {
-            let tile = &tiles[o / block * taps + tap];
-            values.copy_from_slice(&tile[o % block * inputs..][..inputs]);
-        }
-    });
-}
-
-/// `tile[o, i] = sum over pixels of d_y[pixel, o] x[input pixel of the tap, i]`, for `rows` output channels.
-fn accumulate_tap(g: &Geometry, x: &[f32], d_y: &[f32], rows: usize, tap: usize, tile: &mut [f32]) {
-    let (inputs, outputs) = (g.in_channels, g.out_channels);
-    let pixels = g.out_pixels();
-    let d_y_block =
-        |first: usize, count: usize| Matrix::strided(&d_y[first * outputs..], count, rows, outputs).t();
-    if g.kernel == 1 && g.stride == 1 {
-        gemm(1.0, d_y_block(0, pixels), Matrix::new(x, pixels, inputs), 0.0, tile, inputs);
-        return;
-    }
-    // As much of the shifted image as fits the cache beside the product's own blocks.
-    let block = (64 * 1024 / inputs).clamp(64, 4096).min(pixels);
-    with_scratch(block * inputs, |shifted| {
-        for first in (0..pixels).step_by(block) {
-            let count = block.min(pixels - first);
-            for (index, row) in shifted.chunks_exact_mut(inputs).take(count).enumerate() {
-                let pixel = first + index;
-                let (n, rest) =
-                    (pixel / (g.out_size[0] * g.out_size[1]), pixel % (g.out_size[0] * g.out_size[1]));
-                let (oh, ow) = (rest / g.out_size[1], rest % g.out_size[1]);
-                match g.tap(n, oh, ow, tap / g.kernel, tap % g.kernel) {
-                    Some(input) => row.copy_from_slice(&x[input * inputs..][..inputs]),
-                    None => row.fill(0.0),
-                }
-            }
-            let beta = if first == 0 { 0.0 } else { 1.0 };
-            gemm(1.0, d_y_block(first, count), Matrix::new(shifted, count, inputs), beta, tile, inputs);
-        }
-    });
+    let right = |block: &Block, out: &mut [f32]| gather_patches(g, x, block, out);
+    transposed_product(d_weight, g.patch(), d_y, right);
 }

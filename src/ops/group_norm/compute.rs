@@ -1,224 +1,291 @@
 //! The CPU twins of group normalisation: few passes, inner loops over contiguous channels, parallel over samples and
 //! over blocks of rows within a sample.
+//!
+//! Loops run over wide rows: as many pixels as make a row worth vectors, with what belongs to a channel repeated.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::{Settings, Sizes};
-use crate::ops::cpu::{Operands, par_rows, sigmoid, vectorized};
+use crate::ops::cpu::{Operands, sigmoid, vector_functions};
 
-/// Elements of a block that one task sums.
+/// Elements of a block of a sample that one task takes.
 const BLOCK: usize = 32 * 1024;
 
-/// Rows that are summed in f32 before the sum goes to f64.
+/// Wide rows that are summed in f32 before the sum goes to f64.
 const RUN: usize = 32;
 
-/// `add(p, lanes)` adds row `p` to `width` lanes; the sums over all rows, in an order that is always the same.
-fn sum_rows(sizes: Sizes, width: usize, add: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f64> {
-    let rows = (BLOCK / sizes.channels).max(1);
-    let sum_block = |block: usize| {
-        let (first, end) = (block * rows, sizes.pixels.min((block + 1) * rows));
-        let mut sums = vec![0.0; width];
-        let mut lanes = vec![0.0; width];
-        vectorized(|| {
-            for run in (first..end).step_by(RUN) {
-                lanes.fill(0.0);
-                for p in run..end.min(run + RUN) {
-                    add(p, &mut lanes);
-                }
-                for (sum, &lane) in sums.iter_mut().zip(&lanes) {
-                    *sum += f64::from(lane);
-                }
+/// Elements of a wide row, at least.
+const WIDE: usize = 128;
+
+impl Sizes {
+    /// Elements of a wide row.
+    fn wide(&self) -> usize {
+        self.channels * WIDE.div_ceil(self.channels)
+    }
+
+    /// One number per element of a wide row.
+    fn spread(&self, of_channel: impl Fn(usize) -> f32) -> Vec<f32> {
+        (0..self.wide()).map(|i| of_channel(i % self.channels)).collect()
+    }
+
+    /// The mean over each group's elements, from sums over the pixels of each channel.
+    fn group_means(&self, sums: impl Iterator<Item = f64>) -> Vec<f64> {
+        let mut means = vec![0.0; self.groups];
+        for (c, sum) in sums.enumerate() {
+            means[c / self.group_channels] += sum;
+        }
+        let count = (self.pixels * self.group_channels) as f64;
+        means.iter_mut().for_each(|mean| *mean /= count);
+        means
+    }
+}
+
+/// `add(elements, lanes)` adds a range of a sample's elements to `kinds` wide rows of sums; the sums per channel, in an
+/// order that is always the same.
+fn sum_pixels(sizes: Sizes, kinds: usize, add: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Vec<f64> {
+    let (sample, wide, c) = (sizes.pixels * sizes.channels, sizes.wide(), sizes.channels);
+    let run = RUN * wide;
+    let block = run * (BLOCK / run).max(1);
+    let sum_block = |first: usize| {
+        let end = sample.min(first + block);
+        let mut sums = vec![0.0; kinds * wide];
+        let mut lanes = vec![0.0; kinds * wide];
+        for first in (first..end).step_by(run) {
+            lanes.fill(0.0);
+            add(first..end.min(first + run), &mut lanes);
+            for (sum, &lane) in sums.iter_mut().zip(&lanes) {
+                *sum += f64::from(lane);
             }
-        });
+        }
         sums
     };
-    let blocks = sizes.pixels.div_ceil(rows);
-    if blocks == 1 {
+    let blocks: Vec<Vec<f64>> = match sample <= block {
         // Nothing to share: a task would cost more than it does.
-        return sum_block(0);
-    }
-    let blocks: Vec<Vec<f64>> = (0..blocks).into_par_iter().map(sum_block).collect();
-    let mut sums = vec![0.0; width];
+        true => vec![sum_block(0)],
+        false => (0..sample.div_ceil(block)).into_par_iter().map(|index| sum_block(index * block)).collect(),
+    };
+    let mut sums = vec![0.0; kinds * c];
     for block in blocks {
-        for (sum, term) in sums.iter_mut().zip(block) {
-            *sum += term;
+        for (sums, lanes) in sums.chunks_exact_mut(c).zip(block.chunks_exact(wide)) {
+            for lanes in lanes.chunks_exact(c) {
+                for (sum, lane) in sums.iter_mut().zip(lanes) {
+                    *sum += lane;
+                }
+            }
         }
     }
     sums
 }
 
-/// The mean over each group's elements, from sums over the pixels of each channel.
-fn group_means(sizes: Sizes, sums: &[f64]) -> Vec<f64> {
-    let count = (sizes.pixels * sizes.group_channels) as f64;
-    sums.chunks_exact(sizes.group_channels).map(|group| group.iter().sum::<f64>() / count).collect()
+/// Runs `body(elements, rows)` over blocks of whole wide rows of a sample.
+fn for_blocks(sizes: Sizes, sample: &mut [f32], body: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+    let block = sizes.wide() * (BLOCK / sizes.wide()).max(1);
+    if sample.len() <= block {
+        body(0..sample.len(), sample);
+        return;
+    }
+    let blocks = sample.par_chunks_mut(block).enumerate();
+    blocks.for_each(|(index, rows)| body(index * block..index * block + rows.len(), rows));
 }
 
-/// One number per channel from one per group.
-fn spread(sizes: Sizes, groups: impl Fn(usize) -> f32) -> Vec<f32> {
-    (0..sizes.channels).map(|c| groups(c / sizes.group_channels)).collect()
+vector_functions! {
+    /// Adds x to `lanes`, a wide row.
+    fn add_rows(x: &[f32], lanes: &mut [f32]) {
+        for x in x.chunks(lanes.len()) {
+            for (lane, x) in lanes.iter_mut().zip(x) {
+                *lane += x;
+            }
+        }
+    }
+
+    /// Adds `x - mean` to the first wide row of `lanes`, and its square to the second.
+    fn add_centred(x: &[f32], means: &[f32], lanes: &mut [f32]) {
+        let (rests, squares) = lanes.split_at_mut(means.len());
+        for x in x.chunks(means.len()) {
+            for (((rest, square), x), mean) in rests.iter_mut().zip(squares.iter_mut()).zip(x).zip(means) {
+                let difference = x - mean;
+                *rest += difference;
+                *square = difference.mul_add(difference, *square);
+            }
+        }
+    }
+
+    /// `y = (x - mean) scale + shift`, with SiLU behind it on request; the rows are mean, scale and shift.
+    fn normalise(x: &[f32], rows: [&[f32]; 3], silu: bool, y: &mut [f32]) {
+        let [means, scales, shifts] = rows;
+        let wide = means.len();
+        for (x, y) in x.chunks(wide).zip(y.chunks_mut(wide)) {
+            let channels = means.iter().zip(scales).zip(shifts);
+            let elements = y.iter_mut().zip(x).zip(channels);
+            if silu {
+                for ((y, x), ((mean, scale), shift)) in elements {
+                    let z = (x - mean).mul_add(*scale, *shift);
+                    *y = z * sigmoid(z);
+                }
+            } else {
+                for ((y, x), ((mean, scale), shift)) in elements {
+                    *y = (x - mean).mul_add(*scale, *shift);
+                }
+            }
+        }
+    }
+
+    /// Adds `d_z` to the first wide row of `lanes`, and `d_z x_hat` to the second.
+    fn add_gradients(x: &[f32], d_y: &[f32], channels: Channels<'_>, silu: bool, lanes: &mut [f32]) {
+        let wide = channels.mean.len();
+        let (sums, sums_x_hat) = lanes.split_at_mut(wide);
+        for (x, d_y) in x.chunks(wide).zip(d_y.chunks(wide)) {
+            channels.walk(x, d_y, silu, sums.iter_mut().zip(sums_x_hat.iter_mut()), |(sum, sum_x_hat), x_hat, d_z| {
+                *sum += d_z;
+                *sum_x_hat = d_z.mul_add(x_hat, *sum_x_hat);
+            });
+        }
+    }
+
+    /// `d_x = scale d_z - offset - slope x_hat`; the rows are scale, offset and slope.
+    fn input_gradient(
+        x: &[f32],
+        d_y: &[f32],
+        channels: Channels<'_>,
+        silu: bool,
+        rows: [&[f32]; 3],
+        d_x: &mut [f32],
+    ) {
+        let wide = channels.mean.len();
+        let [scales, offsets, slopes] = rows;
+        for ((x, d_y), d_x) in x.chunks(wide).zip(d_y.chunks(wide)).zip(d_x.chunks_mut(wide)) {
+            let outputs = d_x.iter_mut().zip(scales.iter().zip(offsets).zip(slopes));
+            channels.walk(x, d_y, silu, outputs, |(d_x, ((scale, offset), slope)), x_hat, d_z| {
+                *d_x = scale * d_z - slope.mul_add(x_hat, *offset);
+            });
+        }
+    }
 }
 
 pub(super) fn forward(settings: Settings, operands: Operands<'_>) {
     let ([x, weight, bias], [y, mean, rstd]) = operands.split();
     let sizes = settings.sizes(x.ty);
     let (c, sample) = (sizes.channels, sizes.pixels * sizes.channels);
+    let group = |c: usize| c / sizes.group_channels;
     let statistics = mean.data.par_chunks_mut(sizes.groups).zip(rstd.data.par_chunks_mut(sizes.groups));
     let samples = y.data.par_chunks_mut(sample).zip(x.data.par_chunks(sample));
     samples.zip(statistics).for_each(|((y, x), (mean, rstd))| {
-        let sums = sum_rows(sizes, c, |p, lanes| {
-            for (lane, x) in lanes.iter_mut().zip(&x[p * c..][..c]) {
-                *lane += x;
-            }
-        });
-        let rough: Vec<f32> = group_means(sizes, &sums).into_iter().map(|mean| mean as f32).collect();
-        let means_f32 = spread(sizes, |g| rough[g]);
+        let sums = sum_pixels(sizes, 1, |elements, lanes| add_rows(&x[elements], lanes));
+        let rough: Vec<f32> =
+            sizes.group_means(sums.into_iter()).into_iter().map(|mean| mean as f32).collect();
+        let means = sizes.spread(|c| rough[group(c)]);
         // The second pass also finds what rounding left out of the mean.
-        let centred = sum_rows(sizes, 2 * c, |p, lanes| {
-            let (rests, squares) = lanes.split_at_mut(c);
-            let row = x[p * c..][..c].iter().zip(&means_f32);
-            for ((rest, square), (x, mean)) in rests.iter_mut().zip(squares).zip(row) {
-                let difference = x - mean;
-                *rest += difference;
-                *square += difference * difference;
-            }
-        });
-        let rests = group_means(sizes, &centred[..c]);
-        let squares = group_means(sizes, &centred[c..]);
+        let centred = sum_pixels(sizes, 2, |elements, lanes| add_centred(&x[elements], &means, lanes));
+        let rests = sizes.group_means(centred[..c].iter().copied());
+        let squares = sizes.group_means(centred[c..].iter().copied());
         for (g, (mean, rstd)) in mean.iter_mut().zip(rstd.iter_mut()).enumerate() {
             *mean = (f64::from(rough[g]) + rests[g]) as f32;
             let variance = (squares[g] - rests[g] * rests[g]).max(0.0);
             *rstd = (1.0 / (variance + f64::from(settings.eps)).sqrt()) as f32;
         }
-        let scales: Vec<f32> = (0..c).map(|c| rstd[c / sizes.group_channels] * weight.data[c]).collect();
-        let shifts: Vec<f32> = (0..c)
-            .map(|c| {
-                let rest = rests[c / sizes.group_channels] * f64::from(scales[c]);
-                (f64::from(bias.data[c]) - rest) as f32
-            })
-            .collect();
-        par_rows(y, c, |first, rows| {
-            for (row, y) in rows.chunks_exact_mut(c).enumerate() {
-                let x = &x[(first + row) * c..][..c];
-                let channels = means_f32.iter().zip(&scales).zip(&shifts);
-                for ((y, x), ((mean, scale), shift)) in y.iter_mut().zip(x).zip(channels) {
-                    *y = (x - mean) * scale + shift;
-                }
-                if settings.silu {
-                    for y in y {
-                        *y *= sigmoid(*y);
-                    }
-                }
-            }
+        let scales = sizes.spread(|c| rstd[group(c)] * weight.data[c]);
+        let shifts = sizes.spread(|c| {
+            let rest = rests[group(c)] * f64::from(rstd[group(c)] * weight.data[c]);
+            (f64::from(bias.data[c]) - rest) as f32
+        });
+        for_blocks(sizes, y, |elements, y| {
+            normalise(&x[elements], [&means, &scales, &shifts], settings.silu, y);
         });
     });
 }
 
-/// What the backward passes know of one channel.
-#[derive(Clone, Copy)]
-struct Channel {
-    mean: f32,
-    rstd: f32,
-    weight: f32,
-    bias: f32,
-}
-
-/// `x_hat` and `d_z`.
-#[inline(always)]
-fn x_hat_and_d_z<const SILU: bool>(channel: Channel, x: f32, d_y: f32) -> (f32, f32) {
-    let x_hat = (x - channel.mean) * channel.rstd;
-    if !SILU {
-        return (x_hat, d_y);
-    }
-    let z = x_hat * channel.weight + channel.bias;
-    let sigmoid = sigmoid(z);
-    (x_hat, d_y * sigmoid * (1.0 + z * (1.0 - sigmoid)))
-}
-
-/// The channels of one sample, each property by itself so that loops over channels vectorise.
-struct Channels<'a> {
+/// What the backward passes know of the channels of one sample: wide rows.
+struct ChannelRows {
     mean: Vec<f32>,
     rstd: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl ChannelRows {
+    fn of_sample(sizes: Sizes, n: usize, mean: &[f32], rstd: &[f32], weight: &[f32], bias: &[f32]) -> Self {
+        let group = |c: usize| n * sizes.groups + c / sizes.group_channels;
+        Self {
+            mean: sizes.spread(|c| mean[group(c)]),
+            rstd: sizes.spread(|c| rstd[group(c)]),
+            weight: sizes.spread(|c| weight[c]),
+            bias: sizes.spread(|c| bias[c]),
+        }
+    }
+
+    fn view(&self) -> Channels<'_> {
+        Channels { mean: &self.mean, rstd: &self.rstd, weight: &self.weight, bias: &self.bias }
+    }
+}
+
+/// Views of [`ChannelRows`].
+#[derive(Clone, Copy)]
+struct Channels<'a> {
+    mean: &'a [f32],
+    rstd: &'a [f32],
     weight: &'a [f32],
     bias: &'a [f32],
 }
 
-impl<'a> Channels<'a> {
-    fn of_sample(
-        sizes: Sizes,
-        n: usize,
-        mean: &[f32],
-        rstd: &[f32],
-        weight: &'a [f32],
-        bias: &'a [f32],
-    ) -> Self {
-        let spread = |groups: &[f32]| spread(sizes, |g| groups[n * sizes.groups + g]);
-        Self { mean: spread(mean), rstd: spread(rstd), weight, bias }
-    }
-
-    /// Calls `body(c, x_hat, d_z)` for each channel of a row.
+impl Channels<'_> {
+    /// Calls `body(output, x_hat, d_z)` for each element of a wide row.
     #[inline(always)]
-    fn walk<const SILU: bool>(&self, x: &[f32], d_y: &[f32], mut body: impl FnMut(usize, f32, f32)) {
-        let c = x.len();
-        let (d_y, weight, bias) = (&d_y[..c], &self.weight[..c], &self.bias[..c]);
-        let (mean, rstd) = (&self.mean[..c], &self.rstd[..c]);
-        for i in 0..c {
-            let channel = Channel { mean: mean[i], rstd: rstd[i], weight: weight[i], bias: bias[i] };
-            let (x_hat, d_z) = x_hat_and_d_z::<SILU>(channel, x[i], d_y[i]);
-            body(i, x_hat, d_z);
+    fn walk<T>(
+        self,
+        x: &[f32],
+        d_y: &[f32],
+        silu: bool,
+        outputs: impl Iterator<Item = T>,
+        mut body: impl FnMut(T, f32, f32),
+    ) {
+        let statistics = self.mean.iter().zip(self.rstd);
+        let inputs = x.iter().zip(d_y).zip(statistics);
+        if silu {
+            let channels = self.weight.iter().zip(self.bias);
+            for ((((x, d_y), (mean, rstd)), (weight, bias)), output) in inputs.zip(channels).zip(outputs) {
+                let x_hat = (x - mean) * rstd;
+                let z = x_hat.mul_add(*weight, *bias);
+                let sigmoid = sigmoid(z);
+                body(output, x_hat, d_y * sigmoid * z.mul_add(1.0 - sigmoid, 1.0));
+            }
+        } else {
+            for (((x, d_y), (mean, rstd)), output) in inputs.zip(outputs) {
+                body(output, (x - mean) * rstd, *d_y);
+            }
         }
     }
 }
 
-pub(super) fn backward_sums<const SILU: bool>(settings: Settings, operands: Operands<'_>) {
-    let ([x, weight, bias, mean, rstd, d_y], [sums]) = operands.split();
+/// The gradient of one sample after another: its sums, and `d_x` from them while the sample is in cache.
+pub(super) fn backward(settings: Settings, operands: Operands<'_>) {
+    let ([x, weight, bias, mean, rstd, d_y], [d_x, sums]) = operands.split();
     let sizes = settings.sizes(x.ty);
-    let c = sizes.channels;
-    sums.data.par_chunks_mut(2 * c).enumerate().for_each(|(n, sums)| {
-        let channels = Channels::of_sample(sizes, n, mean.data, rstd.data, weight.data, bias.data);
-        let totals = sum_rows(sizes, 2 * c, |p, lanes| {
-            let at = (n * sizes.pixels + p) * c;
-            let (sum, sum_x_hat) = lanes.split_at_mut(c);
-            let (sum, sum_x_hat) = (&mut sum[..c], &mut sum_x_hat[..c]);
-            channels.walk::<SILU>(&x.data[at..][..c], &d_y.data[at..][..c], |c, x_hat, d_z| {
-                sum[c] += d_z;
-                sum_x_hat[c] += d_z * x_hat;
-            });
+    let (c, sample) = (sizes.channels, sizes.pixels * sizes.channels);
+    let group = |c: usize| c / sizes.group_channels;
+    let samples = x.data.par_chunks(sample).zip(d_y.data.par_chunks(sample));
+    let outputs = d_x.data.par_chunks_mut(sample).zip(sums.data.par_chunks_mut(2 * c));
+    outputs.zip(samples).enumerate().for_each(|(n, ((d_x, sums), (x, d_y)))| {
+        let channels = ChannelRows::of_sample(sizes, n, mean.data, rstd.data, weight.data, bias.data);
+        let totals = sum_pixels(sizes, 2, |elements, lanes| {
+            add_gradients(&x[elements.clone()], &d_y[elements], channels.view(), settings.silu, lanes);
         });
-        for (sum, total) in sums.iter_mut().zip(totals) {
-            *sum = total as f32;
+        for (sum, total) in sums.iter_mut().zip(&totals) {
+            *sum = *total as f32;
         }
-    });
-}
-
-pub(super) fn backward_input<const SILU: bool>(settings: Settings, operands: Operands<'_>) {
-    let ([x, weight, bias, mean, rstd, d_y, sums], [d_x]) = operands.split();
-    let sizes = settings.sizes(x.ty);
-    let c = sizes.channels;
-    let sample = sizes.pixels * c;
-    d_x.data.par_chunks_mut(sample).enumerate().for_each(|(n, d_x)| {
-        let channels = Channels::of_sample(sizes, n, mean.data, rstd.data, weight.data, bias.data);
         // d_x = rstd weight d_z - rstd A - x_hat rstd B, the factors per channel.
-        let means_of = |which: usize| {
-            let sums = &sums.data[(2 * n + which) * c..][..c];
-            let weighted: Vec<f64> =
-                sums.iter().zip(weight.data).map(|(s, w)| f64::from(*s) * f64::from(*w)).collect();
-            group_means(sizes, &weighted)
+        let means_of = |totals: &[f64]| {
+            sizes.group_means(totals.iter().zip(weight.data).map(|(total, w)| total * f64::from(*w)))
         };
-        let (means, means_x_hat) = (means_of(0), means_of(1));
-        let rstds: Vec<f64> =
-            rstd.data[n * sizes.groups..][..sizes.groups].iter().map(|&r| f64::from(r)).collect();
-        let offsets = spread(sizes, |g| (rstds[g] * means[g]) as f32);
-        let slopes = spread(sizes, |g| (rstds[g] * means_x_hat[g]) as f32);
-        let scales: Vec<f32> =
-            channels.rstd.iter().zip(weight.data).map(|(rstd, weight)| rstd * weight).collect();
-        let (offsets, slopes, scales) = (&offsets[..c], &slopes[..c], &scales[..c]);
-        par_rows(d_x, c, |first, rows| {
-            for (row, d_x) in rows.chunks_exact_mut(c).enumerate() {
-                let at = n * sample + (first + row) * c;
-                channels.walk::<SILU>(&x.data[at..][..c], &d_y.data[at..][..c], |c, x_hat, d_z| {
-                    d_x[c] = scales[c] * d_z - offsets[c] - slopes[c] * x_hat;
-                });
-            }
+        let (means, means_x_hat) = (means_of(&totals[..c]), means_of(&totals[c..]));
+        let rstd = &rstd.data[n * sizes.groups..][..sizes.groups];
+        let scales = sizes.spread(|c| rstd[group(c)] * weight.data[c]);
+        let offsets = sizes.spread(|c| (f64::from(rstd[group(c)]) * means[group(c)]) as f32);
+        let slopes = sizes.spread(|c| (f64::from(rstd[group(c)]) * means_x_hat[group(c)]) as f32);
+        for_blocks(sizes, d_x, |elements, d_x| {
+            let (x, d_y) = (&x[elements.clone()], &d_y[elements]);
+            input_gradient(x, d_y, channels.view(), settings.silu, [&scales, &offsets, &slopes], d_x);
         });
     });
 }
