@@ -351,9 +351,9 @@ fn add_term<S: Simd, const M: usize>(
     b: [S::f32s; 2],
     sums: &mut [[S::f32s; 2]; M],
 ) {
-    for m in 0..M {
+    for (m, sums) in sums.iter_mut().enumerate() {
         let a = simd.splat_f32s(a(m));
-        sums[m][0] = simd.mul_add_f32s(a, b[0], sums[m][0]);
-        sums[m][1] = simd.mul_add_f32s(a, b[1], sums[m][1]);
+        sums[0] = simd.mul_add_f32s(a, b[0], sums[0]);
+        sums[1] = simd.mul_add_f32s(a, b[1], sums[1]);
     }
 }
