@@ -243,6 +243,7 @@ impl Device {
 }
 
 /// A plan prepared on a device, to be run again and again.
+#[allow(clippy::large_enum_variant)] // a program has one or two of them
 pub enum Executor {
     /// On the CPU.
     Cpu(CpuExecutor),

@@ -1,6 +1,8 @@
 //! Fully connected layer over the last axis.
 
-use super::cpu::{Block, column_sums, copy_block, copy_transposed, product, transposed_product};
+use rayon::prelude::*;
+
+use super::cpu::{Matrix, column_sums, gemm};
 use super::product::Product;
 use super::{Case, Cost, Fill, GradientCall, Op, Operands, Types, Variant, Word, dims, expect, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
@@ -29,6 +31,9 @@ struct Sizes {
     inputs: usize,
     outputs: usize,
 }
+
+/// Rows of one matrix product of the CPU twins.
+const BLOCK: usize = 256;
 
 impl Sizes {
     fn new(x_or_d_x: &TensorType, outputs: usize) -> Self {
@@ -122,9 +127,12 @@ impl Op for Forward {
     fn compute(&self, operands: Operands<'_>) {
         let ([x, weight, bias], [y]) = operands.split();
         let Sizes { inputs, outputs, .. } = Sizes::new(x.ty, y.ty.channels());
-        let left = |block: &Block, out: &mut [f32]| copy_block(x.data, inputs, block, out);
-        let right = |block: &Block, out: &mut [f32]| copy_transposed(weight.data, inputs, block, out);
-        product(y.data, outputs, inputs, Some(bias.data), left, right);
+        let weight = Matrix::new(weight.data, outputs, inputs).t();
+        y.data.par_chunks_mut(BLOCK * outputs).enumerate().for_each(|(block, y)| {
+            y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias.data));
+            let x = Matrix::new(&x.data[block * BLOCK * inputs..], y.len() / outputs, inputs);
+            gemm(1.0, x, weight, 1.0, y, outputs);
+        });
     }
 }
 
@@ -171,9 +179,11 @@ impl Op for BackwardInput {
     fn compute(&self, operands: Operands<'_>) {
         let ([d_y, weight], [d_x]) = operands.split();
         let Sizes { inputs, outputs, .. } = Sizes::new(d_x.ty, d_y.ty.channels());
-        let left = |block: &Block, out: &mut [f32]| copy_block(d_y.data, outputs, block, out);
-        let right = |block: &Block, out: &mut [f32]| copy_block(weight.data, inputs, block, out);
-        product(d_x.data, inputs, outputs, None, left, right);
+        let weight = Matrix::new(weight.data, outputs, inputs);
+        d_x.data.par_chunks_mut(BLOCK * inputs).enumerate().for_each(|(block, d_x)| {
+            let d_y = Matrix::new(&d_y.data[block * BLOCK * outputs..], d_x.len() / inputs, outputs);
+            gemm(1.0, d_y, weight, 0.0, d_x, inputs);
+        });
     }
 }
 
@@ -218,9 +228,14 @@ impl Op for BackwardWeight {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_weight, d_bias]) = operands.split();
-        let Sizes { inputs, .. } = Sizes::new(x.ty, d_y.ty.channels());
-        let right = |block: &Block, out: &mut [f32]| copy_block(x.data, inputs, block, out);
-        transposed_product(d_weight.data, inputs, d_y.data, right);
+        let Sizes { rows, inputs, outputs } = Sizes::new(x.ty, d_y.ty.channels());
+        // Output features are independent: the order of summation is the same for any number of threads.
+        let block = outputs.div_ceil(4).max(16);
+        d_weight.data.par_chunks_mut(block * inputs).enumerate().for_each(|(index, d_weight)| {
+            let d_y = &d_y.data[index * block..];
+            let d_y = Matrix::strided(d_y, rows, d_weight.len() / inputs, outputs).t();
+            gemm(1.0, d_y, Matrix::new(x.data, rows, inputs), 0.0, d_weight, inputs);
+        });
         column_sums(d_y.data, d_bias.data);
     }
 }

@@ -6,17 +6,40 @@ use rayon::prelude::*;
 
 use super::Geometry;
 use crate::ops::cpu::{
-    Block, Matrix, copy, copy_transposed, gemm, product, transposed_product, vector_functions, with_scratch,
+    Block, Matrix, copy, copy_block, copy_transposed, gemm, product, transposed_product, vector_functions,
+    with_scratch,
 };
 
 /// Output pixels of one block of a scattered product.
 const BLOCK: usize = 256;
 
+/// Output pixels from which on it pays to transpose the weights once rather than in every task.
+const MANY_PIXELS: usize = 1024;
+
+/// Rows of the transposed weights that one task makes.
+const TERMS: usize = 64;
+
 /// `y = conv(x, weight) + bias`: `[pixels, k k I]` times the transpose of `[O, k k I]`.
 pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
     let patch = g.patch();
     let gather = |block: &Block, out: &mut [f32]| gather_patches(g, x, block, out);
-    let pack = |block: &Block, out: &mut [f32]| copy_transposed(weight, patch, block, out);
+    if g.out_pixels() < MANY_PIXELS {
+        let pack = |block: &Block, out: &mut [f32]| copy_transposed(weight, patch, block, out);
+        product(y, g.out_channels, patch, Some(bias), gather, pack);
+        return;
+    }
+    let mut transposed = vec![0.0; weight.len()]; // [k k I, O]
+    transposed.par_chunks_mut(TERMS * g.out_channels).enumerate().for_each(|(index, out)| {
+        let first = index * TERMS;
+        let rows = first..patch.min(first + TERMS);
+        copy_transposed(
+            weight,
+            patch,
+            &Block { rows, columns: 0..g.out_channels, stride: g.out_channels },
+            out,
+        );
+    });
+    let pack = |block: &Block, out: &mut [f32]| copy_block(&transposed, g.out_channels, block, out);
     product(y, g.out_channels, patch, Some(bias), gather, pack);
 }
 

@@ -20,9 +20,12 @@ const ROWS: usize = 480;
 /// Column ranges of tasks are multiples of this: the widest panel of any instruction set.
 const PANEL: usize = 32;
 
-/// Rows of the left factor, or columns of the right one, that are copied at a time: a panel, or tiles that stay in the
-/// first cache beside a panel.
-const SMALL: usize = 48;
+/// Rows of tasks are multiples of this: whole tiles of every instruction set.
+const TILES: usize = 48;
+
+/// Rows of the left factor, or columns of the right one, that are copied at a time: a panel, or as many tiles as the second
+/// cache holds beside the panels, so that a panel stays in the first one for all of them.
+const SMALL: usize = 240;
 
 /// Tasks that a product is cut into where it is large enough, so that threads that are held up can be helped.
 const TASKS: usize = 8;
@@ -138,8 +141,8 @@ pub(in crate::ops) fn transposed_product(
 fn cut(rows: usize, columns: usize) -> (usize, usize) {
     let blocks = rows.div_ceil(ROWS);
     let ranges = TASKS.div_ceil(blocks).min(columns.div_ceil(2 * PANEL));
-    let blocks = blocks.max((TASKS / 2).div_ceil(ranges).min(rows.div_ceil(SMALL)));
-    (rows.div_ceil(blocks).next_multiple_of(SMALL), columns.div_ceil(ranges).next_multiple_of(PANEL))
+    let blocks = blocks.max((TASKS / 2).div_ceil(ranges).min(rows.div_ceil(TILES)));
+    (rows.div_ceil(blocks).next_multiple_of(TILES), columns.div_ceil(ranges).next_multiple_of(PANEL))
 }
 
 /// A block of the product, row by row.
