@@ -9,37 +9,35 @@ mod common;
 use std::cell::{OnceCell, RefCell};
 use std::time::Instant;
 
+use common::network::{Network, random_batch};
 use criterion::Criterion;
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::SchedulerConfig;
-use ddpm_gpu::model::{Precision, UNetConfig};
-use ddpm_gpu::ops::philox::{Stream, normals};
+use ddpm_gpu::model::Precision;
+use ddpm_gpu::ops::philox::Stream;
 use ddpm_gpu::sample::Denoiser;
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
 use ddpm_gpu::train::{TrainOptions, Trainer};
 use pollster::block_on;
 
-const BATCH: usize = 16;
-
-fn config() -> UNetConfig {
-    UNetConfig::from_json(include_str!("common/unet_s.json")).expect("the file is a model")
+/// A batch of noise for U-Net S.
+fn batch() -> Batch {
+    let network = Network::named("S");
+    random_batch(&network.config(), network.batch_size)
 }
 
 fn trainer(device: &Device) -> Trainer {
-    let options = TrainOptions { batch_size: BATCH, ..TrainOptions::default() };
-    block_on(Trainer::new(device, config(), SchedulerConfig::default(), options, None))
+    let network = Network::named("S");
+    let options = TrainOptions { batch_size: network.batch_size, ..TrainOptions::default() };
+    block_on(Trainer::new(device, network.config(), SchedulerConfig::default(), options, None))
         .expect("the model fits")
-}
-
-fn images() -> Vec<f32> {
-    normals(Stream { seed: 1, step: 0, stream: 0, sample: 0 }, BATCH * 16 * 16)
 }
 
 fn bench_train(criterion: &mut Criterion, name: &str, device: &Device) {
     let trainer = OnceCell::new();
-    let batch = Batch { images: images(), labels: Vec::new() };
+    let batch = batch();
     criterion.bench_function(&format!("train_step/{name}"), |bencher| {
         let trainer = trainer.get_or_init(|| RefCell::new(self::trainer(device)));
         bencher.iter_custom(|times| {
@@ -68,8 +66,9 @@ impl Sampling {
         let options = SamplerOptions { steps: 50, eta: 0.0 };
         let step = (ddim.steps)(&pipeline.scheduler, &options).expect("there are 50 steps").remove(0);
         let mut denoiser =
-            block_on(Denoiser::new(device, &pipeline, BATCH, Precision::F32)).expect("the model fits");
-        denoiser.start(&images(), None).expect("the images have their size");
+            block_on(Denoiser::new(device, &pipeline, Network::named("S").batch_size, Precision::F32))
+                .expect("the model fits");
+        denoiser.start(&batch().images, None).expect("the images have their size");
         Self { denoiser, step }
     }
 
