@@ -1,6 +1,6 @@
 //! This project's side of `tools/bench-peers`: runs what it is told on standard input and answers in JSON, a line each.
 //!
-//! `--list` prints the names of all devices. Otherwise `--device NAME --pipeline DIR --batch-size N`, and then commands:
+//! `--list` prints the names of all devices, `--config PRESET` a model's configuration. Otherwise `--device NAME --pipeline DIR --batch-size N`, and then commands:
 //! `step N` and `forward N` give the milliseconds of N training or denoising steps; `memory` gives peak bytes of the
 //! process and bytes of the training step's plan.
 #![allow(clippy::expect_used, clippy::panic, missing_docs)] // a benchmark that cannot run ends
@@ -14,7 +14,7 @@ use std::time::Instant;
 use common::network::random_batch;
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::device::{Device, Selection};
-use ddpm_gpu::model::Precision;
+use ddpm_gpu::model::{Precision, Preset};
 use ddpm_gpu::ops::philox::Stream;
 use ddpm_gpu::sample::Denoiser;
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
@@ -91,6 +91,11 @@ fn main() {
         for (name, _) in common::devices() {
             println!("{name}");
         }
+        return;
+    }
+    if std::env::args().any(|argument| argument == "--config") {
+        let preset = Preset::named(&option("--config")).expect("a preset");
+        println!("{}", (preset.config)().to_json().expect("a configuration is JSON"));
         return;
     }
     let selection: Selection = option("--device").parse().expect("a device");

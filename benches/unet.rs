@@ -1,6 +1,6 @@
 //! A training step and a denoising step of U-Net S at batch 16, on every device: `cargo bench --bench unet -- cpu`.
 //!
-//! U-Net S is the small network that `benches/common/unet_s.json` describes. SwiftShader takes
+//! U-Net S is the preset `unet-s`. SwiftShader takes
 //! minutes for it; `-- 'cpu|llvmpipe'` leaves it out.
 #![allow(clippy::expect_used, missing_docs)] // a benchmark that cannot run ends
 

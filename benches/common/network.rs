@@ -1,20 +1,21 @@
 //! The networks that are timed: U-Net S, U-Net M, and Ho et al.'s for CIFAR-10.
 
 use ddpm_gpu::data::Batch;
-use ddpm_gpu::model::{PRESETS, UNetConfig};
+use ddpm_gpu::model::{Preset, UNetConfig};
 use ddpm_gpu::ops::philox::{Stream, normals};
 
 /// A network and the batch size at which it is timed.
 #[derive(Clone, Copy)]
 pub(crate) struct Network {
     pub(crate) name: &'static str,
+    pub(crate) preset: &'static str,
     pub(crate) batch_size: usize,
 }
 
 pub(crate) const NETWORKS: [Network; 3] = [
-    Network { name: "S", batch_size: 16 },
-    Network { name: "M", batch_size: 16 },
-    Network { name: "cifar", batch_size: 2 },
+    Network { name: "S", preset: "unet-s", batch_size: 16 },
+    Network { name: "M", preset: "unet-m", batch_size: 16 },
+    Network { name: "cifar", preset: "ddpm-cifar10-32", batch_size: 2 },
 ];
 
 impl Network {
@@ -23,15 +24,7 @@ impl Network {
     }
 
     pub(crate) fn config(self) -> UNetConfig {
-        let json = match self.name {
-            "S" => include_str!("unet_s.json"),
-            "M" => include_str!("unet_m.json"),
-            _ => {
-                let preset = PRESETS.iter().find(|preset| preset.name == "ddpm-cifar10-32");
-                return (preset.expect("the preset is there").config)();
-            }
-        };
-        UNetConfig::from_json(json).expect("the file is a model")
+        (Preset::named(self.preset).expect("the preset is there").config)()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The CPU executor: runs a plan by the Rust twins of the kernels.
 
-use super::{DeviceError, half_precision, place_to_read, place_to_write};
+use super::{DeviceError, Timing, half_precision, place_to_read, place_to_write};
 use crate::graph::{BufferRole, DType, Graph, Node, Place, Plan, PlannedNode, TensorType, ValueId};
 use crate::ops::{Case, Fill, Input, Operands, Output};
 
@@ -101,34 +101,43 @@ impl CpuExecutor {
         }
     }
 
-    /// Runs every node once and calls `done` with its index and op after it.
-    pub fn run_each(&mut self, done: &mut dyn FnMut(usize, &str)) {
+    /// Runs every node once and times each by `clock`, which gives seconds.
+    pub fn run_timed(&mut self, clock: &dyn Fn() -> f64) -> Vec<Timing> {
+        let first = clock();
+        let mut timings = Vec::new();
         for (index, node) in self.plan.nodes.iter().enumerate() {
+            let start = clock();
             run_node(&self.plan, &mut self.buffers, node, self.twin);
-            done(index, node.node.op.name());
+            let kernel = node.node.op.name().to_owned();
+            timings.push(Timing { node: index, kernel, start: start - first, seconds: clock() - start });
         }
+        timings
     }
 
-    /// Runs every node once and gives the calls that `wanted` picks, with the contents that their operands had.
-    pub fn run_capturing(&mut self, wanted: &dyn Fn(&PlannedNode) -> bool) -> Vec<Case> {
-        let mut cases = Vec::new();
-        for node in &self.plan.nodes {
-            if wanted(node) {
-                let contents = |ids: &[ValueId], types: &[TensorType]| {
-                    let fills = ids.iter().zip(types).map(|(id, ty)| self.contents(*id, ty));
-                    fills.collect::<Vec<Fill>>()
-                };
-                let Node { op, inputs, outputs, path } = &node.node;
-                let targets = match op.updates_in_place() {
-                    true => contents(outputs, &node.outputs),
-                    false => Vec::new(),
-                };
-                let inputs = contents(inputs, &node.inputs);
-                cases.push(Case { name: path.clone(), op: op.clone(), inputs, targets });
-            }
+    /// Runs every node once, one for each call of the iterator, and gives the calls that `wanted` picks with the contents
+    /// that their operands had before. The run is whole when the iterator has come to its end.
+    pub fn run_capturing(
+        &mut self,
+        wanted: impl Fn(usize, &PlannedNode) -> bool,
+    ) -> impl Iterator<Item = Case> {
+        (0..self.plan.nodes.len()).filter_map(move |index| {
+            let node = &self.plan.nodes[index];
+            let case = wanted(index, node).then(|| self.capture(node));
             run_node(&self.plan, &mut self.buffers, node, self.twin);
-        }
-        cases
+            case
+        })
+    }
+
+    /// A call of the plan with what its operands hold now.
+    fn capture(&self, node: &PlannedNode) -> Case {
+        let contents = |ids: &[ValueId], types: &[TensorType]| {
+            let fills = ids.iter().zip(types).map(|(id, ty)| self.contents(*id, ty));
+            fills.collect::<Vec<Fill>>()
+        };
+        let Node { op, inputs, outputs, path } = &node.node;
+        let targets =
+            if op.updates_in_place() { contents(outputs, &node.outputs) } else { Vec::new() };
+        Case { name: path.clone(), op: op.clone(), inputs: contents(inputs, &node.inputs), targets }
     }
 
     fn contents(&self, id: ValueId, ty: &TensorType) -> Fill {

@@ -1,6 +1,7 @@
 //! wgpu devices: opening one, compiling kernels, collecting errors.
 
 mod executor;
+mod timestamps;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,7 +68,7 @@ impl GpuDevice {
             max_buffer_size: available.max_buffer_size,
             ..wgpu::Limits::default()
         };
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
         let required_features = adapter.features() & wanted;
         let opened = adapter
             .request_device(&wgpu::DeviceDescriptor {
@@ -119,10 +120,21 @@ impl GpuDevice {
 
     /// Whether the device meets what a variant needs.
     pub fn supports(&self, requires: Requirements) -> bool {
-        let subgroups = requires.subgroup_size.is_none_or(|size| {
-            self.features.contains(wgpu::Features::SUBGROUP) && self.subgroup_size == [size, size]
-        });
-        subgroups && (!requires.f16 || self.supports_f16())
+        self.lacks(requires).is_none()
+    }
+
+    /// What the device lacks of what a variant needs, in words.
+    pub fn lacks(&self, requires: Requirements) -> Option<String> {
+        if let Some(size) = requires.subgroup_size {
+            if !self.features.contains(wgpu::Features::SUBGROUP) {
+                return Some("it has no subgroups".to_owned());
+            }
+            let [smallest, largest] = self.subgroup_size;
+            if [smallest, largest] != [size, size] {
+                return Some(format!("its subgroups have {smallest} to {largest} lanes"));
+            }
+        }
+        (requires.f16 && !self.supports_f16()).then(|| "it has no shader-f16".to_owned())
     }
 
     /// Whether kernels can load and store 16-bit floats.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub use adapter::{AdapterReport, Selection, adapters};
 pub use cpu::{CpuExecutor, Twin};
 pub use gpu::{GpuDevice, GpuExecutor};
-pub(crate) use shader::activations;
+pub(crate) use shader::{activations, location};
 pub use tuner::{Tuning, TuningEvent};
 
 use crate::graph::{Graph, MemoryReport, Place, Plan, ValueId};
@@ -220,6 +220,17 @@ impl Device {
         }
     }
 
+    /// The variant that a call takes on this device: the tuner's choice, or else the default. `None` where the device can
+    /// run none, and for the CPU executor, which has nothing to choose.
+    pub fn choose(&self, op: &dyn Op, types: Types<'_>) -> Option<Variant> {
+        let Self::Gpu(device) = self else { return None };
+        let variants = device.variants(op, types);
+        match device.tuner() {
+            Some(tuner) => tuner.choose(op, types, variants),
+            None => variants.into_iter().next(),
+        }
+    }
+
     /// An executor that runs `graph` and keeps the values of `keep` to be read.
     ///
     /// # Errors
@@ -240,6 +251,19 @@ impl Device {
             }
         })
     }
+}
+
+/// One dispatch of a run that was timed.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Index of its node in the plan.
+    pub node: usize,
+    /// Room and entry point.
+    pub kernel: String,
+    /// When it began, in seconds from the beginning of the run.
+    pub start: f64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
 }
 
 /// A plan prepared on a device, to be run again and again.
@@ -277,19 +301,28 @@ impl Executor {
         }
     }
 
-    /// Runs every node once, waits for each dispatch, and calls `done` after it with the index of its node in the plan
-    /// and the name of its kernel: what a profile needs.
+    /// Runs every node once and times each dispatch: by the device's timestamps where it has them, else by `clock`, which
+    /// gives seconds. The executors themselves know no clock, since not every platform has one.
     ///
     /// # Errors
     /// As [`Executor::run`].
-    pub fn run_each(&mut self, done: &mut dyn FnMut(usize, &str)) -> Result<(), DeviceError> {
+    pub async fn run_timed(&mut self, clock: &dyn Fn() -> f64) -> Result<Vec<Timing>, DeviceError> {
         match self {
-            Self::Cpu(executor) => {
-                executor.run_each(done);
-                Ok(())
-            }
-            Self::Gpu(executor) => executor.run_each(done),
+            Self::Cpu(executor) => Ok(executor.run_timed(clock)),
+            Self::Gpu(executor) => executor.run_timed(clock).await,
         }
+    }
+
+    /// Runs every node `times` times and waits for it: what a stopwatch needs.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub fn run_and_wait(&mut self, times: usize) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu(executor) => (0..times).for_each(|_| executor.run()),
+            Self::Gpu(executor) => executor.run_and_wait(times)?,
+        }
+        Ok(())
     }
 
     /// The plan that it runs.

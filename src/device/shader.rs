@@ -49,7 +49,7 @@ impl Shader {
     /// Loads the WGSL of a room, in the form for activations of F32 or F16, for a device with subgroups or without.
     pub(crate) fn load(room: &Room, activation: DType, subgroups: bool) -> Result<Self, DeviceError> {
         let own = source(room.name, room.name, room.source)?;
-        let text = with_imports(room.name, &own, activation, subgroups)?;
+        let (text, _) = with_imports(room.name, &own, activation, subgroups)?;
         let fault = |message: String| DeviceError::Shader { room: room.name, message };
         let module = naga::front::wgsl::parse_str(&text)
             .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
@@ -228,8 +228,9 @@ fn with_imports(
     source_text: &str,
     activation: DType,
     subgroups: bool,
-) -> Result<String, DeviceError> {
+) -> Result<(String, Vec<Part>), DeviceError> {
     let fault = |message: String| DeviceError::Shader { room, message };
+    let mut parts = vec![Part { file: path(room), start: 0 }];
     let mut text = if activation == DType::F16 { "enable f16; ".to_owned() } else { String::new() };
     text.push_str(source_text);
     for import in source_text.lines().filter_map(|line| line.strip_prefix("// #import ")) {
@@ -254,9 +255,32 @@ fn with_imports(
             module = module.replace(from, to);
         }
         text.push('\n');
+        parts.push(Part { file: path(&format!("shared/{name}")), start: text.len() });
         text.push_str(&module);
     }
-    Ok(text)
+    Ok((text, parts))
+}
+
+/// Where a file begins in a room's complete text.
+struct Part {
+    file: String,
+    start: usize,
+}
+
+/// File and line of an entry point, such as `kernels/silu.wgsl:44`.
+///
+/// # Errors
+/// [`DeviceError::Shader`] for WGSL that cannot be read, or has no such entry point.
+pub(crate) fn location(room: &Room, entry: &str) -> Result<String, DeviceError> {
+    let own = source(room.name, room.name, room.source)?;
+    let (text, parts) = with_imports(room.name, &own, DType::F32, true)?;
+    let message = format!("there is no entry point {entry}");
+    let at = text.find(&format!("fn {entry}(")).ok_or(DeviceError::Shader { room: room.name, message })?;
+    let (file, start) = parts
+        .iter()
+        .rfind(|part| part.start <= at)
+        .map_or((path(room.name), 0), |part| (part.file.clone(), part.start));
+    Ok(format!("{file}:{}", 1 + text[start..at].matches('\n').count()))
 }
 
 /// Names of the inputs of a call that may be stored in 16 bits: those that its room declares as `Activation`.

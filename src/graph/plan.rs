@@ -6,7 +6,8 @@ use super::packing::{Tenant, pack};
 use super::{Graph, Node, Storage, TensorType, ValueId};
 
 /// What a buffer is for; the memory report sums by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BufferRole {
     /// Trained tensors.
     Weights,
@@ -67,6 +68,7 @@ pub struct Plan {
     places: HashMap<ValueId, Place>,
     names: Vec<String>,
     types: Vec<TensorType>,
+    alive: Vec<usize>,
     peak: Peak,
 }
 
@@ -126,7 +128,8 @@ impl Plan {
         let mut places = HashMap::new();
         place_states(graph, &nodes, keep, bytes, &mut buffers, &mut places);
         let (tensors, tenants) = lifetimes(graph, &nodes, keep, bytes, &scratch);
-        let peak = find_peak(&nodes, &tensors, &tenants);
+        let alive = alive_bytes(nodes.len(), &tenants);
+        let peak = find_peak(&nodes, &tensors, &tenants, &alive);
         let mut scratch_places: Vec<Vec<Place>> =
             scratch.iter().map(|sizes| vec![Place { buffer: 0, offset: 0, bytes: 0 }; sizes.len()]).collect();
         for (tensor, place) in tensors.iter().zip(pack(&tenants, &mut buffers)) {
@@ -151,7 +154,7 @@ impl Plan {
             .collect();
         let names = graph.values().map(|(_, value)| value.name.clone()).collect();
         let types = graph.values().map(|(_, value)| value.ty.clone()).collect();
-        Self { nodes, buffers, places, names, types, peak }
+        Self { nodes, buffers, places, names, types, alive, peak }
     }
 
     /// Where a value lies; `None` if nothing that runs touches it.
@@ -162,6 +165,11 @@ impl Plan {
     /// The name of a value, for messages.
     pub fn name(&self, value: ValueId) -> &str {
         self.names.get(value.0).map_or("a value of another graph", String::as_str)
+    }
+
+    /// Bytes of the activations and scratch tensors that are alive while each node runs.
+    pub fn alive(&self) -> &[usize] {
+        &self.alive
     }
 
     /// When activations and scratch tensors take most, and which.
@@ -300,14 +308,31 @@ fn lifetimes(
     (tensors, tenants)
 }
 
-fn find_peak(nodes: &[&Node], tensors: &[Tensor], tenants: &[Tenant]) -> Peak {
+/// Bytes of the tenants that are alive while each node runs.
+fn alive_bytes(nodes: usize, tenants: &[Tenant]) -> Vec<usize> {
+    let mut begun = vec![0; nodes + 1];
+    let mut ended = vec![0; nodes + 1];
+    for tenant in tenants {
+        begun[tenant.first] += tenant.bytes;
+        ended[tenant.last.saturating_add(1).min(nodes)] += tenant.bytes;
+    }
+    let mut alive = 0;
+    let changes = begun.into_iter().zip(ended).take(nodes);
+    changes
+        .map(|(begun, ended)| {
+            alive = alive + begun - ended;
+            alive
+        })
+        .collect()
+}
+
+fn find_peak(nodes: &[&Node], tensors: &[Tensor], tenants: &[Tenant], bytes: &[usize]) -> Peak {
+    let Some(node) = (0..nodes.len()).rev().max_by_key(|&node| bytes[node]) else {
+        return Peak::default();
+    };
     let alive_at = |node: usize| {
         let pairs = tensors.iter().zip(tenants);
         pairs.filter(move |(_, tenant)| tenant.first <= node && node <= tenant.last)
-    };
-    let bytes_at = |node: usize| alive_at(node).map(|(_, tenant)| tenant.bytes).sum::<usize>();
-    let Some(node) = (0..nodes.len()).rev().max_by_key(|&node| bytes_at(node)) else {
-        return Peak::default();
     };
     let mut alive: Vec<_> = alive_at(node)
         .filter_map(|(tensor, tenant)| match *tensor {
@@ -316,5 +341,5 @@ fn find_peak(nodes: &[&Node], tensors: &[Tensor], tenants: &[Tenant]) -> Peak {
         })
         .collect();
     alive.sort_by_key(|&(_, _, bytes)| std::cmp::Reverse(bytes));
-    Peak { node, bytes: bytes_at(node), alive }
+    Peak { node, bytes: bytes[node], alive }
 }

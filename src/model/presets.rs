@@ -22,7 +22,16 @@ pub const PRESETS: &[Preset] = &[
         description: "32x32 colour, 35.7 M parameters: google/ddpm-cifar10-32 of Ho et al.",
         config: ddpm_cifar10_32,
     },
+    Preset { name: "unet-s", description: "16x16 grey, 0.7 M parameters, no classes: for benchmarks", config: unet_s },
+    Preset { name: "unet-m", description: "32x32 colour, 5.1 M parameters, no classes: for benchmarks", config: unet_m },
 ];
+
+impl Preset {
+    /// The preset of this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        PRESETS.iter().find(|preset| preset.name == name)
+    }
+}
 
 fn blocks(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
@@ -69,6 +78,25 @@ fn ddpm_cifar10_32() -> UNetConfig {
         downsample_padding: 0,
         flip_sin_to_cos: false,
         freq_shift: 1.0,
+        attention_head_dim: None,
+        ..UNetConfig::default()
+    }
+}
+
+fn unet_s() -> UNetConfig {
+    UNetConfig { sample_size: Some(SampleSize::Square(16)), num_class_embeds: None, ..digits() }
+}
+
+fn unet_m() -> UNetConfig {
+    UNetConfig {
+        sample_size: Some(SampleSize::Square(32)),
+        in_channels: 3,
+        out_channels: 3,
+        block_out_channels: vec![64, 128, 128],
+        layers_per_block: 2,
+        down_block_types: blocks(&["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"]),
+        up_block_types: blocks(&["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"]),
+        norm_num_groups: Some(32),
         attention_head_dim: None,
         ..UNetConfig::default()
     }

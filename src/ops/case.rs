@@ -130,6 +130,13 @@ impl Case {
         self.op.output_types(&inputs.iter().collect::<Vec<_>>())
     }
 
+    /// The operands' names and shapes, for messages.
+    pub fn shapes(&self) -> String {
+        let names = self.op.inputs().iter().chain(self.op.outputs());
+        let types = self.input_types().into_iter().chain(self.output_types().unwrap_or_default());
+        names.zip(types).map(|(name, ty)| format!("{name} {ty}")).collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether an input is a float of 32 bits, so that finite differences can be taken of each.
     pub fn is_float(&self, input: usize) -> bool {
         self.inputs[input].ty().dtype == DType::F32

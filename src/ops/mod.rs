@@ -11,6 +11,7 @@ mod variant;
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod calibration;
 pub mod cast;
 pub mod concat;
 pub mod conv2d;
@@ -199,6 +200,7 @@ pub const ALL: &[Room] = rooms![
     adamw,
     add,
     attention,
+    calibration,
     cast,
     concat,
     conv2d,

@@ -5,11 +5,11 @@ use crate::checkpoint::{Pipeline, TrainingState};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
-use crate::graph::{Graph, MemoryReport, Plan, PlannedNode, TensorType, ValueId};
+use crate::graph::{Graph, MemoryReport, Plan, TensorType, ValueId};
 use crate::model::{Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors};
 use crate::ops::loss_scale::LossScale;
 use crate::ops::philox::Stream;
-use crate::ops::{Case, q_sample};
+use crate::ops::q_sample;
 
 /// Stream of the timesteps; the nodes of a graph count from 1.
 const TIMESTEP_STREAM: u32 = 0;
@@ -137,6 +137,16 @@ impl Trainer {
         Ok(trainer)
     }
 
+    /// Replaces the weights, and their average, by those of a checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError`] for weights of another model.
+    pub fn set_weights(&mut self, weights: &Tensors) -> Result<(), TrainError> {
+        let weights = from_tensors(&self.step.graph, weights)?;
+        self.initialize(&weights, &weights)?;
+        Ok(())
+    }
+
     fn initialize(&mut self, weights: &[Vec<f32>], ema: &[Vec<f32>]) -> Result<(), DeviceError> {
         self.step.training.initialize(&self.step.graph, &mut self.executor, weights, ema)
     }
@@ -158,40 +168,19 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`], also for trouble in earlier steps.
     pub fn step(&mut self, batch: &Batch) -> Result<(), TrainError> {
-        self.write_inputs(batch)?;
-        self.executor.run()?;
-        self.done += 1;
+        self.prepare_step(batch)?.run()?;
         Ok(())
     }
 
-    /// Trains on one batch, one dispatch after another; see [`Executor::run_each`].
+    /// Writes the inputs of the next step and gives the executor, which is then to run once: for profiles, and for
+    /// checks that look into a step.
     ///
     /// # Errors
     /// [`TrainError::Device`], also for trouble in earlier steps.
-    pub fn step_each(&mut self, batch: &Batch, done: &mut dyn FnMut(usize, &str)) -> Result<(), TrainError> {
+    pub fn prepare_step(&mut self, batch: &Batch) -> Result<&mut Executor, TrainError> {
         self.write_inputs(batch)?;
-        self.executor.run_each(done)?;
         self.done += 1;
-        Ok(())
-    }
-
-    /// Trains on one batch and gives the calls that `wanted` picks with their contents, for checks and benchmarks of
-    /// kernels; on the CPU executor only.
-    ///
-    /// # Errors
-    /// [`TrainError::Options`] on another device.
-    pub fn step_capturing(
-        &mut self,
-        batch: &Batch,
-        wanted: &dyn Fn(&PlannedNode) -> bool,
-    ) -> Result<Vec<Case>, TrainError> {
-        self.write_inputs(batch)?;
-        let Executor::Cpu(executor) = &mut self.executor else {
-            return Err(TrainError::Options("calls are captured on --device cpu only".to_owned()));
-        };
-        let cases = executor.run_capturing(wanted);
-        self.done += 1;
-        Ok(cases)
+        Ok(&mut self.executor)
     }
 
     /// The plan of a step.

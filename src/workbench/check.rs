@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::CheckError;
+use super::WorkbenchError;
 use crate::device::{CpuExecutor, Device, GpuExecutor, Twin};
 use crate::graph::{BufferRole, DType, Graph, Storage, TensorType, ValueId};
 use crate::ops::{Case, Types};
@@ -78,13 +78,16 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What stands for the CPU executor's fast twin where GPUs have the name of a variant.
+pub(super) const COMPUTE: &str = "compute";
+
 /// The variants of a case that a device can run, by name; the CPU executor has the one fast twin.
 pub fn subjects(device: &Device, case: &Case) -> Vec<&'static str> {
     let Ok(outputs) = case.output_types() else { return Vec::new() };
     let inputs = case.input_types();
     let types = Types { inputs: &inputs, outputs: &outputs };
     match device {
-        Device::Cpu => vec!["compute"],
+        Device::Cpu => vec![COMPUTE],
         Device::Gpu(device) if types.activation() == DType::F16 && !device.supports_f16() => Vec::new(),
         Device::Gpu(device) => case
             .op
@@ -106,7 +109,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn new(case: &Case) -> Result<Self, CheckError> {
+    fn new(case: &Case) -> Result<Self, WorkbenchError> {
         let mut graph = Graph::new();
         let inputs: Vec<ValueId> =
             case.input_types().into_iter().map(|ty| graph.input("input", ty)).collect();
@@ -143,12 +146,22 @@ impl Guarded {
 /// Checks one variant of one case on a device; `variant` is one of [`subjects`].
 ///
 /// # Errors
-/// [`CheckError`] if the case cannot run at all.
-pub async fn check(device: &Device, case: &Case, variant: &str) -> Result<Check, CheckError> {
+/// [`WorkbenchError`] if the case cannot run at all.
+pub async fn check(device: &Device, case: &Case, variant: &str) -> Result<Check, WorkbenchError> {
+    check_against(Twin::Reference, device, case, variant).await
+}
+
+/// As [`check`], against one of the two twins.
+pub(super) async fn check_against(
+    twin: Twin,
+    device: &Device,
+    case: &Case,
+    variant: &str,
+) -> Result<Check, WorkbenchError> {
     let setup = Guarded::new(case)?;
     let data: Vec<Vec<f32>> = (0..).zip(&case.inputs).map(|(index, fill)| fill.data(index)).collect();
 
-    let mut reference = CpuExecutor::new(&setup.graph, &[], Twin::Reference);
+    let mut reference = CpuExecutor::new(&setup.graph, &[], twin);
     for (&id, data) in setup.inputs.iter().zip(&data) {
         reference.write(id, data)?;
     }

@@ -1,6 +1,6 @@
 //! Gradient rules against finite differences.
 
-use super::CheckError;
+use super::WorkbenchError;
 use crate::device::{CpuExecutor, Twin};
 use crate::graph::{DType, Graph, GraphError, TensorType, ValueId, gradients};
 use crate::ops::{Case, Fill};
@@ -14,8 +14,8 @@ const PROBES: usize = 12;
 /// come from the naive twins. `None` for an op without a gradient rule.
 ///
 /// # Errors
-/// [`CheckError`] if the case does not fit its op, or its rule breaks its contract.
-pub fn check_gradient(case: &Case) -> Result<Option<f64>, CheckError> {
+/// [`WorkbenchError`] if the case does not fit its op, or its rule breaks its contract.
+pub fn check_gradient(case: &Case) -> Result<Option<f64>, WorkbenchError> {
     let mut graph = Graph::new();
     let inputs: Vec<ValueId> = case.input_types().into_iter().map(|ty| graph.input("input", ty)).collect();
     let outputs = graph.apply_dyn(case.op.clone(), &inputs)?;
@@ -62,7 +62,7 @@ pub fn check_gradient(case: &Case) -> Result<Option<f64>, CheckError> {
         for element in (0..analytic.len()).step_by(stride | 1) {
             let x = data[position][element];
             let step = 1e-2f32 * x.abs().max(1.0);
-            let mut loss_at = |x: f32| -> Result<f64, CheckError> {
+            let mut loss_at = |x: f32| -> Result<f64, WorkbenchError> {
                 let mut nudged = data[position].clone();
                 nudged[element] = x;
                 let y = forward.run(position, &nudged)?;
@@ -86,7 +86,7 @@ struct SingleCall {
     y: ValueId,
 }
 
-fn single_call(case: &Case, data: &[Vec<f32>]) -> Result<SingleCall, CheckError> {
+fn single_call(case: &Case, data: &[Vec<f32>]) -> Result<SingleCall, WorkbenchError> {
     let mut graph = Graph::new();
     let types: Vec<TensorType> = case.input_types();
     let inputs: Vec<ValueId> = types.into_iter().map(|ty| graph.input("input", ty)).collect();
@@ -97,7 +97,7 @@ fn single_call(case: &Case, data: &[Vec<f32>]) -> Result<SingleCall, CheckError>
 
 impl SingleCall {
     /// The first output with the input at `position` replaced.
-    fn run(&mut self, position: usize, replaced: &[f32]) -> Result<Vec<f32>, CheckError> {
+    fn run(&mut self, position: usize, replaced: &[f32]) -> Result<Vec<f32>, WorkbenchError> {
         for (index, (&id, data)) in self.inputs.iter().zip(&self.data).enumerate() {
             self.executor.write(id, if index == position { replaced } else { data })?;
         }

@@ -1,24 +1,50 @@
-//! Proof that kernels are right: every case of every variant against its reference, every gradient rule against finite
-//! differences.
+//! The workbench of those who write and port kernels: what there is, whether it is right, how fast it is, where a step's
+//! time goes, and where a port goes wrong.
 
+mod bench;
+mod bisect;
+mod calls;
 mod check;
+mod filter;
 mod gradient;
+mod list;
 mod precision;
+mod profile;
+mod roofline;
+mod suite;
+mod trace;
 
+pub use bench::{Measurement, bench};
+pub use bisect::{Culprit, bisect};
+pub use calls::{Extent, ModelCall, model_calls, random_batch};
 pub use check::{Check, Failure, check, subjects};
+pub use filter::Filter;
 pub use gradient::check_gradient;
+pub use list::{Listing, list};
 pub use precision::in_f16;
+pub use profile::{Dispatch, Profile, Steps, TrainingSteps, profile};
+pub use roofline::{Ceilings, ceilings};
+pub use suite::{GRADIENT_TOLERANCE, Suite, Verdict};
+pub use trace::trace;
 
 use crate::device::DeviceError;
 use crate::graph::GraphError;
+use crate::model::ModelError;
+use crate::train::TrainError;
 
-/// A check that could not be carried out.
+/// Why the workbench cannot do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// The case does not fit its op.
+pub enum WorkbenchError {
+    /// A case does not fit its op.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// The device cannot run the case.
+    /// The device cannot run a call.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The model cannot be trained.
+    #[error(transparent)]
+    Train(#[from] TrainError),
 }

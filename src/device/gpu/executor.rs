@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::timestamps::Timestamps;
 use super::{GpuDevice, Kernel};
 use crate::device::shader::Usage;
-use crate::device::{ChooseVariant, DeviceError, half_precision, place_to_read, place_to_write};
+use crate::device::{ChooseVariant, DeviceError, Timing, half_precision, place_to_read, place_to_write};
 use crate::graph::{BufferRole, DType, Graph, Place, Plan, PlannedNode, Storage, TensorType, ValueId};
 use crate::ops::{Grid, Op, Types, Variant};
 
@@ -49,7 +50,7 @@ impl Uploads {
 }
 
 /// One prepared dispatch.
-struct Dispatch {
+pub(super) struct Dispatch {
     /// Index of the plan's node that it belongs to.
     node: usize,
     kernel: Arc<Kernel>,
@@ -58,7 +59,7 @@ struct Dispatch {
 }
 
 impl Dispatch {
-    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.kernel.pipeline);
         pass.set_bind_group(0, &self.bind_group, &[]);
         pass.dispatch_workgroups(self.workgroups[0], self.workgroups[1], 1);
@@ -194,29 +195,52 @@ impl GpuExecutor {
         self.device.check(" while it ran a step")
     }
 
-    /// Runs every dispatch once, each as a submission of its own, and calls `done` with its node and kernel after it.
+    /// Whether [`GpuExecutor::run_timed`] reads the device's own clock.
+    pub fn has_timestamps(&self) -> bool {
+        self.device.features.contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// Runs every dispatch once and times each: in one submission by the device's timestamps, where it has them; else each
+    /// as a submission of its own that is waited for, by `clock`, which gives seconds.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
-    pub fn run_each(&mut self, done: &mut dyn FnMut(usize, &str)) -> Result<(), DeviceError> {
+    pub async fn run_timed(&mut self, clock: &dyn Fn() -> f64) -> Result<Vec<Timing>, DeviceError> {
         self.submit(|_, _| {});
         self.wait(None)?;
-        for index in 0..self.dispatches.len() {
-            self.submit(|executor, encoder| {
-                executor.dispatches[index].encode(&mut encoder.begin_compute_pass(&Default::default()));
-            });
-            self.wait(None)?;
-            let dispatch = &self.dispatches[index];
-            done(dispatch.node, &dispatch.kernel.name);
-        }
-        self.device.check(" while it ran a step")
+        let spans = if self.has_timestamps() {
+            let timestamps = Timestamps::new(&self.device, self.dispatches.len());
+            self.submit(|executor, encoder| timestamps.encode(encoder, &executor.dispatches));
+            let bytes = self.read_back(&timestamps.readable).await?;
+            timestamps.spans(&bytes)
+        } else {
+            let first = clock();
+            let mut spans = Vec::new();
+            for index in 0..self.dispatches.len() {
+                let start = clock();
+                self.submit(|executor, encoder| {
+                    executor.dispatches[index].encode(&mut encoder.begin_compute_pass(&Default::default()));
+                });
+                self.wait(None)?;
+                spans.push((start - first, clock() - start));
+            }
+            spans
+        };
+        self.device.check(" while it ran a step")?;
+        let timing = |(dispatch, (start, seconds)): (&Dispatch, (f64, f64))| Timing {
+            node: dispatch.node,
+            kernel: dispatch.kernel.name.clone(),
+            start,
+            seconds,
+        };
+        Ok(self.dispatches.iter().zip(spans).map(timing).collect())
     }
 
     /// Runs every node `times` times as one submission and waits for it: what a stopwatch needs.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
-    pub(in crate::device) fn run_and_wait(&mut self, times: usize) -> Result<(), DeviceError> {
+    pub fn run_and_wait(&mut self, times: usize) -> Result<(), DeviceError> {
         let index = self.submit(|executor, encoder| {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for dispatch in (0..times).flat_map(|_| &executor.dispatches) {
@@ -253,32 +277,39 @@ impl GpuExecutor {
             let buffer = &executor.buffers[place.buffer];
             encoder.copy_buffer_to_buffer(buffer, place.offset as u64, &staging, 0, size);
         });
+        let view = self.read_back(&staging).await?;
+        let ty = self.plan.ty(value);
+        let data = match ty.dtype {
+            DType::F16 => half_precision::decode(&view, ty.len()),
+            DType::F32 | DType::U32 => bytemuck::pod_collect_to_vec(&view),
+        };
+        Ok(data)
+    }
+
+    /// Waits for what is queued and gives the contents of a buffer that can be mapped.
+    async fn read_back(&self, buffer: &wgpu::Buffer) -> Result<wgpu::BufferView, DeviceError> {
+        const DURING: &str = " while reading a result back";
         let (sender, mapped) = futures_channel::oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+        buffer.map_async(wgpu::MapMode::Read, .., move |result| {
             // The receiver is dropped only if this future is, and then nobody wants the result.
             let _ = sender.send(result);
         });
         self.wait(None)?;
         let failed = |message: String| DeviceError::Failed {
             adapter: self.device.name.clone(),
-            during: " while reading a result back".to_owned(),
+            during: DURING.to_owned(),
             message,
         };
         match mapped.await {
             Ok(Ok(())) => {}
             outcome => {
-                self.device.check(" while reading a result back")?;
+                self.device.check(DURING)?;
                 return Err(failed(format!("{outcome:?}")));
             }
         }
-        let view = staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
-        let ty = self.plan.ty(value);
-        let data = match ty.dtype {
-            DType::F16 => half_precision::decode(&view, ty.len()),
-            DType::F32 | DType::U32 => bytemuck::pod_collect_to_vec(&view),
-        };
-        self.device.check(" while reading a result back")?;
-        Ok(data)
+        let view = buffer.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
+        self.device.check(DURING)?;
+        Ok(view)
     }
 }
 

@@ -1,0 +1,27 @@
+//! Which kernels a command is about.
+
+use std::convert::Infallible;
+use std::str::FromStr;
+
+use crate::ops::Op;
+
+/// Words that must all occur in `room.entry variant`, such as `conv2d.backward shuffle`.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    words: Vec<String>,
+}
+
+impl FromStr for Filter {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self { words: text.split_whitespace().map(str::to_lowercase).collect() })
+    }
+}
+
+impl Filter {
+    /// Whether a variant of an op is wanted.
+    pub fn accepts(&self, op: &dyn Op, variant: &str) -> bool {
+        self.words.iter().all(|word| op.name().contains(word) || variant.contains(word))
+    }
+}

@@ -1,0 +1,83 @@
+//! What there is: rooms, their kernels, the variants of these, and which of them an adapter can run.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::{Filter, WorkbenchError};
+use crate::device::{Device, location};
+use crate::ops::{self, Requirements, Types};
+
+/// One variant of one kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listing {
+    /// Room and entry point, such as `conv2d.forward`.
+    pub kernel: &'static str,
+    /// Name of the variant.
+    pub variant: &'static str,
+    /// The dispatches that it takes, by entry point.
+    pub entries: Vec<&'static str>,
+    /// File and line of the first of them.
+    pub source: String,
+    /// What it needs beyond WebGPU's defaults.
+    pub requires: Vec<String>,
+    /// Why the device cannot run it; `None` if it can.
+    pub lacks: Option<String>,
+}
+
+/// Every variant that a call can take, the preferred one of each kernel first.
+///
+/// Which variants there are depends on a call's shapes; these are those of the rooms' cases.
+///
+/// # Errors
+/// [`WorkbenchError::Device`] for WGSL that does not parse.
+pub fn list(device: &Device, filter: &Filter) -> Result<Vec<Listing>, WorkbenchError> {
+    let mut listings: Vec<Listing> = Vec::new();
+    for room in ops::ALL {
+        let cases = (room.cases)();
+        let mut kernels: Vec<&str> = Vec::new();
+        for case in &cases {
+            if !kernels.contains(&case.op.name()) {
+                kernels.push(case.op.name());
+            }
+        }
+        for kernel in kernels {
+            let mut seen = BTreeSet::new();
+            for case in cases.iter().filter(|case| case.op.name() == kernel) {
+                let Ok(outputs) = case.output_types() else { continue };
+                let inputs = case.input_types();
+                for variant in case.op.variants(Types { inputs: &inputs, outputs: &outputs }) {
+                    if !filter.accepts(case.op.as_ref(), variant.name) || !seen.insert(variant.name) {
+                        continue;
+                    }
+                    let entries: Vec<&str> = variant.passes.iter().map(|pass| pass.entry).collect();
+                    let source = match entries.first() {
+                        Some(entry) => location(room, entry)?,
+                        None => String::new(),
+                    };
+                    let lacks = match device {
+                        Device::Cpu => None,
+                        Device::Gpu(device) => device.lacks(variant.requires),
+                    };
+                    let requires = words(variant.requires);
+                    listings.push(Listing {
+                        kernel: case.op.name(),
+                        variant: variant.name,
+                        entries,
+                        source,
+                        requires,
+                        lacks,
+                    });
+                }
+            }
+        }
+    }
+    Ok(listings)
+}
+
+/// Requirements in words.
+fn words(requires: Requirements) -> Vec<String> {
+    let subgroups = requires.subgroup_size.map(|size| format!("subgroups of {size}"));
+    let f16 = requires.f16.then(|| "shader-f16".to_owned());
+    subgroups.into_iter().chain(f16).collect()
+}

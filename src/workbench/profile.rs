@@ -1,0 +1,153 @@
+//! Where the time and the memory of a step go.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::WorkbenchError;
+use super::bench::median;
+use crate::data::Batch;
+use crate::device::{Executor, Timing};
+use crate::graph::{BufferRole, Plan};
+use crate::ops::{Cost, Types};
+use crate::train::Trainer;
+
+/// A program that takes one step after another by one plan.
+pub trait Steps {
+    /// Writes the inputs of the next step and gives the executor, which is then to run once.
+    ///
+    /// # Errors
+    /// [`WorkbenchError`] if the device fails.
+    fn prepare(&mut self) -> Result<&mut Executor, WorkbenchError>;
+}
+
+/// Training steps on the same batch.
+pub struct TrainingSteps {
+    /// The model in training.
+    pub trainer: Trainer,
+    /// The batch.
+    pub batch: Batch,
+}
+
+impl Steps for TrainingSteps {
+    fn prepare(&mut self) -> Result<&mut Executor, WorkbenchError> {
+        Ok(self.trainer.prepare_step(&self.batch)?)
+    }
+}
+
+/// One dispatch of a step.
+#[derive(Clone, Debug, Serialize)]
+pub struct Dispatch {
+    /// Module path.
+    pub path: String,
+    /// Room and entry point of the op.
+    pub op: &'static str,
+    /// Room and entry point of the kernel, such as `conv2d.forward_tiled`.
+    pub kernel: String,
+    /// When it began in the last of the timed steps, in seconds.
+    pub start: f64,
+    /// Median over the steps, in seconds.
+    pub seconds: f64,
+    /// Bytes that it moves at least; of a call of several dispatches, the first one's are those of the call.
+    pub bytes: usize,
+    /// Floating point operations; likewise.
+    pub flops: usize,
+    /// Bytes of activations and scratch tensors that are alive while it runs.
+    pub alive_bytes: usize,
+}
+
+/// What a step takes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Profile {
+    /// Steps that were run as usual, and as many more that were timed dispatch by dispatch.
+    pub steps: usize,
+    /// Whether the device's own clock timed the dispatches, rather than the host's.
+    pub by_device_clock: bool,
+    /// Seconds of a whole step, median.
+    pub step_seconds: f64,
+    /// Seconds of it until the device has its work: inputs, encoding, submission; the CPU executor has only inputs.
+    pub host_seconds: f64,
+    /// The dispatches in the order in which they run.
+    pub dispatches: Vec<Dispatch>,
+    /// Bytes of buffers by what they are for.
+    pub memory: Vec<(BufferRole, usize)>,
+}
+
+impl Profile {
+    /// Seconds of all dispatches together.
+    pub fn kernel_seconds(&self) -> f64 {
+        self.dispatches.iter().map(|dispatch| dispatch.seconds).sum()
+    }
+}
+
+/// Runs `count` steps as usual and `count` that are timed dispatch by dispatch, in turn; what the first ones compile or
+/// warm up does not count.
+///
+/// # Errors
+/// [`WorkbenchError`] if the device fails.
+pub async fn profile(
+    steps: &mut dyn Steps,
+    count: usize,
+    done: &mut dyn FnMut(usize),
+) -> Result<Profile, WorkbenchError> {
+    let clock = Instant::now();
+    let now = || clock.elapsed().as_secs_f64();
+    let (mut whole, mut host) = (Vec::new(), Vec::new());
+    let mut timed: Vec<Vec<Timing>> = Vec::new();
+    for step in 0.. {
+        let start = now();
+        let executor = steps.prepare()?;
+        let prepared = now();
+        executor.run()?;
+        let queued = now();
+        executor.run_and_wait(0)?;
+        let end = now();
+        let executor = steps.prepare()?;
+        let timings = executor.run_timed(&now).await?;
+        if step > 0 {
+            whole.push(end - start);
+            // The CPU executor has done the step when it returns; a GPU only has it in its queue.
+            let is_cpu = matches!(executor, Executor::Cpu(_));
+            host.push(if is_cpu { prepared - start } else { queued - start });
+            timed.push(timings);
+            done(step);
+        }
+        if step == count {
+            return Ok(Profile {
+                steps: count,
+                by_device_clock: matches!(executor, Executor::Gpu(gpu) if gpu.has_timestamps()),
+                step_seconds: median(whole),
+                host_seconds: median(host),
+                dispatches: dispatches(executor.plan(), &timed),
+                memory: executor.memory().bytes.into_iter().collect(),
+            });
+        }
+    }
+    unreachable!("the loop ends at `count`")
+}
+
+/// The dispatches of a plan with their times in several steps.
+fn dispatches(plan: &Plan, timed: &[Vec<Timing>]) -> Vec<Dispatch> {
+    let mut previous = None;
+    let mut dispatches = Vec::new();
+    for (index, timing) in timed.last().into_iter().flatten().enumerate() {
+        let node = &plan.nodes[timing.node];
+        let op = node.node.op.as_ref();
+        let cost = match previous == Some(timing.node) {
+            true => Cost::default(),
+            false => op.cost(Types { inputs: &node.inputs, outputs: &node.outputs }),
+        };
+        previous = Some(timing.node);
+        dispatches.push(Dispatch {
+            path: node.node.path.clone(),
+            op: op.name(),
+            kernel: timing.kernel.clone(),
+            start: timing.start,
+            seconds: median(timed.iter().map(|step| step[index].seconds).collect()),
+            bytes: cost.bytes,
+            flops: cost.flops,
+            alive_bytes: plan.alive()[timing.node],
+        });
+    }
+    dispatches
+}
