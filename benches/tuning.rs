@@ -104,9 +104,10 @@ fn main() {
         TuningEvent::Finished { elapsed, left } => {
             println!("tuned in {:.1} s; {left} kinds of calls were not reached", elapsed.as_secs_f64());
         }
+        TuningEvent::Chosen { .. } => {}
         TuningEvent::Warning(text) => println!("{text}"),
     };
-    tuned_device.set_tuning(Tuning { budget, cache_folder: None, report: Box::new(report) });
+    tuned_device.set_tuning(Tuning { budget, cache_folder: None, again: false, report: Box::new(report) });
     let mut default = Subject::new(&device, &config, &options);
     let mut tuned = Subject::new(&tuned_device, &config, &options);
     // The first step compiles what the driver puts off.

@@ -1,9 +1,13 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
 mod devices;
+mod kernels;
+mod model;
 mod predict;
+mod profile;
 mod progress;
 mod sample;
+mod table;
 mod train;
 mod tuning;
 
@@ -29,15 +33,15 @@ enum Command {
     Train(train::Args),
     Sample(sample::Args),
     Predict(predict::Args),
+    Kernels(kernels::Args),
+    Profile(profile::Args),
 }
 
 /// Where to compute.
 #[derive(clap::Args)]
 struct DeviceArgs {
-    /// auto: the first hardware GPU, else the CPU executor; cpu; gpu: any wgpu adapter, software ones included; or a part
-    /// of an adapter's or driver's name, such as llvmpipe or RTX
-    #[arg(long, default_value = "auto", value_name = "auto|cpu|gpu|NAME")]
-    device: Selection,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// How long, in seconds, to time a GPU's kernels the first time they meet an adapter, a model and a batch size, and
     /// keep the fastest; 0: only use earlier choices; off: the default kernels
     #[arg(long, default_value = "20", value_name = "off|SECONDS")]
@@ -45,6 +49,24 @@ struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Opens the device for a plan.
+    async fn open(&self) -> anyhow::Result<Device> {
+        let device = self.adapter.open().await?;
+        tuning::set(&device, self.tuning);
+        Ok(device)
+    }
+}
+
+/// Where to compute, for commands that choose kernels by themselves.
+#[derive(clap::Args)]
+struct AdapterArgs {
+    /// auto: the first hardware GPU, else the CPU executor; cpu; gpu: any wgpu adapter, software ones included; or a part
+    /// of an adapter's or driver's name, such as llvmpipe or RTX
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|gpu|NAME")]
+    device: Selection,
+}
+
+impl AdapterArgs {
     /// Opens the device, and says which one it is where the user left the choice open.
     async fn open(&self) -> anyhow::Result<Device> {
         let device = Device::open(&self.device).await?;
@@ -52,7 +74,6 @@ impl DeviceArgs {
             (Selection::Auto, Device::Cpu) => eprintln!("device: CPU executor (no hardware GPU was found)"),
             _ => eprintln!("device: {}", device.name()),
         }
-        tuning::set(&device, self.tuning);
         Ok(device)
     }
 }
@@ -88,6 +109,8 @@ pub(crate) fn main() -> ExitCode {
             Command::Train(args) => train::run(args).await,
             Command::Sample(args) => sample::run(args).await,
             Command::Predict(args) => predict::run(args).await,
+            Command::Kernels(args) => kernels::run(args).await,
+            Command::Profile(args) => profile::run(args).await,
         }
     });
     match result {

@@ -1,6 +1,6 @@
 //! `ddpm-gpu train`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use ddpm_gpu::data::{self, Dataset, OpenOptions};
 use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig, VarianceType};
 use ddpm_gpu::graph::MemoryReport;
-use ddpm_gpu::model::{PRESETS, SampleSize, UNetConfig};
+use ddpm_gpu::model::{Preset, SampleSize, UNetConfig};
 use ddpm_gpu::train::{Event, LrSchedule, Outcome, Run, TrainOptions, Trainer, train};
 
 use super::progress::Progress;
@@ -179,23 +179,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 
 /// The model asked for, or the preset that suits the data.
 fn model(args: &Args) -> anyhow::Result<UNetConfig> {
-    let preset = |name: &str| PRESETS.iter().find(|preset| preset.name == name);
     let name = match (&args.model, args.dataset.as_str()) {
         (Some(name), _) => name.as_str(),
         (None, "digits") => "digits",
         (None, "fashion-mnist") => "fashion",
         (None, _) => "ddpm-cifar10-32",
     };
-    if let Some(preset) = preset(name) {
-        return Ok((preset.config)());
-    }
-    let path = Path::new(name);
-    if !path.exists() {
-        let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
-        bail!("--model {name}: there is no such preset ({}), and no such file", names.join(", "));
-    }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-    UNetConfig::from_json(&text).with_context(|| name.to_owned())
+    super::model::load(name)
 }
 
 fn open_dataset(args: &Args, model: &UNetConfig) -> anyhow::Result<Arc<dyn Dataset>> {
@@ -229,7 +219,7 @@ fn open_dataset(args: &Args, model: &UNetConfig) -> anyhow::Result<Arc<dyn Datas
 
 /// The model with what the data and the flags say of it: presets take their number of classes from the data.
 fn fit(mut config: UNetConfig, dataset: &dyn Dataset, args: &Args) -> anyhow::Result<UNetConfig> {
-    let is_preset = args.model.as_ref().is_none_or(|name| PRESETS.iter().any(|preset| preset.name == name));
+    let is_preset = args.model.as_ref().is_none_or(|name| Preset::named(name).is_some());
     let classes = dataset.classes().len();
     if args.unconditional {
         config.num_class_embeds = None;

@@ -24,6 +24,11 @@ impl FromStr for Budget {
     }
 }
 
+impl Budget {
+    /// Only earlier choices.
+    pub(super) const NONE_NEW: Self = Self(Some(Duration::ZERO));
+}
+
 /// Names the folder of the choices, in place of `ddpm-gpu/tuning` in the user's cache folder.
 const FOLDER: &str = "DDPM_GPU_TUNING_CACHE";
 
@@ -38,7 +43,18 @@ fn cache_folder() -> Option<PathBuf> {
 /// Lets `device` tune within the budget.
 pub(super) fn set(device: &Device, Budget(budget): Budget) {
     let (Some(budget), Device::Gpu(_)) = (budget, device) else { return };
-    device.set_tuning(Tuning { budget, cache_folder: cache_folder(), report: Box::new(show) });
+    device.set_tuning(Tuning { budget, cache_folder: cache_folder(), again: false, report: Box::new(show) });
+}
+
+/// Tuning within the budget that times again what earlier runs have chosen.
+///
+/// # Errors
+/// With `--tuning off`, or no time.
+pub(super) fn again(Budget(budget): Budget) -> anyhow::Result<Tuning> {
+    let Some(budget) = budget.filter(|budget| !budget.is_zero()) else {
+        anyhow::bail!("there is nothing to do without time: give --tuning a number of seconds")
+    };
+    Ok(Tuning { budget, cache_folder: cache_folder(), again: true, report: Box::new(show) })
 }
 
 fn show(event: TuningEvent<'_>) {
@@ -54,6 +70,7 @@ fn show(event: TuningEvent<'_>) {
             "tuned for {:.1} s; {left} kinds of calls were not reached, a larger --tuning goes on with them",
             elapsed.as_secs_f64()
         )),
+        TuningEvent::Chosen { .. } => {}
         TuningEvent::Warning(text) => line(&format!("warning: {text}")),
     }
 }

@@ -44,7 +44,7 @@ impl fmt::Display for Selection {
 }
 
 /// What an adapter says of itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct AdapterReport {
     /// Name of the adapter.
     pub name: String,
@@ -97,7 +97,7 @@ pub async fn adapters() -> Vec<AdapterReport> {
     enumerate().await.iter().map(report).collect()
 }
 
-fn report(adapter: &wgpu::Adapter) -> AdapterReport {
+pub(super) fn report(adapter: &wgpu::Adapter) -> AdapterReport {
     let info = adapter.get_info();
     let features = adapter.features();
     let limits = adapter.limits();

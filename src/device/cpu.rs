@@ -135,8 +135,7 @@ impl CpuExecutor {
             fills.collect::<Vec<Fill>>()
         };
         let Node { op, inputs, outputs, path } = &node.node;
-        let targets =
-            if op.updates_in_place() { contents(outputs, &node.outputs) } else { Vec::new() };
+        let targets = if op.updates_in_place() { contents(outputs, &node.outputs) } else { Vec::new() };
         Case { name: path.clone(), op: op.clone(), inputs: contents(inputs, &node.inputs), targets }
     }
 

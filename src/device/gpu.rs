@@ -10,7 +10,7 @@ pub use executor::GpuExecutor;
 
 use super::shader::{Binding, Shader, Usage};
 use super::tuner::{AdapterIdentity, Tuner};
-use super::{DeviceError, Tuning};
+use super::{AdapterReport, DeviceError, Tuning, adapter};
 use crate::graph::DType;
 use crate::ops::{Op, Pass, Requirements, Room, Types, Variant};
 
@@ -26,6 +26,7 @@ pub struct GpuDevice {
     shaders: Mutex<HashMap<(&'static str, DType), Arc<CompiledShader>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     identity: AdapterIdentity,
+    report: AdapterReport,
     tuner: Mutex<Option<Arc<Tuner>>>,
 }
 
@@ -109,6 +110,7 @@ impl GpuDevice {
             shaders: Mutex::default(),
             kernels: Mutex::default(),
             identity,
+            report: adapter::report(adapter),
             tuner: Mutex::default(),
         })
     }
@@ -116,6 +118,11 @@ impl GpuDevice {
     /// Name of the adapter.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the adapter says of itself.
+    pub fn report(&self) -> &AdapterReport {
+        &self.report
     }
 
     /// Whether the device meets what a variant needs.
@@ -140,6 +147,11 @@ impl GpuDevice {
     /// Whether kernels can load and store 16-bit floats.
     pub fn supports_f16(&self) -> bool {
         self.features.contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Whether dispatches can be timed by the device's own clock.
+    pub fn has_timestamps(&self) -> bool {
+        self.features.contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
     /// The variants of a call that the device can run, the default first.

@@ -224,6 +224,14 @@ impl Device {
         }
     }
 
+    /// What the adapter says of itself; `None` for the CPU executor.
+    pub fn report(&self) -> Option<AdapterReport> {
+        match self {
+            Self::Cpu => None,
+            Self::Gpu(device) => Some(device.report().clone()),
+        }
+    }
+
     /// Lets [`Device::prepare`] time the variants of kernels and choose the fastest; without this it takes the defaults.
     /// The CPU executor has nothing to choose.
     pub fn set_tuning(&self, tuning: Tuning) {

@@ -28,6 +28,8 @@ pub struct Tuning {
     pub budget: Duration,
     /// Folder of the files, one for each adapter and driver, that keep the choices; `None` forgets them.
     pub cache_folder: Option<PathBuf>,
+    /// Whether to time again what earlier runs have chosen, and replace their choices.
+    pub again: bool,
     /// Is told what happens.
     pub report: Box<dyn Fn(TuningEvent<'_>) + Send + Sync>,
 }
@@ -43,6 +45,17 @@ pub enum TuningEvent<'a> {
         calls: usize,
         /// The time they may take together.
         budget: Duration,
+    },
+    /// A kind of call was timed.
+    Chosen {
+        /// The kernel and its operands.
+        call: &'a str,
+        /// The variant that runs when nothing is tuned.
+        default: &'a str,
+        /// The variant that was chosen.
+        chosen: &'a str,
+        /// Fastest run of each variant that was timed.
+        milliseconds: &'a BTreeMap<String, f64>,
     },
     /// All is timed, or the time is over.
     Finished {
@@ -161,7 +174,7 @@ impl Tuner {
         }
         let plan = Plan::new(graph, keep, |_| Vec::new());
         let mut classes = classes(device, &plan)?;
-        {
+        if !self.tuning.again {
             let table = self.table();
             classes.retain(|class| !table.get(&class.key).is_some_and(|known| class.accepts(known, *budget)));
         }
@@ -175,6 +188,12 @@ impl Tuner {
         let mut speeds = Speeds::new();
         for class in &classes {
             let choice = time(device, class, *budget, started, &mut speeds).await?;
+            report(TuningEvent::Chosen {
+                call: &describe(class.node),
+                default: class.candidates[0],
+                chosen: &choice.variant,
+                milliseconds: &choice.milliseconds,
+            });
             chosen.insert(class.key.clone(), choice);
         }
         let left = chosen.values().filter(|choice| choice.out_of_time.is_some()).count();
@@ -195,7 +214,8 @@ impl Tuner {
         let mut chosen = chosen;
         for class in classes {
             let known = table.get(&class.key).is_some_and(|known| class.accepts(known, self.tuning.budget));
-            if let (false, Some(choice)) = (known, chosen.remove(&class.key)) {
+            let keeps = known && !self.tuning.again;
+            if let (false, Some(choice)) = (keeps, chosen.remove(&class.key)) {
                 table.insert(class.key.clone(), choice);
             }
         }
@@ -311,6 +331,15 @@ fn class_key(op: &dyn Op, types: Types<'_>) -> String {
         let _ = write!(key, ", {name} {:?} {shape:?}", ty.dtype);
     }
     key
+}
+
+/// The kernel of a call and its operands, for people.
+fn describe(node: &PlannedNode) -> String {
+    let op = node.node.op.as_ref();
+    let names = op.inputs().iter().chain(op.outputs());
+    let operands =
+        names.zip(node.inputs.iter().chain(&node.outputs)).map(|(name, ty)| format!("{name} {ty}"));
+    format!("{} {}", op.name(), operands.collect::<Vec<_>>().join(", "))
 }
 
 /// FNV-1a: the same in every release, which the standard library's hashers do not promise.

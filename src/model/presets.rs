@@ -22,8 +22,16 @@ pub const PRESETS: &[Preset] = &[
         description: "32x32 colour, 35.7 M parameters: google/ddpm-cifar10-32 of Ho et al.",
         config: ddpm_cifar10_32,
     },
-    Preset { name: "unet-s", description: "16x16 grey, 0.7 M parameters, no classes: for benchmarks", config: unet_s },
-    Preset { name: "unet-m", description: "32x32 colour, 5.1 M parameters, no classes: for benchmarks", config: unet_m },
+    Preset {
+        name: "unet-s",
+        description: "16x16 grey, 0.7 M parameters, no classes: for benchmarks",
+        config: unet_s,
+    },
+    Preset {
+        name: "unet-m",
+        description: "32x32 colour, 5.1 M parameters, no classes: for benchmarks",
+        config: unet_m,
+    },
 ];
 
 impl Preset {

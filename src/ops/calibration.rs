@@ -26,11 +26,7 @@ pub fn copy(elements: usize) -> Case {
 pub fn multiply_add(invocations: usize, rounds: u32) -> Case {
     // A factor below one lets a chain converge: it neither overflows nor becomes denormal, however long it is.
     let factors = Fill::floats([0.75, 0.5]);
-    Case::new(
-        format!("{rounds} rounds"),
-        MultiplyAdd { rounds },
-        vec![Fill::normal([invocations]), factors],
-    )
+    Case::new(format!("{rounds} rounds"), MultiplyAdd { rounds }, vec![Fill::normal([invocations]), factors])
 }
 
 impl Op for Copy {

@@ -15,6 +15,14 @@ pub(crate) fn write_atomically(
     write(path, contents).map_err(|source| OutputError::Write { path: path.to_owned(), source })
 }
 
+/// Writes a text file, whole or not at all.
+///
+/// # Errors
+/// [`OutputError`] if it cannot be written.
+pub fn write_text(path: &Path, text: &str) -> Result<(), OutputError> {
+    write_atomically(path, |file| file.write_all(text.as_bytes()))
+}
+
 /// Checks that a file can be written at `path`, so that long work is not done in vain; leaves nothing behind.
 ///
 /// # Errors

@@ -95,8 +95,7 @@ impl PreparedCall {
         let mut graph = Graph::new();
         // State rather than input: inputs are staged for being written again and again.
         let state = |graph: &mut Graph, ty| graph.state("operand", ty, BufferRole::Activations);
-        let inputs: Vec<ValueId> =
-            case.input_types().into_iter().map(|ty| state(&mut graph, ty)).collect();
+        let inputs: Vec<ValueId> = case.input_types().into_iter().map(|ty| state(&mut graph, ty)).collect();
         let outputs = graph.apply_dyn(case.op.clone(), &inputs)?;
         for &output in &outputs {
             graph.set_storage(output, Storage::State(BufferRole::Activations));

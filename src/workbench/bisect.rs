@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::check::check_against;
-use super::{WorkbenchError, check, random_batch};
+use super::check::{COMPUTE, check_against};
+use super::{Check, Failure, WorkbenchError, check, random_batch};
 use crate::device::{Device, Executor, Twin};
 use crate::diffusion::SchedulerConfig;
 use crate::model::{Tensors, UNetConfig};
@@ -67,6 +67,9 @@ pub async fn bisect(
     Ok(None)
 }
 
+/// Of two sums that are nothing but rounding, one may be so many times as far off as the other.
+const ROUNDING: f32 = 16.0;
+
 async fn examine(device: &Device, index: usize, case: &Case) -> Result<Option<Culprit>, WorkbenchError> {
     let (inputs, outputs) = (case.input_types(), case.output_types().unwrap_or_default());
     let types = Types { inputs: &inputs, outputs: &outputs };
@@ -78,6 +81,14 @@ async fn examine(device: &Device, index: usize, case: &Case) -> Result<Option<Cu
         Ok(_) => check(device, case, variant.name).await,
         Err(error) => Err(error),
     };
+    // A result that is nothing but rounding, such as the gradient of the keys' bias, which is zero in exact arithmetic, has
+    // no digit to be right: the CPU executor, which also computes in f32, misses it as far.
+    if let Ok(Check { worst_error, failure: Some(Failure::Wrong { .. }), .. }) = result {
+        let own = check(&Device::Cpu, case, COMPUTE).await?;
+        if own.failure.is_some() && worst_error < ROUNDING * own.worst_error {
+            return Ok(None);
+        }
+    }
     let (worst_error, failure) = match result {
         Ok(result) => match result.failure {
             None => return Ok(None),

@@ -72,7 +72,8 @@ impl fmt::Display for Failure {
                 write!(f, "{output} was written {distance} elements past its end")
             }
             Self::Wrong { output, index, expected, got } => {
-                write!(f, "{output}{index:?} is {got}, expected {expected}")
+                // Debug writes very small numbers with an exponent.
+                write!(f, "{output}{index:?} is {got:?}, expected {expected:?}")
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Which kernels a command is about.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::str::FromStr;
 
 use crate::ops::Op;
@@ -16,6 +17,12 @@ impl FromStr for Filter {
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(Self { words: text.split_whitespace().map(str::to_lowercase).collect() })
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words.join(" "))
     }
 }
 

@@ -10,9 +10,11 @@ mod gradient;
 mod list;
 mod precision;
 mod profile;
+mod report;
 mod roofline;
 mod suite;
 mod trace;
+mod tune;
 
 pub use bench::{Measurement, bench};
 pub use bisect::{Culprit, bisect};
@@ -23,9 +25,11 @@ pub use gradient::check_gradient;
 pub use list::{Listing, list};
 pub use precision::in_f16;
 pub use profile::{Dispatch, Profile, Steps, TrainingSteps, profile};
+pub use report::{Report, page, report};
 pub use roofline::{Ceilings, ceilings};
 pub use suite::{GRADIENT_TOLERANCE, Suite, Verdict};
 pub use trace::trace;
+pub use tune::{Choice, tune};
 
 use crate::device::DeviceError;
 use crate::graph::GraphError;

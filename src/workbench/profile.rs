@@ -9,7 +9,7 @@ use super::bench::median;
 use crate::data::Batch;
 use crate::device::{Executor, Timing};
 use crate::graph::{BufferRole, Plan};
-use crate::ops::{Cost, Types};
+use crate::ops::Types;
 use crate::train::Trainer;
 
 /// A program that takes one step after another by one plan.
@@ -48,7 +48,7 @@ pub struct Dispatch {
     pub start: f64,
     /// Median over the steps, in seconds.
     pub seconds: f64,
-    /// Bytes that it moves at least; of a call of several dispatches, the first one's are those of the call.
+    /// Bytes that the call moves at least; of a call of several dispatches, the longest one has them all.
     pub bytes: usize,
     /// Floating point operations; likewise.
     pub flops: usize,
@@ -128,26 +128,30 @@ pub async fn profile(
 
 /// The dispatches of a plan with their times in several steps.
 fn dispatches(plan: &Plan, timed: &[Vec<Timing>]) -> Vec<Dispatch> {
-    let mut previous = None;
-    let mut dispatches = Vec::new();
-    for (index, timing) in timed.last().into_iter().flatten().enumerate() {
+    let last = timed.last().map_or(&[][..], Vec::as_slice);
+    let mut dispatches: Vec<Dispatch> = Vec::new();
+    for (index, timing) in last.iter().enumerate() {
         let node = &plan.nodes[timing.node];
-        let op = node.node.op.as_ref();
-        let cost = match previous == Some(timing.node) {
-            true => Cost::default(),
-            false => op.cost(Types { inputs: &node.inputs, outputs: &node.outputs }),
-        };
-        previous = Some(timing.node);
         dispatches.push(Dispatch {
             path: node.node.path.clone(),
-            op: op.name(),
+            op: node.node.op.name(),
             kernel: timing.kernel.clone(),
             start: timing.start,
             seconds: median(timed.iter().map(|step| step[index].seconds).collect()),
-            bytes: cost.bytes,
-            flops: cost.flops,
+            bytes: 0,
+            flops: 0,
             alive_bytes: plan.alive()[timing.node],
         });
+    }
+    let mut first = 0;
+    for call in last.chunk_by(|a, b| a.node == b.node) {
+        let node = &plan.nodes[call[0].node];
+        let cost = node.node.op.cost(Types { inputs: &node.inputs, outputs: &node.outputs });
+        let own = &mut dispatches[first..first + call.len()];
+        if let Some(main) = own.iter_mut().max_by(|a, b| a.seconds.total_cmp(&b.seconds)) {
+            (main.bytes, main.flops) = (cost.bytes, cost.flops);
+        }
+        first += call.len();
     }
     dispatches
 }

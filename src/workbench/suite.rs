@@ -73,12 +73,12 @@ impl Suite {
         Ok(Self { cases, f16_cases })
     }
 
-    /// Checks all variants that the device can run; `done` is told each verdict and how many checks there are.
+    /// Checks all variants that the device can run; `done` is told how many checks are done, and how many there are.
     pub async fn run(
         &self,
         device: &Device,
         filter: &Filter,
-        done: &mut dyn FnMut(&Verdict, usize),
+        done: &mut dyn FnMut(usize, usize),
     ) -> Vec<Verdict> {
         let mut calls = Vec::new();
         for (precision, cases) in [("f32", &self.cases), ("f16", &self.f16_cases)] {
@@ -95,15 +95,14 @@ impl Suite {
             .collect();
         let total = calls.len() + differences.len();
         let mut verdicts = Vec::new();
-        for (precision, case, variant) in calls {
-            let verdict = verdict(case, variant, precision, check(device, case, variant).await);
-            done(&verdict, total);
-            verdicts.push(verdict);
+        let checked = calls.len();
+        for (index, (precision, case, variant)) in calls.into_iter().enumerate() {
+            verdicts.push(verdict(case, variant, precision, check(device, case, variant).await));
+            done(index + 1, total);
         }
-        for case in differences {
-            let Some(verdict) = gradient_verdict(case) else { continue };
-            done(&verdict, total);
-            verdicts.push(verdict);
+        for (index, case) in differences.into_iter().enumerate() {
+            verdicts.extend(gradient_verdict(case));
+            done(checked + index + 1, total);
         }
         verdicts
     }
@@ -123,9 +122,11 @@ fn verdict(
     result: Result<Check, WorkbenchError>,
 ) -> Verdict {
     let (worst_error, tolerance, failure) = match result {
-        Ok(check) => {
-            (Some(check.worst_error.into()), check.tolerance, check.failure.map(|failure| failure.to_string()))
-        }
+        Ok(check) => (
+            Some(check.worst_error.into()),
+            check.tolerance,
+            check.failure.map(|failure| failure.to_string()),
+        ),
         Err(error) => (None, case.op.tolerance(), Some(error.to_string())),
     };
     Verdict {

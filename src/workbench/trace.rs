@@ -15,8 +15,7 @@ pub fn trace(profile: &Profile, device: &str) -> Value {
     ];
     modules(&profile.dispatches, 0, &mut events);
     for dispatch in &profile.dispatches {
-        let arguments =
-            json!({"module": dispatch.path, "op": dispatch.op, "bytes": dispatch.bytes, "flops": dispatch.flops});
+        let arguments = json!({"module": dispatch.path, "op": dispatch.op, "bytes": dispatch.bytes, "flops": dispatch.flops});
         events.push(slice(&dispatch.kernel, "kernel", dispatch.start, dispatch.seconds, arguments));
         events.push(json!({
             "ph": "C", "pid": 1, "name": "activations", "ts": microseconds(dispatch.start),
@@ -89,7 +88,8 @@ mod tests {
                 (event["name"].as_str().unwrap().to_owned(), start.round(), (start + length).round())
             })
             .collect();
-        let span = |name: &str| slices.iter().find(|slice| slice.0 == name).map(|slice| (slice.1, slice.2)).unwrap();
+        let span =
+            |name: &str| slices.iter().find(|slice| slice.0 == name).map(|slice| (slice.1, slice.2)).unwrap();
         assert_eq!(span("down"), (0.0, 600_000.0));
         assert_eq!(span("norm"), span("b"));
         assert_eq!(span("up"), (700_000.0, 800_000.0));

@@ -3,6 +3,7 @@
 
 mod data;
 mod errors;
+mod kernels;
 mod sample;
 mod support;
 mod train;

@@ -197,7 +197,7 @@ impl GpuExecutor {
 
     /// Whether [`GpuExecutor::run_timed`] reads the device's own clock.
     pub fn has_timestamps(&self) -> bool {
-        self.device.features.contains(wgpu::Features::TIMESTAMP_QUERY)
+        self.device.has_timestamps()
     }
 
     /// Runs every dispatch once and times each: in one submission by the device's timestamps, where it has them; else each

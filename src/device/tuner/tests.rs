@@ -95,7 +95,7 @@ fn open(budget: Duration, cache_folder: Option<PathBuf>) -> Option<(Device, Arc<
         TuningEvent::Finished { .. } => {}
         TuningEvent::Warning(text) => panic!("{text}"),
     });
-    device.set_tuning(Tuning { budget, cache_folder, report });
+    device.set_tuning(Tuning { budget, cache_folder, again: false, report });
     Some((device, started))
 }
 
