@@ -5,6 +5,7 @@ mod cpu;
 mod gpu;
 mod half_precision;
 mod shader;
+mod translate;
 mod tuner;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ pub use adapter::{AdapterReport, Selection, adapters};
 pub use cpu::{CpuExecutor, Twin};
 pub use gpu::{GpuDevice, GpuExecutor};
 pub(crate) use shader::activations;
+pub use translate::{Target, Translation, source, translate};
 pub use tuner::{Tuning, TuningEvent};
 
 use crate::graph::{Graph, MemoryReport, Place, Plan, ValueId};
@@ -45,6 +47,16 @@ pub enum DeviceError {
         /// Stem of the file.
         room: &'static str,
         /// What is wrong.
+        message: String,
+    },
+    /// A kernel has no form in another language.
+    #[error("{kernel} has no translation to {target}: {message}")]
+    Translation {
+        /// Room and entry point.
+        kernel: String,
+        /// The language.
+        target: Target,
+        /// naga's words.
         message: String,
     },
     /// The driver rejected a kernel.

@@ -74,8 +74,13 @@ impl Shader {
             .ok_or_else(|| self.fault(format!("there is no entry point {name} in {}", path(self.room))))
     }
 
-    fn fault(&self, message: String) -> DeviceError {
+    pub(super) fn fault(&self, message: String) -> DeviceError {
         DeviceError::Shader { room: self.room, message }
+    }
+
+    /// What naga parsed, and found in validating it.
+    pub(super) fn module(&self) -> (&naga::Module, &naga::valid::ModuleInfo) {
+        (&self.module, &self.info)
     }
 
     /// The buffers that an entry point uses, in order of their numbers.
