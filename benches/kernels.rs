@@ -9,46 +9,22 @@
 mod common;
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use common::network::{NETWORKS, Network, random_batch};
+use common::network::{NETWORKS, Network};
 use criterion::{Criterion, Throughput};
 use ddpm_gpu::device::{CpuExecutor, Device, Executor, GpuExecutor, Twin};
-use ddpm_gpu::diffusion::SchedulerConfig;
-use ddpm_gpu::graph::{BufferRole, Graph, PlannedNode, Storage, TensorType, ValueId};
-use ddpm_gpu::ops::{Case, Cost, Types};
-use ddpm_gpu::train::{TrainOptions, Trainer};
-use ddpm_gpu::workbench::{check, subjects};
+use ddpm_gpu::graph::{BufferRole, Graph, Storage, TensorType, ValueId};
+use ddpm_gpu::ops::Case;
+use ddpm_gpu::train::TrainOptions;
+use ddpm_gpu::workbench::{Extent, check, model_calls, subjects};
 use pollster::block_on;
-
-fn cost(case: &Case) -> Cost {
-    let outputs = case.output_types().unwrap_or_else(|error| panic!("{}: {error}", case.name));
-    case.op.cost(Types { inputs: &case.input_types(), outputs: &outputs })
-}
 
 /// Of each op in a training step of a network, the call that takes most arithmetic, or moves most.
 fn calls(network: Network) -> Vec<Case> {
     let options = TrainOptions { batch_size: network.batch_size, ..TrainOptions::default() };
-    let config = network.config();
-    let batch = random_batch(&config, network.batch_size);
-    let mut trainer = block_on(Trainer::new(&Device::Cpu, config, SchedulerConfig::default(), options, None))
-        .expect("the network can be trained");
-    let mut largest: BTreeMap<&str, ((usize, usize), String)> = BTreeMap::new();
-    for node in &trainer.plan().nodes {
-        let op = node.node.op.as_ref();
-        let Cost { bytes, flops } = op.cost(Types { inputs: &node.inputs, outputs: &node.outputs });
-        let entry = largest.entry(op.name()).or_default();
-        if entry.0 < (flops, bytes) {
-            *entry = ((flops, bytes), node.node.path.clone());
-        }
-    }
-    let is_largest = |node: &PlannedNode| largest[node.node.op.name()].1 == node.node.path;
-    let mut seen = BTreeSet::new();
-    let mut calls = trainer.step_capturing(&batch, &is_largest).expect("the step runs");
-    // A module may call an op more than once: queries, keys and values have paths of their own, skips have not.
-    calls.retain(|case| seen.insert(case.op.name()));
-    calls
+    let calls = block_on(model_calls(&network.config(), options, Extent::Largest, &|_| true));
+    calls.expect("the network can be trained").into_iter().map(|call| call.case).collect()
 }
 
 /// One call of a kernel, ready to run again and again on the case's random data.
@@ -105,7 +81,7 @@ fn bench(
     case: &Case,
     variant: &'static str,
 ) {
-    let cost = cost(case);
+    let cost = case.cost();
     let mut group = criterion.benchmark_group(format!("{network}/{}", case.op.name()));
     group.throughput(match cost.flops {
         0 => Throughput::Bytes(cost.bytes as u64),

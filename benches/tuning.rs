@@ -56,16 +56,15 @@ impl Subject {
         self.whole = self.whole.min(start.elapsed().as_secs_f64());
 
         let mut nodes = vec![(String::new(), 0.0); self.nodes.len()];
-        let mut last = Instant::now();
-        let mut done = |node: usize, kernel: &str| {
-            let (name, seconds): &mut (String, f64) = &mut nodes[node];
+        let executor = self.trainer.prepare_step(batch).expect("the inputs have their sizes");
+        let timings = block_on(executor.run_timed(&|| start.elapsed().as_secs_f64())).expect("the step runs");
+        for timing in timings {
+            let (name, seconds): &mut (String, f64) = &mut nodes[timing.node];
             if name.is_empty() {
-                kernel.clone_into(name);
+                *name = timing.kernel;
             }
-            *seconds += last.elapsed().as_secs_f64();
-            last = Instant::now();
-        };
-        self.trainer.step_each(batch, &mut done).expect("the step runs");
+            *seconds += timing.seconds;
+        }
         for (fastest, (name, seconds)) in self.nodes.iter_mut().zip(nodes) {
             *fastest = (name, seconds.min(fastest.1));
         }

@@ -75,15 +75,23 @@ struct Tile {
     step: u32,   // from a pixel of this row to its next
 }
 
+// Quads of a workgroup.
+fn tile_span() -> u32 {
+    let group_quads = params.channels / 4u / params.groups;
+    return max(LANES / group_quads, 1u) * group_quads;
+}
+
+// Workgroups of a sample, and the first quad of one and the quad behind its last. Where barriers follow, use these and not
+// the Tile, which depends on `local`: compilers want all invocations of a workgroup to go the same way provably.
+fn tiles_of_sample() -> u32 { return (params.channels / 4u + tile_span() - 1u) / tile_span(); }
+fn tile_first(flat: u32) -> u32 { return flat % tiles_of_sample() * tile_span(); }
+fn tile_end(flat: u32) -> u32 { return min(tile_first(flat) + tile_span(), params.channels / 4u); }
+
 fn tile_of(flat: u32, local: u32) -> Tile {
     let quads = params.channels / 4u;
-    let group_quads = quads / params.groups;
-    let span = max(LANES / group_quads, 1u) * group_quads;
-    let blocks = (quads + span - 1u) / span;
-    let n = flat / blocks;
-    let first = flat % blocks * span;
+    let n = flat / tiles_of_sample();
     let row = local / LANES;
-    return Tile(n, group_quads, first, min(first + span, quads), local % LANES, row,
+    return Tile(n, quads / params.groups, tile_first(flat), tile_end(flat), local % LANES, row,
                 (n * params.pixels + row) * quads, (n + 1u) * params.pixels * quads, WORKGROUP / LANES * quads);
 }
 
@@ -106,8 +114,9 @@ fn sum_of_group(tile: Tile, term: vec2<f32>) -> vec2<f32> {
 @compute @workgroup_size(WORKGROUP)
 fn forward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
                 @builtin(local_invocation_index) local: u32) {
-    let tile = tile_of(flat_workgroup(workgroup, workgroups), local);
-    if tile.n >= params.samples { return; }
+    let flat = flat_workgroup(workgroup, workgroups);
+    if flat >= params.samples * tiles_of_sample() { return; }
+    let tile = tile_of(flat, local);
     let count = f32(4u * tile.group_quads * params.pixels);
 
     // Mean of the values so far, and sum of their squared distances from it (Welford 1962), in four streams.
@@ -176,15 +185,17 @@ fn store_sums(tile: Tile, quad: u32, d_z: vec4<f32>, d_z_x_hat: vec4<f32>) {
 @compute @workgroup_size(WORKGROUP)
 fn backward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
                  @builtin(local_invocation_index) local: u32) {
-    let tile = tile_of(flat_workgroup(workgroup, workgroups), local);
-    if tile.n >= params.samples { return; }
+    let flat = flat_workgroup(workgroup, workgroups);
+    if flat >= params.samples * tiles_of_sample() { return; }
+    let tile = tile_of(flat, local);
     // Lanes without a group of their own look at the last one.
     let group = tile.n * params.groups + min(tile.first + tile.lane, tile.end - 1u) / tile.group_quads;
     let group_mean = saved_mean[group];
     let group_rstd = saved_rstd[group];
 
     var group_sums = vec2(0.0);
-    for (var first = tile.first; first < tile.end; first += LANES) {
+    let end = tile_end(flat);
+    for (var first = tile_first(flat); first < end; first += LANES) {
         let quad = first + tile.lane;
         var d_z = vec4(0.0);
         var d_z_x_hat = vec4(0.0);

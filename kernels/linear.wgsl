@@ -16,6 +16,8 @@
 // #import product_tiles PASS=backward_input
 // #import product_shuffle PASS=forward
 // #import product_shuffle PASS=backward_input
+// #import product_cooperative PASS=forward
+// #import product_cooperative PASS=backward_input
 // #import weight_tiles
 // #import weight_shuffle
 

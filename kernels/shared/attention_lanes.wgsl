@@ -16,11 +16,18 @@ struct LaneTask {
     lane: u32,
 }
 
+// Quads of a head, and the parts of these and of its rows. Where shuffles follow, use these and not a LaneTask, which
+// depends on the lane: compilers want all lanes to go the same way provably.
+fn head_quads() -> u32 { return params.channels / 4u / params.heads; }
+fn lane_chunks() -> u32 { return (head_quads() + LANES * QUADS - 1u) / (LANES * QUADS); }
+fn lane_blocks() -> u32 { return (params.tokens + LANES - 1u) / LANES; }
+fn is_surplus(flat: u32) -> bool { return flat >= params.samples * params.heads * lane_blocks() * lane_chunks(); }
+
 fn lane_task_of(flat: u32, lane: u32) -> LaneTask {
     let row = params.channels / 4u;
-    let size = row / params.heads;
-    let chunks = (size + LANES * QUADS - 1u) / (LANES * QUADS);
-    let blocks = (params.tokens + LANES - 1u) / LANES;
+    let size = head_quads();
+    let chunks = lane_chunks();
+    let blocks = lane_blocks();
     let head = flat / chunks / blocks;
     let base = head / params.heads * params.tokens * row + head % params.heads * size;
     return LaneTask(head, base, row, flat / chunks % blocks * LANES, flat % chunks * LANES * QUADS + lane, size,
@@ -47,7 +54,7 @@ fn q_k(task: LaneTask, own_is_query: bool, first: u32) -> Products {
     let other2 = token_at(task, first + task.lane + 16u);
     let other3 = token_at(task, first + task.lane + 24u);
     var s = Products();
-    for (var c = 0u; c < task.size; c++) {
+    for (var c = 0u; c < head_quads(); c++) {
         s = add_products(s, q_or_k(own_is_query, own + c),
                          q_or_k(!own_is_query, other0 + c), q_or_k(!own_is_query, other1 + c),
                          q_or_k(!own_is_query, other2 + c), q_or_k(!own_is_query, other3 + c));
@@ -63,7 +70,7 @@ fn d_y_v(task: LaneTask, own_is_query: bool, first: u32) -> Products {
     let other2 = token_at(task, first + task.lane + 16u);
     let other3 = token_at(task, first + task.lane + 24u);
     var s = Products();
-    for (var c = 0u; c < task.size; c++) {
+    for (var c = 0u; c < head_quads(); c++) {
         s = add_products(s, d_y_or_v(own_is_query, own + c),
                          d_y_or_v(!own_is_query, other0 + c), d_y_or_v(!own_is_query, other1 + c),
                          d_y_or_v(!own_is_query, other2 + c), d_y_or_v(!own_is_query, other3 + c));
@@ -159,8 +166,9 @@ fn add_q_or_k(s: Sums, f: Products, task: LaneTask, is_query: bool, first: u32) 
 @compute @workgroup_size(8)
 fn forward_lanes(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
                  @builtin(subgroup_invocation_id) lane: u32) {
-    let task = lane_task_of(flat_workgroup(workgroup, workgroups), lane);
-    if task.head >= params.samples * params.heads { return; }
+    let flat = flat_workgroup(workgroup, workgroups);
+    if is_surplus(flat) { return; }
+    let task = lane_task_of(flat, lane);
     // Of the scores of own rows 0 to 3 (a) and 4 to 7 (b) so far.
     var highest_a = vec4(LOWEST);
     var highest_b = vec4(LOWEST);
@@ -221,8 +229,9 @@ fn p_of(score: vec4<f32>, log_sum: vec4<f32>) -> vec4<f32> {
 @compute @workgroup_size(8)
 fn backward_query_lanes(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
                         @builtin(subgroup_invocation_id) lane: u32) {
-    let task = lane_task_of(flat_workgroup(workgroup, workgroups), lane);
-    if task.head >= params.samples * params.heads { return; }
+    let flat = flat_workgroup(workgroup, workgroups);
+    if is_surplus(flat) { return; }
+    let task = lane_task_of(flat, lane);
     // Lane l knows row l; every lane needs all eight.
     let query = task.head * params.tokens + min(task.own + lane, task.last);
     let log_sum = saved_logsumexp[query];
@@ -258,8 +267,9 @@ fn backward_query_lanes(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(nu
 fn backward_key_value_lanes(@builtin(workgroup_id) workgroup: vec3<u32>,
                             @builtin(num_workgroups) workgroups: vec3<u32>,
                             @builtin(subgroup_invocation_id) lane: u32) {
-    let task = lane_task_of(flat_workgroup(workgroup, workgroups), lane);
-    if task.head >= params.samples * params.heads { return; }
+    let flat = flat_workgroup(workgroup, workgroups);
+    if is_surplus(flat) { return; }
+    let task = lane_task_of(flat, lane);
     var key_sums = Sums();
     var value_sums = Sums();
     for (var first = 0u; first < params.tokens; first += OTHERS) {

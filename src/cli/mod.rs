@@ -64,12 +64,20 @@ struct AdapterArgs {
     /// of an adapter's or driver's name, such as llvmpipe or RTX
     #[arg(long, default_value = "auto", value_name = "auto|cpu|gpu|NAME")]
     device: Selection,
+    /// Experimental: let convolutions and linear layers use the GPU's matrix units, through wgpu's cooperative matrices
+    /// of 8 x 8 f32. Compiled for Vulkan and Metal, but never run on hardware by us: compare what it computes with
+    /// --device cpu. An error if the device has none
+    #[arg(long)]
+    cooperative_matrix: bool,
 }
 
 impl AdapterArgs {
     /// Opens the device, and says which one it is where the user left the choice open.
     async fn open(&self) -> anyhow::Result<Device> {
-        let device = Device::open(&self.device).await?;
+        let device = match self.cooperative_matrix {
+            false => Device::open(&self.device).await?,
+            true => Device::open_with_cooperative_matrix(&self.device).await?,
+        };
         match (&self.device, &device) {
             (Selection::Auto, Device::Cpu) => eprintln!("device: CPU executor (no hardware GPU was found)"),
             _ => eprintln!("device: {}", device.name()),

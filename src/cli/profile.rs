@@ -225,6 +225,11 @@ fn print_time(profile: &Profile) {
     let share = |seconds: f64| format!("{} ({:.1} %)", time(seconds), 100.0 * seconds / whole);
     let clock = if profile.by_device_clock { "the device's timestamps" } else { "the host's clock" };
     println!("  kernels     {}, {} dispatches by {clock}", share(kernels), profile.dispatches.len());
+    let again = profile.dispatches.iter().filter(|dispatch| dispatch.is_recomputed);
+    let (count, seconds) = again.fold((0, 0.0), |(count, sum), dispatch| (count + 1, sum + dispatch.seconds));
+    if count > 0 {
+        println!("              {} of it in {count} that compute forward values again", share(seconds));
+    }
     println!("  host        {}, until the device has its work", share(profile.host_seconds));
     let rest = whole - kernels - profile.host_seconds;
     if rest >= 0.0 {

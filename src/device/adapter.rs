@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{Device, DeviceError, GpuDevice};
+use super::{Device, DeviceError, GpuDevice, limits};
 
 /// What `--device` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,23 +111,17 @@ pub(super) fn report(adapter: &wgpu::Adapter) -> AdapterReport {
             ("subgroups", features.contains(wgpu::Features::SUBGROUP)),
             ("f16", features.contains(wgpu::Features::SHADER_F16)),
             ("timestamps", features.contains(wgpu::Features::TIMESTAMP_QUERY)),
+            ("cooperative matrices", features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)),
         ],
-        limits: vec![
-            ("bytes in a storage binding", limits.max_storage_buffer_binding_size),
-            ("bytes in a buffer", limits.max_buffer_size),
-            ("storage buffers in a stage", limits.max_storage_buffers_per_shader_stage.into()),
-            ("invocations in a workgroup", limits.max_compute_invocations_per_workgroup.into()),
-            ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size.into()),
-            ("workgroups in a dimension", limits.max_compute_workgroups_per_dimension.into()),
-        ],
+        limits: limits::by_name(&limits),
         name: info.name,
     }
 }
 
 /// Opens the device that `selection` names.
-pub(super) async fn open(selection: &Selection) -> Result<Device, DeviceError> {
+pub(super) async fn open(selection: &Selection, cooperative_matrix: bool) -> Result<Device, DeviceError> {
     if *selection == Selection::Cpu {
-        return Ok(Device::Cpu);
+        return on_cpu(cooperative_matrix);
     }
     let adapters = enumerate().await;
     let found = adapters.iter().map(|adapter| adapter.get_info().name).collect::<Vec<_>>().join(", ");
@@ -146,11 +140,18 @@ pub(super) async fn open(selection: &Selection) -> Result<Device, DeviceError> {
         }
     });
     match (chosen, selection) {
-        (Some(adapter), _) => Ok(Device::Gpu(Arc::new(GpuDevice::open(&adapter).await?))),
-        (None, Selection::Auto) => Ok(Device::Cpu),
+        (Some(adapter), _) => Ok(Device::Gpu(Arc::new(GpuDevice::open(&adapter, cooperative_matrix).await?))),
+        (None, Selection::Auto) => on_cpu(cooperative_matrix),
         (None, _) => {
             let found = if found.is_empty() { "no wgpu adapter at all".to_owned() } else { found };
             Err(DeviceError::NoSuchAdapter { name: selection.to_string(), found })
         }
     }
+}
+
+fn on_cpu(cooperative_matrix: bool) -> Result<Device, DeviceError> {
+    if cooperative_matrix {
+        return Err(DeviceError::NoCooperativeMatrix { adapter: Device::Cpu.name() });
+    }
+    Ok(Device::Cpu)
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use executor::GpuExecutor;
 
-use super::shader::{Binding, Shader, Usage};
+use super::shader::{Binding, Extensions, Shader, Usage};
 use super::tuner::{AdapterIdentity, Tuner};
 use super::{AdapterReport, DeviceError, Tuning, adapter};
 use crate::graph::DType;
@@ -61,21 +61,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl GpuDevice {
     /// Opens `adapter` with WebGPU's default limits, and larger buffers where it has them.
-    pub(super) async fn open(adapter: &wgpu::Adapter) -> Result<Self, DeviceError> {
+    pub(super) async fn open(adapter: &wgpu::Adapter, cooperative_matrix: bool) -> Result<Self, DeviceError> {
         let info = adapter.get_info();
+        let mut wanted =
+            wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        if cooperative_matrix {
+            if !has_cooperative_matrix(adapter, &info) {
+                return Err(DeviceError::NoCooperativeMatrix { adapter: info.name });
+            }
+            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            experimental_features = allow_experimental_features();
+        }
         let available = adapter.limits();
         let required_limits = wgpu::Limits {
             max_storage_buffer_binding_size: available.max_storage_buffer_binding_size,
             max_buffer_size: available.max_buffer_size,
             ..wgpu::Limits::default()
         };
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
         let required_features = adapter.features() & wanted;
         let opened = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("ddpm-gpu"),
                 required_features,
                 required_limits: required_limits.clone(),
+                experimental_features,
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 ..Default::default()
             })
@@ -141,7 +151,17 @@ impl GpuDevice {
                 return Some(format!("its subgroups have {smallest} to {largest} lanes"));
             }
         }
+        if requires.cooperative_matrix && !self.extensions().cooperative_matrix {
+            return Some("cooperative matrices are not there, or not asked for".to_owned());
+        }
         (requires.f16 && !self.supports_f16()).then(|| "it has no shader-f16".to_owned())
+    }
+
+    fn extensions(&self) -> Extensions {
+        Extensions {
+            subgroups: self.features.contains(wgpu::Features::SUBGROUP),
+            cooperative_matrix: self.features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        }
     }
 
     /// Whether kernels can load and store 16-bit floats.
@@ -193,7 +213,7 @@ impl GpuDevice {
         if let Some(shader) = lock(&self.shaders).get(&(room.name, activation)) {
             return Ok(shader.clone());
         }
-        let shader = Shader::load(room, activation, self.features.contains(wgpu::Features::SUBGROUP))?;
+        let shader = Shader::load(room, activation, self.extensions())?;
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(room.name),
             source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
@@ -265,6 +285,23 @@ impl GpuDevice {
         lock(&self.kernels).insert(key, kernel.clone());
         Ok(kernel)
     }
+}
+
+/// Whether an adapter multiplies 8 x 8 f32 by subgroups of 32 lanes, as `product_cooperative.wgsl` is written for. Metal
+/// states no subgroup size, but its SIMD-groups that hold matrices are of 32.
+fn has_cooperative_matrix(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> bool {
+    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SUBGROUP;
+    let has_32_lanes =
+        info.backend == wgpu::Backend::Metal || [info.subgroup_min_size, info.subgroup_max_size] == [32, 32];
+    adapter.features().contains(needed) && has_32_lanes
+}
+
+/// The leave that wgpu wants for features it calls experimental.
+#[allow(unsafe_code)]
+fn allow_experimental_features() -> wgpu::ExperimentalFeatures {
+    // SAFETY: wgpu asks its user to accept that an experimental feature may have undefined behaviour. This is reached only
+    // where the user asked for cooperative matrices, and no other experimental feature is ever requested.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 fn layout_entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {

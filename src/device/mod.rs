@@ -4,6 +4,7 @@ mod adapter;
 mod cpu;
 mod gpu;
 mod half_precision;
+mod limits;
 mod shader;
 mod translate;
 mod tuner;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 pub use adapter::{AdapterReport, Selection, adapters};
 pub use cpu::{CpuExecutor, Twin};
 pub use gpu::{GpuDevice, GpuExecutor};
+pub use limits::{default_limits, footprint};
 pub(crate) use shader::{activations, location};
 pub use translate::{Target, Translation, source, translate};
 pub use tuner::{Tuning, TuningEvent};
@@ -126,6 +128,15 @@ pub enum DeviceError {
         /// Name of the adapter.
         adapter: String,
     },
+    /// Cooperative matrices were asked for.
+    #[error(
+        "{adapter} has no cooperative matrices of 8 x 8 f32 over subgroups of 32 lanes; leave out --cooperative-matrix, \
+         or use another --device"
+    )]
+    NoCooperativeMatrix {
+        /// Name of the adapter.
+        adapter: String,
+    },
     /// Memory ran out.
     #[error(
         "{adapter} is out of memory: the plan takes {} MiB ({largest}); try a smaller --batch-size, or --device cpu",
@@ -213,7 +224,16 @@ impl Device {
     /// # Errors
     /// [`DeviceError::NoSuchAdapter`] or [`DeviceError::Open`].
     pub async fn open(selection: &Selection) -> Result<Self, DeviceError> {
-        adapter::open(selection).await
+        adapter::open(selection, false).await
+    }
+
+    /// Opens the device that `selection` names with wgpu's experimental cooperative matrices, for the variants that
+    /// multiply by a GPU's matrix units. These have been compiled for Vulkan and Metal but never been run by us.
+    ///
+    /// # Errors
+    /// As [`Device::open`]; [`DeviceError::NoCooperativeMatrix`] for a device that has none.
+    pub async fn open_with_cooperative_matrix(selection: &Selection) -> Result<Self, DeviceError> {
+        adapter::open(selection, true).await
     }
 
     /// What runs, in words: adapter, driver.

@@ -12,8 +12,8 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{ArraySize, Expression, Literal, Module, ShaderStage, Span, Type, TypeInner};
 
 use super::DeviceError;
-use super::shader::Shader;
-use crate::ops::{Op, Pass, Types};
+use super::shader::{Extensions, Shader};
+use crate::ops::{Op, Pass, Requirements, Types};
 
 /// A language that kernels are translated to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,9 +84,15 @@ pub fn translate(
     pass: &Pass,
     target: Target,
 ) -> Result<Translation, DeviceError> {
-    let shader = Shader::load(op.room(), types.activation(), true)?;
+    let shader = Shader::load(op.room(), types.activation(), Extensions::ALL)?;
     let (module, info) = shader.resolved(pass)?;
+    let has_matrices =
+        module.types.iter().any(|(_, ty)| matches!(ty.inner, TypeInner::CooperativeMatrix { .. }));
     let written = match target {
+        // naga panics rather than to say so.
+        Target::Hlsl | Target::Glsl if has_matrices => {
+            Err("naga writes cooperative matrices in SPIR-V, MSL and WGSL only".to_owned())
+        }
         Target::Spirv => spirv(&module, &info, pass.entry).map(Translation::Spirv),
         Target::Msl => metal(&module, &info, pass.entry).map(Translation::Text),
         Target::Hlsl => direct3d(&module, &info, pass.entry).map(Translation::Text),
@@ -100,12 +106,12 @@ pub fn translate(
     })
 }
 
-/// The WGSL of a call's room with its imports, with everything that any device can run.
+/// The WGSL of a call's room with its imports, as a device is given it that meets `requires` and has nothing more.
 ///
 /// # Errors
 /// [`DeviceError::Shader`] for WGSL that does not compile.
-pub fn source(op: &dyn Op, types: Types<'_>) -> Result<String, DeviceError> {
-    Ok(Shader::load(op.room(), types.activation(), true)?.text)
+pub fn source(op: &dyn Op, types: Types<'_>, requires: Requirements) -> Result<String, DeviceError> {
+    Ok(Shader::load(op.room(), types.activation(), Extensions::of(requires))?.text)
 }
 
 impl Shader {

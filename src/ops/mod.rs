@@ -249,6 +249,7 @@ pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     attention_lanes,
     index,
     lanes,
+    product_cooperative,
     product_shuffle,
     product_tiles,
     products,

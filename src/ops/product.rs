@@ -1,6 +1,8 @@
 //! Variants of the matrix products of `conv2d` and `linear`; their algorithms are in `kernels/shared/product_*.wgsl` and
 //! `weight_*.wgsl`.
 
+use std::iter;
+
 use super::{Grid, Pass, Requirements, Variant, Word};
 
 /// Sizes of the product `C[row, column] = sum over taps t and depth k of A[tap t of row, k] B[column, t, k]`.
@@ -24,7 +26,23 @@ struct Tiling {
     /// Whether a tile is made by an invocation or by a workgroup.
     grid: fn(usize) -> Grid,
     overrides: &'static [(&'static str, f64)],
-    subgroup_size: Option<u32>,
+    requires: Requirements,
+}
+
+const ANYWHERE: Requirements = Requirements { subgroup_size: None, f16: false, cooperative_matrix: false };
+const EIGHT_LANES: Requirements = Requirements { subgroup_size: Some(8), ..ANYWHERE };
+const MATRIX_UNITS: Requirements = Requirements { cooperative_matrix: true, ..ANYWHERE };
+
+/// Tiles by matrix units. Only who asks for them has them, so they are preferred to everything else.
+const fn cooperative(variant: &'static str) -> Tiling {
+    Tiling {
+        variant,
+        entry: variant,
+        tile: [32, 32],
+        grid: Grid::Workgroups,
+        overrides: &[],
+        requires: MATRIX_UNITS,
+    }
 }
 
 /// The algorithms of a pass, the preferred first: a GPU gets tiles in workgroup memory, and of those the largest that leave
@@ -38,7 +56,7 @@ macro_rules! tilings {
                 tile: [32, 32],
                 grid: Grid::Workgroups,
                 overrides: &[],
-                subgroup_size: Some(8),
+                requires: EIGHT_LANES,
             },
             Tiling {
                 variant: concat!($pass, "_workgroup_128"),
@@ -46,7 +64,7 @@ macro_rules! tilings {
                 tile: [128, 128],
                 grid: Grid::Workgroups,
                 overrides: &[("TILE", 128.0), ("STEP", 8.0)],
-                subgroup_size: None,
+                requires: ANYWHERE,
             },
             Tiling {
                 variant: concat!($pass, "_workgroup_64"),
@@ -54,7 +72,7 @@ macro_rules! tilings {
                 tile: [64, 64],
                 grid: Grid::Workgroups,
                 overrides: &[("TILE", 64.0), ("STEP", 16.0)],
-                subgroup_size: None,
+                requires: ANYWHERE,
             },
             Tiling {
                 variant: concat!($pass, "_workgroup_32"),
@@ -62,7 +80,7 @@ macro_rules! tilings {
                 tile: [32, 32],
                 grid: Grid::Workgroups,
                 overrides: &[("TILE", 32.0), ("STEP", 16.0)],
-                subgroup_size: None,
+                requires: ANYWHERE,
             },
             Tiling {
                 variant: concat!($pass, "_tiled"),
@@ -70,12 +88,14 @@ macro_rules! tilings {
                 tile: [$rows, $columns],
                 grid: Grid::Invocations,
                 overrides: &[],
-                subgroup_size: None,
+                requires: ANYWHERE,
             },
         ]
     };
 }
 
+const FORWARD_COOPERATIVE: Tiling = cooperative("forward_cooperative");
+const BACKWARD_INPUT_COOPERATIVE: Tiling = cooperative("backward_input_cooperative");
 const FORWARD: [Tiling; 5] = tilings!("forward", register tile 4 x 8);
 const BACKWARD_INPUT: [Tiling; 5] = tilings!("backward_input", register tile 4 x 8);
 const BACKWARD_WEIGHT: [Tiling; 5] = tilings!("backward_weight", register tile 8 x 8);
@@ -101,10 +121,6 @@ impl Tiling {
             overrides: self.overrides.to_vec(),
             ..Pass::new(self.entry, (self.grid)(self.tiles(size, copies)), params)
         }
-    }
-
-    fn requires(&self) -> Requirements {
-        Requirements { subgroup_size: self.subgroup_size, ..Requirements::default() }
     }
 }
 
@@ -145,9 +161,10 @@ impl Product {
         let size = [self.rows, self.columns];
         let mut variants = Vec::new();
         if self.is_tileable() {
-            variants.extend(by_preference(&FORWARD, size, 1).into_iter().map(|tiling| Variant {
+            let tilings = iter::once(&FORWARD_COOPERATIVE).chain(by_preference(&FORWARD, size, 1));
+            variants.extend(tilings.map(|tiling| Variant {
                 name: tiling.variant,
-                requires: tiling.requires(),
+                requires: tiling.requires,
                 scratch: Vec::new(),
                 passes: vec![tiling.pass(size, 1, params.clone())],
             }));
@@ -166,9 +183,11 @@ impl Product {
         let turn = Pass::new("turn_weight", Grid::Invocations(self.weights() / 16), params.clone());
         let mut variants = Vec::new();
         if self.is_tileable() {
-            variants.extend(by_preference(&BACKWARD_INPUT, size, 1).into_iter().map(|tiling| Variant {
+            let tilings =
+                iter::once(&BACKWARD_INPUT_COOPERATIVE).chain(by_preference(&BACKWARD_INPUT, size, 1));
+            variants.extend(tilings.map(|tiling| Variant {
                 name: tiling.variant,
-                requires: tiling.requires(),
+                requires: tiling.requires,
                 scratch: vec![("turned_weight", self.weights())],
                 passes: vec![turn.clone(), tiling.pass(size, 1, params.clone())],
             }));
@@ -199,7 +218,7 @@ impl Product {
         if self.is_tileable() {
             variants.extend(by_preference(&BACKWARD_WEIGHT, size, copies).into_iter().map(|tiling| {
                 let partial = tiling.pass(size, copies, params.clone());
-                variant(tiling.variant, tiling.requires(), partial, "backward_weight_reduce_vec4", 4)
+                variant(tiling.variant, tiling.requires, partial, "backward_weight_reduce_vec4", 4)
             }));
         }
         let plain = Pass::new("backward_weight", Grid::Invocations(splits * weights), params.clone());

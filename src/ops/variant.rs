@@ -20,6 +20,9 @@ pub struct Requirements {
     pub subgroup_size: Option<u32>,
     /// Whether the kernel computes in 16-bit floats.
     pub f16: bool,
+    /// Whether the kernel multiplies wgpu's cooperative matrices of 8 x 8 f32, which a device has only where the user
+    /// asked for them.
+    pub cooperative_matrix: bool,
 }
 
 /// One dispatch.

@@ -1,5 +1,7 @@
 //! Where the time and the memory of a step go.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -44,6 +46,8 @@ pub struct Dispatch {
     pub op: &'static str,
     /// Room and entry point of the kernel, such as `conv2d.forward_tiled`.
     pub kernel: String,
+    /// Whether it computes a forward value again, for the backward pass.
+    pub is_recomputed: bool,
     /// When it began in the last of the timed steps, in seconds.
     pub start: f64,
     /// Median over the steps, in seconds.
@@ -130,12 +134,16 @@ pub async fn profile(
 fn dispatches(plan: &Plan, timed: &[Vec<Timing>]) -> Vec<Dispatch> {
     let last = timed.last().map_or(&[][..], Vec::as_slice);
     let mut dispatches: Vec<Dispatch> = Vec::new();
+    // A call that is made again has the very op of the first one.
+    let mut first_calls = HashMap::new();
     for (index, timing) in last.iter().enumerate() {
         let node = &plan.nodes[timing.node];
+        let first = *first_calls.entry(Arc::as_ptr(&node.node.op).cast::<()>()).or_insert(timing.node);
         dispatches.push(Dispatch {
             path: node.node.path.clone(),
             op: node.node.op.name(),
             kernel: timing.kernel.clone(),
+            is_recomputed: first != timing.node,
             start: timing.start,
             seconds: median(timed.iter().map(|step| step[index].seconds).collect()),
             bytes: 0,

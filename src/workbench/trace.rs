@@ -58,7 +58,17 @@ mod tests {
 
     fn dispatch(path: &str, kernel: &str, start: f64, seconds: f64) -> Dispatch {
         let (path, kernel) = (path.to_owned(), kernel.to_owned());
-        Dispatch { path, op: "silu.forward", kernel, start, seconds, bytes: 8, flops: 4, alive_bytes: 64 }
+        Dispatch {
+            path,
+            op: "silu.forward",
+            kernel,
+            start,
+            seconds,
+            is_recomputed: false,
+            bytes: 8,
+            flops: 4,
+            alive_bytes: 64,
+        }
     }
 
     /// Viewers nest slices by time alone, so a module has to enclose its kernels, and neighbours must not touch.

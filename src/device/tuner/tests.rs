@@ -93,6 +93,7 @@ fn open(budget: Duration, cache_folder: Option<PathBuf>) -> Option<(Device, Arc<
             count.fetch_add(1, Ordering::Relaxed);
         }
         TuningEvent::Finished { .. } => {}
+        TuningEvent::Chosen { .. } => {}
         TuningEvent::Warning(text) => panic!("{text}"),
     });
     device.set_tuning(Tuning { budget, cache_folder, again: false, report });
@@ -159,12 +160,15 @@ fn the_chosen_variant_runs() {
         *gpu.tuner().unwrap().table() = keys(4).into_iter().map(|key| (key, choice.clone())).collect();
         let mut executor = block_on(device.prepare(&graph, &[y])).unwrap();
         let mut kernels = Vec::new();
-        executor.run_each(&mut |_, kernel| kernels.push(kernel.to_owned())).unwrap();
+        kernels.extend(
+            pollster::block_on(executor.run_timed(&|| 0.0)).unwrap().into_iter().map(|timing| timing.kernel),
+        );
         kernels
     };
     let executor_of_defaults = block_on(device.prepare(&graph, &[y]));
     let mut defaults = Vec::new();
-    executor_of_defaults.unwrap().run_each(&mut |_, kernel| defaults.push(kernel.to_owned())).unwrap();
+    let timings = pollster::block_on(executor_of_defaults.unwrap().run_timed(&|| 0.0)).unwrap();
+    defaults.extend(timings.into_iter().map(|timing| timing.kernel));
     assert_ne!(defaults[0], "conv2d.forward");
     assert_eq!(run_with("forward"), ["conv2d.forward"; 3]);
     assert_eq!(run_with("gone"), defaults);

@@ -171,15 +171,15 @@ fn roofline(report: &Report) -> Markup {
 }
 
 fn errors(verdicts: &[Verdict]) -> Markup {
-    let mut groups: BTreeMap<(&str, &str, &str), (usize, f64, f64, bool)> = BTreeMap::new();
+    let mut groups: BTreeMap<(&str, &str, &str), Vec<&Verdict>> = BTreeMap::new();
     for verdict in verdicts {
-        let key = (verdict.kernel, verdict.variant, verdict.precision);
-        let (count, worst, tolerance, failed) = groups.entry(key).or_default();
-        *count += 1;
-        *worst = worst.max(verdict.worst_error.unwrap_or(0.0));
-        *tolerance = verdict.tolerance;
-        *failed |= verdict.failure.is_some();
+        groups.entry((verdict.kernel, verdict.variant, verdict.precision)).or_default().push(verdict);
     }
+    let rows = groups.into_iter().map(|((kernel, variant, precision), group)| {
+        let worst = group.iter().filter_map(|verdict| verdict.worst_error).fold(0.0, f64::max);
+        let failed = group.iter().any(|verdict| verdict.failure.is_some());
+        (kernel, variant, precision, group.len(), worst, group[0].tolerance, failed)
+    });
     html! {
         h2 { "Errors against references" }
         table {
@@ -187,7 +187,7 @@ fn errors(verdicts: &[Verdict]) -> Markup {
                 th { "kernel" } th { "variant" } th { "precision" } th.figure { "cases" } th.figure { "worst error" }
                 th.figure { "tolerance" } th { "share of the tolerance" }
             }
-            @for ((kernel, variant, precision), (count, worst, tolerance, failed)) in groups {
+            @for (kernel, variant, precision, count, worst, tolerance, failed) in rows {
                 tr {
                     td { (kernel) } td { (variant) } td { (precision) } td.figure { (count) }
                     td.figure { (format!("{worst:.1e}")) } td.figure { (format!("{tolerance:.1e}")) }
