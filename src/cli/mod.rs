@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
 mod devices;
+mod evaluate;
 mod predict;
 mod progress;
 mod sample;
@@ -29,6 +30,7 @@ enum Command {
     Train(train::Args),
     Sample(sample::Args),
     Predict(predict::Args),
+    Evaluate(evaluate::Args),
 }
 
 /// Where to compute.
@@ -88,6 +90,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Train(args) => train::run(args).await,
             Command::Sample(args) => sample::run(args).await,
             Command::Predict(args) => predict::run(args).await,
+            Command::Evaluate(args) => evaluate::run(args).await,
         }
     });
     match result {
@@ -104,6 +107,14 @@ fn describe(error: &anyhow::Error) -> String {
     error.chain().skip(1).fold(error.to_string(), |text, cause| {
         let cause = cause.to_string();
         if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+/// The value that a flag names; `what` names the kind in the message.
+fn one_of<T: Copy>(what: &str, known: &[(&'static str, T)], name: &str) -> Result<T, String> {
+    known.iter().find(|(known, _)| *known == name).map(|&(_, value)| value).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|&(name, _)| name).collect();
+        format!("known {what}: {}", names.join(", "))
     })
 }
 
