@@ -1,13 +1,14 @@
 //! A hand-written GPU compute engine for denoising diffusion models.
 //!
 //! The layers, each of which calls only the next:
-//! `cli -> train | sample -> diffusion + model -> graph -> ops -> plan -> device`.
+//! `cli -> train | sample | evaluate -> diffusion + model -> graph -> ops -> plan -> device`.
 //! ARCHITECTURE.md says what each one is for.
 
 pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod diffusion;
+pub mod evaluate;
 pub mod graph;
 pub mod model;
 pub mod ops;

@@ -164,7 +164,9 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
             let mut network = network(&golden);
             let graph = &mut network.graph;
             let target = graph.input("target", graph.ty(network.output).clone());
-            let (loss, _) = mse_loss(graph, network.output, target).unwrap();
+            let images = graph.ty(target).shape[0];
+            let weights = graph.input("weights", TensorType::f32([images]));
+            let (loss, _) = mse_loss(graph, network.output, target, weights).unwrap();
             let d_loss = graph.input("d_loss", TensorType::f32([1]));
             let parameters: Vec<ValueId> = graph.parameters().iter().map(|p| p.value).collect();
             let d_parameters: Vec<ValueId> = gradients(graph, &[(loss, d_loss)], &parameters)
@@ -176,6 +178,7 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
             let mut executor = block_on(device.prepare(&network.graph, &keep)).unwrap();
             write_inputs(&golden, &network, &mut executor);
             executor.write(target, &golden.images("target.sample").1).unwrap();
+            executor.write(weights, &vec![1.0f32; images]).unwrap();
             executor.write(d_loss, &[1.0f32]).unwrap();
             executor.run().unwrap();
 
@@ -225,10 +228,13 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
         let output = unet(&mut graph, &golden.config(), inputs).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
         let optimizer = Optimizer { adamw, max_grad_norm: Some(1.0), scales_loss: false };
-        let training = TrainingGraph::new(&mut graph, output, target, optimizer, false).unwrap();
+        let weights = graph.input("weights", TensorType::f32([shape[0]]));
+        let (loss, _) = mse_loss(&mut graph, output, target, weights).unwrap();
+        let training = TrainingGraph::new(&mut graph, loss, optimizer, false).unwrap();
         let mut executor = block_on(device.prepare(&graph, &training.kept())).unwrap();
         let initial = from_tensors(&graph, &golden.with_prefix("initial.")).unwrap();
         training.initialize(&graph, &mut executor, &initial, &initial).unwrap();
+        executor.write(weights, &vec![1.0f32; shape[0]]).unwrap();
         for step in 0..10u64 {
             let (x_t, target_data) = (
                 golden.images(&format!("step.{step}.x_t")).1,

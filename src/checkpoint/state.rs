@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::pipeline::write_json;
 use super::{CheckpointError, tensor_file};
+use crate::diffusion::LearnedSchedule;
 use crate::model::Tensors;
 use crate::ops::loss_scale::LossScale;
 
@@ -26,9 +27,15 @@ pub struct TrainingState {
     pub second_moment: Tensors,
     /// Where loss scaling stands; `None` for a run without.
     pub loss_scale: Option<LossScale>,
+    /// The losses that importance sampling of timesteps remembers; `None` for a run without.
+    pub timestep_sampler: Option<Tensors>,
+    /// The noise schedule's network, where it is learned.
+    pub learned_schedule: Option<LearnedSchedule>,
 }
 
 const FOLDER: &str = "training_state";
+
+const TIMESTEP_SAMPLER: &str = "timestep_sampler.safetensors";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -36,6 +43,8 @@ struct Header {
     options: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     loss_scale: Option<LossScale>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    learned_schedule: Option<LearnedSchedule>,
 }
 
 impl TrainingState {
@@ -47,13 +56,16 @@ impl TrainingState {
         let folder = checkpoint.join(FOLDER);
         let path = folder.join("state.json");
         let text = fs::read_to_string(&path).map_err(CheckpointError::read(&path))?;
-        let Header { step, options, loss_scale } =
+        let Header { step, options, loss_scale, learned_schedule } =
             serde_json::from_str(&text).map_err(|error| CheckpointError::invalid(&path, error))?;
         let tensors = |name: &str| tensor_file::read(&folder.join(name));
+        let has_sampler = folder.join(TIMESTEP_SAMPLER).exists();
         Ok(Self {
+            timestep_sampler: has_sampler.then(|| tensors(TIMESTEP_SAMPLER)).transpose()?,
             step,
             options,
             loss_scale,
+            learned_schedule,
             weights: tensors("weights.safetensors")?,
             first_moment: tensors("first_moment.safetensors")?,
             second_moment: tensors("second_moment.safetensors")?,
@@ -64,8 +76,16 @@ impl TrainingState {
     pub(super) fn write(&self, checkpoint: &Path) -> Result<(), CheckpointError> {
         let folder = checkpoint.join(FOLDER);
         fs::create_dir(&folder).map_err(CheckpointError::write(&folder))?;
-        let header = Header { step: self.step, options: self.options.clone(), loss_scale: self.loss_scale };
+        let header = Header {
+            step: self.step,
+            options: self.options.clone(),
+            loss_scale: self.loss_scale,
+            learned_schedule: self.learned_schedule.clone(),
+        };
         write_json(&folder.join("state.json"), &header)?;
+        if let Some(losses) = &self.timestep_sampler {
+            tensor_file::write(&folder.join(TIMESTEP_SAMPLER), losses)?;
+        }
         tensor_file::write(&folder.join("weights.safetensors"), &self.weights)?;
         tensor_file::write(&folder.join("first_moment.safetensors"), &self.first_moment)?;
         tensor_file::write(&folder.join("second_moment.safetensors"), &self.second_moment)

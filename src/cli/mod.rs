@@ -3,6 +3,7 @@
 mod devices;
 mod kernels;
 mod model;
+mod evaluate;
 mod predict;
 mod profile;
 mod progress;
@@ -35,6 +36,7 @@ enum Command {
     Predict(predict::Args),
     Kernels(kernels::Args),
     Profile(profile::Args),
+    Evaluate(evaluate::Args),
 }
 
 /// Where to compute.
@@ -119,6 +121,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Predict(args) => predict::run(args).await,
             Command::Kernels(args) => kernels::run(args).await,
             Command::Profile(args) => profile::run(args).await,
+            Command::Evaluate(args) => evaluate::run(args).await,
         }
     });
     match result {
@@ -135,6 +138,14 @@ fn describe(error: &anyhow::Error) -> String {
     error.chain().skip(1).fold(error.to_string(), |text, cause| {
         let cause = cause.to_string();
         if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+/// The value that a flag names; `what` names the kind in the message.
+fn one_of<T: Copy>(what: &str, known: &[(&'static str, T)], name: &str) -> Result<T, String> {
+    known.iter().find(|(known, _)| *known == name).map(|&(_, value)| value).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|&(name, _)| name).collect();
+        format!("known {what}: {}", names.join(", "))
     })
 }
 

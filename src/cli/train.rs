@@ -1,18 +1,21 @@
 //! `ddpm-gpu train`
 
+mod objective;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use ddpm_gpu::data::{self, Dataset, OpenOptions};
-use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig, VarianceType};
 use ddpm_gpu::graph::MemoryReport;
 use ddpm_gpu::model::{Preset, SampleSize, UNetConfig};
 use ddpm_gpu::train::{Event, LrSchedule, Outcome, Run, TrainOptions, Trainer, train};
 
+use objective::{ObjectiveArgs, ProcessArgs};
+
 use super::progress::Progress;
-use super::{DeviceArgs, PrecisionArgs};
+use super::{DeviceArgs, PrecisionArgs, one_of};
 
 /// Train a model on images
 ///
@@ -42,12 +45,10 @@ pub(super) struct Args {
     /// Share of activations to drop; overrides the model's
     #[arg(long, value_name = "P")]
     dropout: Option<f32>,
-    /// Noise schedule: linear, scaled_linear, cosine, sigmoid
-    #[arg(long, default_value = "linear", value_name = "NAME")]
-    beta_schedule: BetaSchedule,
-    /// Variance of the reverse process when the ddpm sampler draws: fixed_small or fixed_large
-    #[arg(long, default_value = "fixed_small", value_name = "NAME", value_parser = parse_variance)]
-    variance_type: VarianceType,
+    #[command(flatten)]
+    process: ProcessArgs,
+    #[command(flatten)]
+    objective: ObjectiveArgs,
     /// Steps in all, those before a resume included
     #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N")]
     steps: u64,
@@ -110,20 +111,7 @@ pub(super) struct Args {
 }
 
 fn parse_lr_schedule(name: &str) -> Result<LrSchedule, String> {
-    let known = LrSchedule::ALL;
-    known
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|&(_, schedule)| schedule)
-        .ok_or_else(|| format!("known schedules: {}", known.map(|(name, _)| name).join(", ")))
-}
-
-fn parse_variance(name: &str) -> Result<VarianceType, String> {
-    match name {
-        "fixed_small" => Ok(VarianceType::FixedSmall),
-        "fixed_large" => Ok(VarianceType::FixedLarge),
-        _ => Err("known variances: fixed_small, fixed_large".to_owned()),
-    }
+    one_of("schedules", &LrSchedule::ALL, name)
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
@@ -131,22 +119,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let dataset = open_dataset(&args, &model)?;
     let config = fit(model, dataset.as_ref(), &args)?;
     config.check()?;
-    let options = options(&args);
+    let options = options(&args)?;
+    let scheduler = args.process.scheduler()?;
     if args.dry_run {
-        let (parameters, memory) = Trainer::dry_run(&config, &options)?;
+        let (parameters, memory) = Trainer::dry_run(&config, &scheduler, &options)?;
         println!("parameters: {parameters}");
         print_memory(&memory);
         let other = TrainOptions { checkpointing: !options.checkpointing, ..options };
-        let (_, other_memory) = Trainer::dry_run(&config, &other)?;
+        let (_, other_memory) = Trainer::dry_run(&config, &scheduler, &other)?;
         let with = if other.checkpointing { "with" } else { "without" };
         println!("{with} --checkpointing the total is {:.1} MiB", mib(other_memory.total()));
         return Ok(());
     }
-    let scheduler = SchedulerConfig {
-        beta_schedule: args.beta_schedule,
-        variance_type: args.variance_type,
-        ..SchedulerConfig::default()
-    };
     let device = args.device.open().await?;
     args.precision.warn(&device);
     let run = Run {
@@ -226,14 +210,19 @@ fn fit(mut config: UNetConfig, dataset: &dyn Dataset, args: &Args) -> anyhow::Re
     } else if is_preset {
         config.num_class_embeds = (classes > 0).then_some(classes);
     }
+    // A learned variance takes as many output channels again.
+    if config.out_channels == config.in_channels {
+        config.out_channels = args.process.variance_type.output_channels(config.in_channels);
+    }
     if let Some(dropout) = args.dropout {
         config.dropout = dropout;
     }
     Ok(config)
 }
 
-fn options(args: &Args) -> TrainOptions {
-    TrainOptions {
+fn options(args: &Args) -> anyhow::Result<TrainOptions> {
+    let objective = &args.objective;
+    Ok(TrainOptions {
         steps: args.steps,
         batch_size: args.batch_size,
         learning_rate: args.learning_rate,
@@ -244,10 +233,15 @@ fn options(args: &Args) -> TrainOptions {
         max_grad_norm: args.max_grad_norm,
         ema_decay: args.ema_decay,
         random_flip: args.random_flip,
+        objective: objective.objective,
+        loss_type: objective.loss_type()?,
+        loss_weighting: objective.loss_weighting()?,
+        learned_schedule: args.process.is_learned(),
+        timestep_sampling: objective.timestep_sampler,
         precision: args.precision.precision,
         seed: args.seed,
         checkpointing: args.checkpointing,
-    }
+    })
 }
 
 fn mib(bytes: usize) -> f64 {

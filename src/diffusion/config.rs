@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::{
     BetaSchedule, PredictionType, Schedule, ScheduleError, TimestepSpacing, TimestepsError, VarianceType,
+    rescale_betas_zero_snr,
 };
 
 /// The schedulers whose files are read.
@@ -38,6 +39,8 @@ pub struct SchedulerConfig {
     pub beta_schedule: BetaSchedule,
     /// The betas themselves `[num_train_timesteps]`, in place of the three keys above.
     pub trained_betas: Option<Vec<f64>>,
+    /// Whether the betas are changed so that nothing of the image is left at the last timestep.
+    pub rescale_betas_zero_snr: bool,
     /// Variance of the reverse process; read by the `ddpm` sampler only.
     pub variance_type: VarianceType,
     /// Whether estimates of x_0 are clamped.
@@ -85,6 +88,7 @@ impl Default for SchedulerConfig {
             beta_end: 0.02,
             beta_schedule: BetaSchedule::Linear,
             trained_betas: None,
+            rescale_betas_zero_snr: false,
             variance_type: VarianceType::FixedSmall,
             clip_sample: true,
             clip_sample_range: 1.0,
@@ -105,10 +109,11 @@ impl SchedulerConfig {
     pub fn schedule(&self) -> Result<Schedule, ScheduleError> {
         // Checked before the betas are computed: a file can claim any number of them.
         Schedule::check_length(self.num_train_timesteps)?;
-        Schedule::new(match &self.trained_betas {
+        let betas = match &self.trained_betas {
             Some(betas) => betas.clone(),
             None => self.beta_schedule.betas(self.num_train_timesteps, self.beta_start, self.beta_end),
-        })
+        };
+        Schedule::new(if self.rescale_betas_zero_snr { rescale_betas_zero_snr(&betas) } else { betas })
     }
 
     /// The timesteps that a sampler visits in `steps` steps, falling, `[steps]`.
@@ -125,18 +130,19 @@ impl SchedulerConfig {
     }
 
     /// Refuses what no type rules out.
-    fn check(&self) -> Result<(), ConfigError> {
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the key.
+    pub fn check(&self) -> Result<(), ConfigError> {
         if !CLASSES.contains(&self.class_name.as_str()) {
             let reason = format!("files of these schedulers are read: {}", CLASSES.join(", "));
             return Err(unsupported("_class_name", &json!(self.class_name), reason));
         }
-        for key in ["thresholding", "rescale_betas_zero_snr"] {
-            // diffusers tests whether the value is true in Python's sense; `false` and `null` are not.
-            if let Some(value) = self.other.get(key)
-                && !matches!(value, Value::Bool(false) | Value::Null)
-            {
-                return Err(unsupported(key, value, "only false is implemented".to_owned()));
-            }
+        // diffusers tests whether the value is true in Python's sense; `false` and `null` are not.
+        if let Some(value) = self.other.get("thresholding")
+            && !matches!(value, Value::Bool(false) | Value::Null)
+        {
+            return Err(unsupported("thresholding", value, "only false is implemented".to_owned()));
         }
         let range = self.clip_sample_range;
         if range <= 0.0 || !range.is_finite() {
@@ -148,7 +154,11 @@ impl SchedulerConfig {
             let reason = format!("`trained_betas` has {} numbers; the two must agree", betas.len());
             return Err(unsupported("num_train_timesteps", &json!(self.num_train_timesteps), reason));
         }
-        self.schedule()?;
+        if self.schedule()?.has_zero_terminal_snr() && self.prediction_type == PredictionType::Epsilon {
+            let reason = "nothing of the image is left at the last timestep, where the noise says nothing of x_0; use \
+                          v_prediction or sample, or a schedule without rescale_betas_zero_snr";
+            return Err(unsupported("prediction_type", &json!(self.prediction_type), reason.to_owned()));
+        }
         Ok(())
     }
 }
@@ -178,6 +188,9 @@ impl TryFrom<Map<String, Value>> for SchedulerConfig {
             beta_end: take(&mut map, "beta_end", d.beta_end)?,
             beta_schedule: take(&mut map, "beta_schedule", d.beta_schedule)?,
             trained_betas: take(&mut map, "trained_betas", d.trained_betas)?,
+            // null is false in Python.
+            rescale_betas_zero_snr: take::<Option<bool>>(&mut map, "rescale_betas_zero_snr", None)?
+                .unwrap_or(false),
             variance_type: take(&mut map, "variance_type", d.variance_type)?,
             clip_sample: take(&mut map, "clip_sample", d.clip_sample)?,
             clip_sample_range: take(&mut map, "clip_sample_range", d.clip_sample_range)?,
@@ -203,6 +216,9 @@ impl From<SchedulerConfig> for Map<String, Value> {
         put("beta_end", json!(config.beta_end));
         put("beta_schedule", json!(config.beta_schedule));
         put("trained_betas", json!(config.trained_betas));
+        if config.rescale_betas_zero_snr {
+            put("rescale_betas_zero_snr", json!(true));
+        }
         put("clip_sample", json!(config.clip_sample));
         put("clip_sample_range", json!(config.clip_sample_range));
         put("prediction_type", json!(config.prediction_type));

@@ -5,11 +5,15 @@
 //! `alphas_cumprod[t]` the paper's alpha-bar, counted from 0 as in code and not from 1 as in the paper.
 
 mod config;
+mod learned_schedule;
 mod prediction;
 mod schedule;
 mod timesteps;
+mod weighting;
 
 pub use config::{ConfigError, SchedulerConfig};
+pub use learned_schedule::LearnedSchedule;
 pub use prediction::PredictionType;
-pub use schedule::{BetaSchedule, Posterior, Schedule, ScheduleError, VarianceType};
+pub use schedule::{BetaSchedule, Posterior, Schedule, ScheduleError, VarianceType, rescale_betas_zero_snr};
 pub use timesteps::{TimestepSpacing, TimestepsError};
+pub use weighting::LossWeighting;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::PredictionType;
+use crate::ops::vlb_loss::Coefficients;
 
 /// How beta, the variance of the noise added in a step, grows over the steps; serde names are diffusers'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +88,43 @@ pub enum VarianceType {
     FixedSmallLog,
     /// That of the forward step, beta_t, the largest that can be right.
     FixedLarge,
+    /// Between the two, in logarithms, by a number that the network gives for each element in a second half of its output
+    /// channels (Nichol and Dhariwal 2021, equation 15).
+    LearnedRange,
+}
+
+impl VarianceType {
+    /// Channels that the network puts out for images of `channels`.
+    pub fn output_channels(self, channels: usize) -> usize {
+        if self == Self::LearnedRange { 2 * channels } else { channels }
+    }
+}
+
+/// Betas changed so that nothing of the image is left at the last timestep (Lin et al. 2023, algorithm 1).
+///
+/// The square roots of alphas_cumprod are shifted and scaled: the first stays, the last becomes 0, and the last beta 1.
+pub fn rescale_betas_zero_snr(betas: &[f64]) -> Vec<f64> {
+    let mut product = 1.0;
+    let roots: Vec<f64> = betas
+        .iter()
+        .map(|beta| {
+            product *= 1.0 - beta;
+            f64::sqrt(product)
+        })
+        .collect();
+    let (Some(&first), Some(&last)) = (roots.first(), roots.last()) else { return Vec::new() };
+    // With a single timestep the first is the last: it becomes 0.
+    let scale = if first > last { first / (first - last) } else { 1.0 };
+    let mut before = 1.0;
+    roots
+        .iter()
+        .map(|root| {
+            let alpha_cumprod = ((root - last) * scale).powi(2);
+            let beta = 1.0 - alpha_cumprod / before;
+            before = alpha_cumprod;
+            beta
+        })
+        .collect()
 }
 
 /// A schedule that cannot be used.
@@ -106,8 +144,8 @@ pub enum ScheduleError {
     Length(usize),
     /// A beta out of range.
     #[error(
-        "the noise schedule has beta {beta} at timestep {t}; betas must lie strictly between 0 and 1: check \
-         beta_start, beta_end and trained_betas"
+        "the noise schedule has beta {beta} at timestep {t}; betas must lie strictly between 0 and 1 (the last may be 1): \
+         check beta_start, beta_end and trained_betas"
     )]
     Beta {
         /// The timestep, from 0.
@@ -139,18 +177,20 @@ impl Schedule {
     /// Checks the betas and multiplies them up.
     ///
     /// # Errors
-    /// [`ScheduleError`] if there are none or too many, or if one is not strictly between 0 and 1.
+    /// [`ScheduleError`] if there are none or too many, or if one is not strictly between 0 and 1; the last may be 1, so
+    /// that nothing of the image is left.
     pub fn new(betas: Vec<f64>) -> Result<Self, ScheduleError> {
         Self::check_length(betas.len())?;
         let mut product = 1.0;
         let mut alphas_cumprod = Vec::with_capacity(betas.len());
         for (t, &beta) in betas.iter().enumerate() {
             // NaN fails the first test, as it should.
-            if !(beta > 0.0 && beta < 1.0) {
+            let is_zero_snr = beta == 1.0 && t > 0 && t + 1 == betas.len();
+            if !(beta > 0.0 && (beta < 1.0 || is_zero_snr)) {
                 return Err(ScheduleError::Beta { t, beta });
             }
             product *= 1.0 - beta;
-            if !(product > 0.0 && product < 1.0) {
+            if !((product > 0.0 || is_zero_snr) && product < 1.0) {
                 return Err(ScheduleError::AlphaCumprod { t, alpha_cumprod: product });
             }
             alphas_cumprod.push(product);
@@ -192,6 +232,44 @@ impl Schedule {
     /// If `t` is not below T.
     pub fn posterior(&self, t: usize) -> Posterior {
         Posterior::between(self.alphas_cumprod[t], t.checked_sub(1).map_or(1.0, |t| self.alphas_cumprod[t]))
+    }
+
+    /// Whether nothing of the image is left at the last timestep.
+    pub fn has_zero_terminal_snr(&self) -> bool {
+        self.alphas_cumprod.last() == Some(&0.0)
+    }
+
+    /// One row of the `coefficients` of [`vlb_loss`](mod@crate::ops::vlb_loss): the term of the variational bound of one
+    /// timestep (Ho et al. 2020, equation 5).
+    ///
+    /// At t = 0 the posterior has no variance; that of t = 1 stands in for its logarithm, as in Ho et al.'s code.
+    ///
+    /// # Panics
+    /// If `t` is not below T.
+    pub fn vlb_coefficients(
+        &self,
+        t: usize,
+        prediction_type: PredictionType,
+        variance_type: VarianceType,
+    ) -> Coefficients {
+        // With a single timestep there is no t = 1.
+        let variance_at =
+            |t: usize| if t < self.betas.len() { self.posterior(t).variance } else { self.betas[0] };
+        let log_variance = variance_at(t.max(1)).ln();
+        let model_log_variance = match variance_type {
+            VarianceType::FixedSmall | VarianceType::FixedSmallLog => [log_variance; 2],
+            VarianceType::FixedLarge if t == 0 => [log_variance; 2],
+            VarianceType::FixedLarge => [self.betas[t].ln(); 2],
+            VarianceType::LearnedRange => [log_variance, self.betas[t].ln()],
+        };
+        // The means differ by what the two say of x_0, and what they say of x_0 by what the network says.
+        let [_, x_start_of_output] = prediction_type.x_start_factors(self.alphas_cumprod[t]);
+        Coefficients {
+            mean_of_output: self.posterior(t).mean_of_x_start * x_start_of_output,
+            log_variance,
+            model_log_variance,
+            is_decoder: t == 0,
+        }
     }
 
     /// One row of the `coefficients` of [`q_sample`](crate::ops::q_sample::q_sample).

@@ -154,7 +154,8 @@ fn training_step(graph: &mut Graph, images: &TensorType) -> (Vec<ValueId>, Vec<V
     };
     let output = crate::model::unet(graph, &config, inputs).unwrap();
     let target = graph.input("target", graph.ty(output).clone());
-    let (loss, _) = ops::mse_loss(graph, output, target).unwrap();
+    let weights = graph.input("weights", TensorType::f32([batch]));
+    let (loss, _) = ops::mse_loss(graph, output, target, weights).unwrap();
     let d_loss = graph.input("d_loss", TensorType::f32([1]));
     let parameters: Vec<ValueId> = graph.parameters().iter().map(|parameter| parameter.value).collect();
     let found = gradients(graph, &[(loss, d_loss)], &parameters).unwrap();

@@ -21,14 +21,16 @@ pub mod grad_norm;
 pub mod group_norm;
 pub mod linear;
 pub mod loss_scale;
-pub mod mse_loss;
 pub mod philox;
 pub mod q_sample;
+pub mod regression_loss;
 pub mod reverse_step;
 pub mod scale_shift;
 pub mod silu;
 pub mod timestep_embedding;
 pub mod upsample;
+pub mod vlb_loss;
+pub mod weighted_mean;
 
 use std::fmt::Debug;
 
@@ -43,14 +45,16 @@ pub use dropout::dropout;
 pub use embedding::embedding;
 pub use group_norm::group_norm;
 pub use linear::linear;
-pub use mse_loss::mse_loss;
 pub use q_sample::q_sample;
+pub use regression_loss::{Regression, mse_loss, regression_loss};
 pub use reverse_step::reverse_step;
 pub use scale_shift::scale_shift;
 pub use silu::silu;
 pub use timestep_embedding::timestep_embedding;
 pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
+pub use vlb_loss::vlb_loss;
+pub use weighted_mean::weighted_mean;
 
 use crate::graph::{DType, Graph, GraphError, TensorType, ValueId};
 
@@ -210,14 +214,16 @@ pub const ALL: &[Room] = rooms![
     group_norm,
     linear,
     loss_scale,
-    mse_loss,
     philox,
     q_sample,
+    regression_loss,
     reverse_step,
     scale_shift,
     silu,
     timestep_embedding,
     upsample,
+    vlb_loss,
+    weighted_mean,
 ];
 
 /// The module that takes the place of `activation` in a call with 16-bit operands.

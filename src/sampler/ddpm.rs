@@ -35,7 +35,7 @@ fn steps(config: &SchedulerConfig, options: &SamplerOptions) -> Result<Vec<Step>
         // line 3). With `steps_offset` the last timestep is not 0, and diffusers' 1e-20 shows.
         let variance = match config.variance_type {
             VarianceType::FixedSmall | VarianceType::FixedSmallLog => posterior.variance.max(1e-20),
-            VarianceType::FixedLarge => posterior.beta,
+            VarianceType::FixedLarge | VarianceType::LearnedRange => posterior.beta,
         };
         let sigma = if t > 0 { variance.sqrt() } else { 0.0 };
 

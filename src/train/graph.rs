@@ -6,8 +6,8 @@ use crate::graph::{
 };
 use crate::model::block_of;
 use crate::ops::adamw::{AdamW, State};
+use crate::ops::grad_norm;
 use crate::ops::loss_scale::{self, LossScale};
-use crate::ops::{grad_norm, mse_loss};
 
 /// How weights follow gradients.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +25,7 @@ pub struct Optimizer {
 /// Weights, moments and averages are packed end to end, each into as few flat values as fit WebGPU's binding limit.
 #[derive(Clone, Debug)]
 pub struct TrainingGraph {
-    /// Mean squared error `[1]`.
+    /// The loss `[1]`.
     pub loss: ValueId,
     /// Norm of all gradients before the clip, and the factor of the clip, `[2]`.
     pub norm_and_scale: ValueId,
@@ -44,8 +44,7 @@ pub struct TrainingGraph {
 }
 
 impl TrainingGraph {
-    /// Appends everything after the network's `output`: the loss against `target`, gradients of all parameters of
-    /// `graph`, and the optimiser's step.
+    /// Appends everything after the `loss` `[1]`: gradients of all parameters of `graph`, and the optimiser's step.
     ///
     /// With `checkpointing`, the reverse pass computes the inside of residual and attention blocks again; see
     /// [`recompute_blocks`]. Results are the same to the bit.
@@ -54,12 +53,10 @@ impl TrainingGraph {
     /// [`GraphError`] if a shape does not fit or a parameter is too large to bind.
     pub fn new(
         graph: &mut Graph,
-        output: ValueId,
-        target: ValueId,
+        loss: ValueId,
         optimizer: Optimizer,
         checkpointing: bool,
     ) -> Result<Self, GraphError> {
-        let (loss, _) = graph.scoped("loss", |graph| mse_loss(graph, output, target))?;
         let d_loss = graph.input("d_loss", TensorType::f32([1]));
         let loss_scale = optimizer.scales_loss.then(|| {
             let scaler = graph.state("loss_scale", TensorType::f32([3]), BufferRole::Inputs);

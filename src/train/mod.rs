@@ -1,13 +1,17 @@
 //! Training: the step as a graph, the loop, and what is saved.
 
 mod graph;
+mod objective;
 mod options;
 mod run;
+mod timestep_sampler;
 mod trainer;
 
 pub use graph::{Optimizer, TrainingGraph};
+pub use objective::{LossType, Objective};
 pub use options::{LrSchedule, TrainOptions};
 pub use run::{Event, Outcome, Run, train};
+pub use timestep_sampler::{LossSecondMoments, TimestepSampling};
 pub use trainer::Trainer;
 
 use crate::checkpoint::CheckpointError;

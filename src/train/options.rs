@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Optimizer, TrainError};
+use super::{LossType, Objective, Optimizer, TimestepSampling, TrainError};
+use crate::diffusion::LossWeighting;
 use crate::model::Precision;
 use crate::ops::adamw::AdamW;
 
@@ -60,6 +61,16 @@ pub struct TrainOptions {
     pub ema_decay: f64,
     /// Whether images are mirrored at random.
     pub random_flip: bool,
+    /// What is minimised.
+    pub objective: Objective,
+    /// How a prediction is compared with what it should be, where the objective has such a term.
+    pub loss_type: LossType,
+    /// How much that term counts at each noise level.
+    pub loss_weighting: LossWeighting,
+    /// Whether the noise schedule is learned, between the ends of the one that the process has.
+    pub learned_schedule: bool,
+    /// How timesteps are drawn.
+    pub timestep_sampling: TimestepSampling,
     /// How activations are stored; with f16 the loss is scaled.
     pub precision: Precision,
     /// Decides initial weights, order of the data, timesteps, noise and dropout.
@@ -82,6 +93,11 @@ impl Default for TrainOptions {
             max_grad_norm: 1.0,
             ema_decay: 0.999,
             random_flip: false,
+            objective: Objective::Simple,
+            loss_type: LossType::Mse,
+            loss_weighting: LossWeighting::Uniform,
+            learned_schedule: false,
+            timestep_sampling: TimestepSampling::Uniform,
             precision: Precision::F32,
             seed: 0,
             checkpointing: false,

@@ -144,6 +144,7 @@ pub async fn train(
     while trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
         let batch = loader.next()?;
         trainer.step(&batch)?;
+        trainer.observe().await?;
         let done = trainer.done();
         let is_last = done == run.options.steps;
         let checkpoint_is_due = done.is_multiple_of(run.checkpoint_every) || is_last;
@@ -207,7 +208,12 @@ fn check_resume(
     pipeline: &checkpoint::Pipeline,
     state: &checkpoint::TrainingState,
 ) -> Result<(), TrainError> {
-    if pipeline.unet != run.config || pipeline.scheduler != run.scheduler {
+    let mut scheduler = pipeline.scheduler.clone();
+    if run.options.learned_schedule && state.learned_schedule.is_some() {
+        // The betas are what has been learned; its ends are compared.
+        scheduler.trained_betas = None;
+    }
+    if pipeline.unet != run.config || scheduler != run.scheduler {
         return Err(TrainError::Options(format!(
             "the checkpoint in {} is of another model or noise schedule; give the same --model and schedule, or \
              another --output",

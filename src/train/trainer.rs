@@ -1,10 +1,12 @@
 //! One training step after another on one device.
 
-use super::{TrainError, TrainOptions, TrainingGraph};
+use super::objective::{self, Loss};
+use super::timestep_sampler::{self, LossSecondMoments};
+use super::{TimestepSampling, TrainError, TrainOptions, TrainingGraph};
 use crate::checkpoint::{Pipeline, TrainingState};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
-use crate::diffusion::{Schedule, SchedulerConfig};
+use crate::diffusion::{LearnedSchedule, Schedule, SchedulerConfig};
 use crate::graph::{Graph, MemoryReport, Plan, TensorType, ValueId};
 use crate::model::{Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors};
 use crate::ops::loss_scale::LossScale;
@@ -18,6 +20,7 @@ const TIMESTEP_STREAM: u32 = 0;
 struct Step {
     graph: Graph,
     training: TrainingGraph,
+    loss: Loss,
     inputs: Inputs,
 }
 
@@ -37,13 +40,21 @@ struct Inputs {
 }
 
 impl Step {
-    fn build(config: &UNetConfig, options: &TrainOptions) -> Result<Self, TrainError> {
+    fn build(
+        config: &UNetConfig,
+        scheduler: &SchedulerConfig,
+        options: &TrainOptions,
+    ) -> Result<Self, TrainError> {
+        options.check()?;
+        objective::check(options, scheduler)?;
         let mut graph = Graph::new();
         let [height, width] = config.image_size()?;
         let batch = options.batch_size;
-        if config.out_channels != config.in_channels {
+        let out_channels = scheduler.variance_type.output_channels(config.in_channels);
+        if config.out_channels != out_channels {
             return Err(TrainError::Options(format!(
-                "the model has {} output channels for {} input channels; training predicts noise and needs as many",
+                "the model has {} output channels for {} input channels; training with this --variance-type needs \
+                 {out_channels}",
                 config.out_channels, config.in_channels
             )));
         }
@@ -66,10 +77,27 @@ impl Step {
             key_step_sample: Some(inputs.key_step_sample),
         };
         let output = options.precision.unet(&mut graph, config, unet_inputs)?;
-        let training =
-            TrainingGraph::new(&mut graph, output, target, options.optimizer(), options.checkpointing)?;
-        Ok(Self { graph, training, inputs })
+        let loss = Loss::build(&mut graph, options, output, target, inputs.x_start)?;
+        let training = TrainingGraph::new(&mut graph, loss.loss, options.optimizer(), options.checkpointing)?;
+        Ok(Self { graph, training, loss, inputs })
     }
+
+    /// The values to keep for reading after a step.
+    fn kept(&self) -> Vec<ValueId> {
+        self.training
+            .kept()
+            .into_iter()
+            .chain(self.loss.per_sample())
+            .chain(self.loss.squared_error)
+            .collect()
+    }
+}
+
+/// A checkpoint whose training state is not whole.
+fn lacks(what: &str) -> TrainError {
+    TrainError::Options(format!(
+        "the checkpoint's training_state has no {what}, without which the run cannot go on; start anew in another --output"
+    ))
 }
 
 /// A model in training.
@@ -80,6 +108,12 @@ pub struct Trainer {
     schedule: Schedule,
     step: Step,
     executor: Executor,
+    /// Learns how likely timesteps are to be drawn, for importance sampling.
+    moments: Option<LossSecondMoments>,
+    /// The schedule, where it is learned.
+    learned_schedule: Option<LearnedSchedule>,
+    /// Timesteps of the images of the last step.
+    timesteps: Vec<usize>,
     /// Steps done.
     done: u64,
 }
@@ -89,10 +123,13 @@ impl Trainer {
     ///
     /// # Errors
     /// [`TrainError`] for a model that cannot be built.
-    pub fn dry_run(config: &UNetConfig, options: &TrainOptions) -> Result<(usize, MemoryReport), TrainError> {
-        options.check()?;
-        let step = Step::build(config, options)?;
-        let plan = Plan::new(&step.graph, &step.training.kept(), |_| Vec::new());
+    pub fn dry_run(
+        config: &UNetConfig,
+        scheduler: &SchedulerConfig,
+        options: &TrainOptions,
+    ) -> Result<(usize, MemoryReport), TrainError> {
+        let step = Step::build(config, scheduler, options)?;
+        let plan = Plan::new(&step.graph, &step.kept(), |_| Vec::new());
         let parameters = step.graph.parameters().iter().map(|p| step.graph.ty(p.value).len()).sum();
         Ok((parameters, plan.memory()))
     }
@@ -108,11 +145,25 @@ impl Trainer {
         options: TrainOptions,
         resume: Option<(Pipeline, TrainingState)>,
     ) -> Result<Self, TrainError> {
-        options.check()?;
         let schedule = scheduler.schedule()?;
-        let step = Step::build(&config, &options)?;
-        let executor = device.prepare(&step.graph, &step.training.kept()).await?;
-        let mut trainer = Self { options, config, scheduler, schedule, step, executor, done: 0 };
+        let step = Step::build(&config, &scheduler, &options)?;
+        let executor = device.prepare(&step.graph, &step.kept()).await?;
+        let is_importance = options.timestep_sampling == TimestepSampling::Importance;
+        let moments = is_importance.then(|| LossSecondMoments::new(schedule.num_train_timesteps()));
+        let learned_schedule = options.learned_schedule.then(|| LearnedSchedule::new(&schedule));
+        let mut trainer = Self {
+            options,
+            config,
+            scheduler,
+            schedule,
+            step,
+            executor,
+            moments,
+            learned_schedule,
+            timesteps: Vec::new(),
+            done: 0,
+        };
+        trainer.discretise()?;
         match resume {
             None => {
                 let weights = initial_weights(&trainer.step.graph, trainer.options.seed);
@@ -130,6 +181,18 @@ impl Trainer {
                 training.write(graph, executor, &training.second_moment, &second)?;
                 if let (Some(scaler), Some(state)) = (training.loss_scale, state.loss_scale) {
                     executor.write(scaler, &state.to_array())?;
+                }
+                if let Some(moments) = &mut trainer.moments {
+                    let saved = state.timestep_sampler.as_ref();
+                    let found = saved.and_then(|saved| {
+                        LossSecondMoments::from_tensors(saved, trainer.schedule.num_train_timesteps())
+                    });
+                    *moments = found.ok_or_else(|| lacks("losses of the timesteps"))?;
+                }
+                if trainer.learned_schedule.is_some() {
+                    let saved = state.learned_schedule.ok_or_else(|| lacks("learned noise schedule"))?;
+                    trainer.learned_schedule = Some(saved);
+                    trainer.discretise()?;
                 }
                 trainer.done = state.step;
             }
@@ -163,7 +226,7 @@ impl Trainer {
 
     /// Trains on one batch.
     ///
-    /// Timesteps are uniform in 0..T (Ho et al. 2020, algorithm 1), drawn from (seed, step, image).
+    /// Timesteps are drawn from (seed, step, image). After it, [`Trainer::observe`] looks at the losses.
     ///
     /// # Errors
     /// [`TrainError::Device`], also for trouble in earlier steps.
@@ -189,23 +252,36 @@ impl Trainer {
     }
 
     fn write_inputs(&mut self, batch: &Batch) -> Result<(), TrainError> {
-        let (steps, inputs) = (self.schedule.num_train_timesteps(), self.step.inputs);
+        let inputs = self.step.inputs;
         // The generator counts steps in 32 bits; a run of four billion steps repeats its noise.
         let stream =
             Stream { seed: self.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 };
-        let timesteps: Vec<usize> = (0..self.options.batch_size)
-            .map(|n| {
-                let u = f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
-                ((u * steps as f64) as usize).min(steps - 1)
-            })
-            .collect();
-        let coefficients: Vec<f32> = timesteps
+        let (timesteps, importance) = timestep_sampler::draw(
+            self.options.timestep_sampling,
+            self.moments.as_ref(),
+            self.schedule.num_train_timesteps(),
+            self.options.batch_size,
+            stream,
+        );
+        self.timesteps = timesteps;
+        let coefficients: Vec<f32> = self
+            .timesteps
             .iter()
             .flat_map(|&t| self.schedule.q_sample_coefficients(t, self.scheduler.prediction_type))
             .map(|value| value as f32)
             .collect();
-        let timesteps: Vec<f32> = timesteps.into_iter().map(|t| t as f32).collect();
+        let timesteps: Vec<f32> = self.timesteps.iter().map(|&t| t as f32).collect();
+        let loss_inputs = self.step.loss.inputs(
+            &self.options,
+            &self.scheduler,
+            &self.schedule,
+            &self.timesteps,
+            &importance,
+        );
         let executor = &mut self.executor;
+        for (value, contents) in &loss_inputs {
+            executor.write(*value, contents)?;
+        }
         executor.write(inputs.x_start, &batch.images)?;
         executor.write(inputs.coefficients, &coefficients)?;
         executor.write(inputs.timesteps, &timesteps)?;
@@ -219,6 +295,59 @@ impl Trainer {
             self.options.ema_decay_at(self.done),
         );
         self.step.training.write_schedule(executor, schedule)?;
+        Ok(())
+    }
+
+    /// The timesteps of the last step's images, and what each image contributed to the objective, before importance
+    /// sampling; this reads from the device.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn contributions(&mut self) -> Result<(Vec<usize>, Vec<f64>), TrainError> {
+        let mut losses = Vec::new();
+        for value in self.step.loss.per_sample() {
+            losses.push(self.executor.read(value).await?);
+        }
+        let loss = &self.step.loss;
+        let contributions =
+            loss.contributions(&self.options, &self.scheduler, &self.schedule, &self.timesteps, &losses);
+        Ok((self.timesteps.clone(), contributions))
+    }
+
+    /// Takes the betas of a schedule that is learned.
+    fn discretise(&mut self) -> Result<(), TrainError> {
+        if let Some(learned) = &self.learned_schedule {
+            self.schedule = learned.schedule()?;
+            self.scheduler.trained_betas = Some(self.schedule.betas().to_vec());
+        }
+        Ok(())
+    }
+
+    /// Lets what learns from the losses of the last step learn: importance sampling of timesteps, the noise schedule. Reads
+    /// nothing from the device where nothing does.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn observe(&mut self) -> Result<(), TrainError> {
+        if let (Some(learned), Some(value)) = (&mut self.learned_schedule, self.step.loss.squared_error) {
+            let errors = self.executor.read(value).await?;
+            // From the error of what the network predicts to that of eps.
+            let of_eps = |(&t, &error): (&usize, &f32)| {
+                let [_, of_output] =
+                    self.scheduler.prediction_type.eps_factors(self.schedule.alphas_cumprod(t));
+                f64::from(error) * of_output.powi(2)
+            };
+            let errors: Vec<f64> = self.timesteps.iter().zip(&errors).map(of_eps).collect();
+            learned.update(&self.timesteps, &errors);
+            self.discretise()?;
+        }
+        if self.moments.is_none() {
+            return Ok(());
+        }
+        let (timesteps, contributions) = self.contributions().await?;
+        if let Some(moments) = &mut self.moments {
+            moments.update(&timesteps, &contributions);
+        }
         Ok(())
     }
 
@@ -267,6 +396,8 @@ impl Trainer {
             first_moment: self.read(&training.first_moment).await?,
             second_moment: self.read(&training.second_moment).await?,
             loss_scale: self.loss_scale().await?,
+            timestep_sampler: self.moments.as_ref().map(LossSecondMoments::to_tensors),
+            learned_schedule: self.learned_schedule.clone(),
         })
     }
 }

@@ -4,6 +4,8 @@
 mod data;
 mod errors;
 mod kernels;
+mod evaluate;
+mod objectives;
 mod sample;
 mod support;
 mod train;
@@ -24,7 +26,9 @@ fn devices_lists_adapters_and_the_cpu() {
 fn help_and_version_go_to_stdout() {
     let workspace = Workspace::new();
     assert!(workspace.succeeds("--version").stdout.starts_with("ddpm-gpu "));
-    for (command, flag) in [("train", "--dataset"), ("sample", "--eta"), ("predict", "--timesteps")] {
+    for (command, flag) in
+        [("train", "--dataset"), ("sample", "--eta"), ("predict", "--timesteps"), ("evaluate", "--nll")]
+    {
         let help = workspace.succeeds(&format!("{command} --help")).stdout;
         assert!(help.contains(flag) && help.contains("--device") && help.contains("--tuning"), "{help}");
     }

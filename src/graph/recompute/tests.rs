@@ -33,7 +33,8 @@ impl Step {
         let inputs = UNetInputs { sample, timesteps, class_labels: None, key_step_sample: Some(key) };
         let output = unet(&mut graph, &config, inputs).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
-        let (loss, _) = ops::mse_loss(&mut graph, output, target).unwrap();
+        let weights = graph.input("weights", TensorType::f32([2]));
+        let (loss, _) = ops::mse_loss(&mut graph, output, target, weights).unwrap();
         let d_loss = graph.input("d_loss", TensorType::f32([1]));
         let forward = graph.nodes().len();
         let parameters: Vec<ValueId> = graph.parameters().iter().map(|parameter| parameter.value).collect();
@@ -42,7 +43,7 @@ impl Step {
         // Gradients that are kept would hide what becomes of the activations.
         graph.pack("gradients", &results, BufferRole::Gradients).unwrap();
         results.push(loss);
-        Self { graph, forward, results, inputs: vec![sample, timesteps, key, target, d_loss] }
+        Self { graph, forward, results, inputs: vec![sample, timesteps, key, target, weights, d_loss] }
     }
 
     fn cheap(mut self) -> Self {

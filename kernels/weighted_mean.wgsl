@@ -1,0 +1,42 @@
+// The loss of a batch from those of its samples:
+//   loss          = 1/N sum over n of weights[n] losses[n]      forward
+//   d_losses[n]   = d_loss weights[n] / N                       backward
+// The weights are data: a weighting by signal-to-noise ratio, times what makes importance sampling of timesteps unbiased.
+// The sum takes one workgroup in all and ends in a tree in workgroup memory, whose order never changes; its gradient
+// takes one invocation per sample.
+
+// #import index
+
+struct Params { samples: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> losses: array<f32>;              // [N]
+@group(0) @binding(2) var<storage, read> weights: array<f32>;             // [N]
+@group(0) @binding(3) var<storage, read_write> loss: array<f32>;          // [1]
+@group(0) @binding(4) var<storage, read> d_loss: array<f32>;              // [1]
+@group(0) @binding(5) var<storage, read_write> d_losses: array<f32>;      // [N]
+
+override WORKGROUP: u32 = 256;  // a power of two
+
+var<workgroup> partial: array<f32, WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP)
+fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+           @builtin(local_invocation_index) local: u32) {
+    if flat_workgroup(workgroup, workgroups) > 0u { return; }
+    var sum = 0.0;
+    for (var n = local; n < params.samples; n += WORKGROUP) { sum += weights[n] * losses[n]; }
+    partial[local] = sum;
+    for (var stride = WORKGROUP / 2u; stride > 0u; stride /= 2u) {
+        workgroupBarrier();
+        if local < stride { partial[local] += partial[local + stride]; }
+    }
+    if local == 0u { loss[0] = partial[0] / f32(params.samples); }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn backward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+            @builtin(local_invocation_index) local: u32) {
+    let n = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if n >= params.samples { return; }
+    d_losses[n] = d_loss[0] * weights[n] / f32(params.samples);
+}

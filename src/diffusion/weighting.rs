@@ -1,0 +1,132 @@
+//! How much the loss of each noise level counts.
+//!
+//! Weightings are published for one thing that a network predicts; here each is a factor of the squared error of x_0, and
+//! is converted to the squared error of what the network does predict.
+
+use serde::{Deserialize, Serialize};
+
+use super::PredictionType;
+
+/// How much the squared error at a noise level counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossWeighting {
+    /// As much as at any other, in terms of what the network predicts (Ho et al. 2020, equation 14).
+    #[default]
+    Uniform,
+    /// The error of x_0 by the signal-to-noise ratio, which is the error of eps by 1 (Salimans and Ho 2022, section 4).
+    Snr,
+    /// The error of x_0 by the ratio, but by no less than 1 (Salimans and Ho 2022, section 4).
+    TruncatedSnr,
+    /// The error of x_0 by the ratio, but by no more than `gamma` (Hang et al. 2023, section 3.4).
+    MinSnr {
+        /// The most that an error of x_0 counts; the paper's is 5.
+        gamma: f64,
+    },
+    /// The error of eps by 1 / (k + ratio)^gamma (Choi et al. 2022, equation 8).
+    P2 {
+        /// How strongly small noise is weighted down; the paper's is 1 or 0.5.
+        gamma: f64,
+        /// What keeps the weight finite; the paper's is 1.
+        k: f64,
+    },
+}
+
+impl PredictionType {
+    /// The squared error of what the network predicts, in units of that of x_0, where signal to noise is `snr`.
+    fn squared_error_of_x_start(self, snr: f64) -> f64 {
+        match self {
+            Self::Epsilon => snr,
+            Self::Sample => 1.0,
+            Self::VPrediction => snr + 1.0,
+        }
+    }
+}
+
+impl LossWeighting {
+    /// The factor of the network's squared error where alphas_cumprod\[t\] is `alpha_cumprod`.
+    pub fn weight(self, alpha_cumprod: f64, prediction_type: PredictionType) -> f64 {
+        let snr = alpha_cumprod / (1.0 - alpha_cumprod);
+        let of_x_start = match self {
+            Self::Uniform => return 1.0,
+            Self::Snr => snr,
+            Self::TruncatedSnr => snr.max(1.0),
+            Self::MinSnr { gamma } => snr.min(gamma),
+            Self::P2 { gamma, k } => snr / (k + snr).powf(gamma),
+        };
+        of_x_start / prediction_type.squared_error_of_x_start(snr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEVELS: [f64; 5] = [0.9999, 0.9, 0.5, 0.02, 4e-5];
+
+    /// The formulas of diffusers' training scripts (`--snr_gamma`), which have eps and v only.
+    #[test]
+    fn min_snr_is_that_of_diffusers() {
+        for abar in LEVELS {
+            let snr = abar / (1.0 - abar);
+            let weight = |kind| LossWeighting::MinSnr { gamma: 5.0 }.weight(abar, kind);
+            assert!((weight(PredictionType::Epsilon) - snr.min(5.0) / snr).abs() < 1e-12);
+            assert!((weight(PredictionType::VPrediction) - snr.min(5.0) / (snr + 1.0)).abs() < 1e-12);
+            assert!((weight(PredictionType::Sample) - snr.min(5.0)).abs() < 1e-12);
+        }
+    }
+
+    /// lucidrains' `p2_loss_weight`, for eps; and the table of Salimans and Ho's section 4.
+    #[test]
+    fn the_others_are_those_of_their_papers() {
+        for abar in LEVELS {
+            let snr = abar / (1.0 - abar);
+            let near = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-12, "{abar}");
+            let p2 = LossWeighting::P2 { gamma: 0.5, k: 1.0 };
+            near(p2.weight(abar, PredictionType::Epsilon), (1.0 + abar / (1.0 - abar)).powf(-0.5));
+            near(LossWeighting::Snr.weight(abar, PredictionType::Epsilon), 1.0);
+            near(LossWeighting::Snr.weight(abar, PredictionType::Sample), snr);
+            near(LossWeighting::TruncatedSnr.weight(abar, PredictionType::Sample), snr.max(1.0));
+            // ||v - v^||^2 = (SNR + 1) ||x - x^||^2
+            near(
+                LossWeighting::TruncatedSnr.weight(abar, PredictionType::VPrediction),
+                snr.max(1.0) / (snr + 1.0),
+            );
+        }
+    }
+
+    /// Whatever the network predicts, the same error of x_0 costs the same.
+    #[test]
+    fn weightings_agree_on_what_an_error_costs() {
+        let kinds = [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction];
+        for weighting in [
+            LossWeighting::Snr,
+            LossWeighting::TruncatedSnr,
+            LossWeighting::MinSnr { gamma: 5.0 },
+            LossWeighting::P2 { gamma: 1.0, k: 1.0 },
+        ] {
+            for abar in LEVELS {
+                let costs = kinds.map(|kind| {
+                    // An output that is off by 1 moves x_0 by its factor; one that moves x_0 by 1 is off by the inverse.
+                    let [_, of_output] = kind.x_start_factors(abar);
+                    weighting.weight(abar, kind) / of_output.powi(2)
+                });
+                assert!(
+                    costs.iter().all(|cost| (cost / costs[1] - 1.0).abs() < 1e-9),
+                    "{weighting:?} {abar}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn without_any_signal_weights_are_finite() {
+        for weighting in
+            [LossWeighting::Snr, LossWeighting::MinSnr { gamma: 5.0 }, LossWeighting::TruncatedSnr]
+        {
+            for kind in [PredictionType::Sample, PredictionType::VPrediction] {
+                assert!(weighting.weight(0.0, kind).is_finite(), "{weighting:?} {kind:?}");
+            }
+        }
+    }
+}

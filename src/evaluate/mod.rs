@@ -1,0 +1,115 @@
+//! How likely a model finds images: bits per dimension, from the variational bound and from the probability-flow ODE.
+
+mod dormand_prince;
+mod network;
+mod ode;
+mod vlb;
+
+pub use dormand_prince::StepTooSmall;
+pub use ode::{OdeOptions, OdeResult, ode_likelihood};
+pub use vlb::{VlbResult, variational_bound};
+
+use std::sync::Arc;
+
+use crate::data::{DataError, Dataset};
+use crate::device::DeviceError;
+use crate::diffusion::ScheduleError;
+use crate::graph::GraphError;
+use crate::model::{ModelError, WeightsError};
+
+/// An evaluation that cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluateError {
+    /// The request does not fit the model.
+    #[error("{0}")]
+    Request(String),
+    /// The ODE cannot be integrated.
+    #[error(transparent)]
+    Ode(#[from] StepTooSmall),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The device cannot go on.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The noise schedule makes no sense.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The graph cannot be built.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The weights are of another model.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+/// Which images to evaluate, and how.
+#[derive(Clone)]
+pub struct EvaluateRequest {
+    /// The images.
+    pub dataset: Arc<dyn Dataset>,
+    /// How many of them, from the first on.
+    pub num_images: usize,
+    /// Images that go through the network together.
+    pub batch_size: usize,
+    /// Decides noise, dequantisation and probes; those of an image do not depend on the batch it is in.
+    pub seed: u64,
+}
+
+/// A mean over images.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error, from how much the images differ.
+    pub standard_error: f64,
+}
+
+impl Estimate {
+    fn of(values: &[f64]) -> Self {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let variance = if count > 1.0 { squares / (count - 1.0) } else { 0.0 };
+        Self { mean, standard_error: (variance / count).sqrt() }
+    }
+}
+
+/// Consecutive images of a data set.
+struct ImageBatch {
+    /// Index of the first.
+    first: usize,
+    count: usize,
+    /// `[N, H, W, C]` in -1..1
+    images: Vec<f32>,
+    /// `[N]`, empty without classes.
+    labels: Vec<u32>,
+}
+
+impl EvaluateRequest {
+    /// Reads the images that are evaluated, batch by batch.
+    fn batches(&self) -> Result<Vec<ImageBatch>, EvaluateError> {
+        let available = self.dataset.len();
+        if self.num_images == 0 || self.batch_size == 0 {
+            return Err(EvaluateError::Request(
+                "the number of images and the batch size must be at least 1".to_owned(),
+            ));
+        }
+        let total = self.num_images.min(available);
+        let elements = self.dataset.image_shape().elements();
+        let mut batches = Vec::new();
+        for first in (0..total).step_by(self.batch_size) {
+            let count = self.batch_size.min(total - first);
+            let mut images = vec![0.0; count * elements];
+            let mut labels = Vec::new();
+            for (index, pixels) in images.chunks_exact_mut(elements).enumerate() {
+                labels.extend(self.dataset.read(first + index, pixels)?);
+            }
+            batches.push(ImageBatch { first, count, images, labels });
+        }
+        Ok(batches)
+    }
+}

@@ -1,0 +1,311 @@
+//! The terms of the variational bound on the likelihood, as a loss of each sample.
+
+mod decoder;
+
+use rayon::prelude::*;
+
+pub use decoder::Bin;
+
+use super::cpu::par_rows;
+use super::philox::elements_per_sample;
+use super::{
+    Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_like, expect_shape,
+};
+use crate::graph::{Graph, GraphError, TensorType, ValueId};
+
+/// What one term of the bound is made of; see `kernels/vlb_loss.wgsl` for the formula.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Coefficients {
+    /// Factor of (what the network should say - what it says) in (the posterior's mean - the model's).
+    pub mean_of_output: f64,
+    /// Logarithm of the posterior's variance.
+    pub log_variance: f64,
+    /// Logarithm of the model's variance where the network says v = -1 and v = 1; the second holds for a network that
+    /// says nothing of the variance.
+    pub model_log_variance: [f64; 2],
+    /// Whether this is the decoder's term, that of t = 0.
+    pub is_decoder: bool,
+}
+
+/// A term's share from one element, in nats, and its derivatives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Term {
+    /// The share.
+    pub nats: f64,
+    /// Its derivative by the posterior's mean minus the model's.
+    pub d_difference: f64,
+    /// Its derivative by the logarithm of the model's variance.
+    pub d_log_variance: f64,
+}
+
+impl Coefficients {
+    /// A row of the `coefficients` input `[N, 5]`.
+    pub fn to_array(&self) -> [f32; 5] {
+        let [low, high] = self.model_log_variance;
+        let is_decoder = f64::from(u8::from(self.is_decoder));
+        [self.mean_of_output, self.log_variance, low, high, is_decoder].map(|value| value as f32)
+    }
+
+    fn from_array(row: &[f32]) -> Self {
+        let value = |i: usize| f64::from(row[i]);
+        Self {
+            mean_of_output: value(0),
+            log_variance: value(1),
+            model_log_variance: [value(2), value(3)],
+            is_decoder: row[4] != 0.0,
+        }
+    }
+
+    /// Logarithm of the model's variance for what the network says of it (Nichol and Dhariwal 2021, equation 15).
+    pub fn log_variance_of(&self, v: Option<f64>) -> f64 {
+        let [low, high] = self.model_log_variance;
+        v.map_or(high, |v| low + 0.5 * (v + 1.0) * (high - low))
+    }
+
+    /// The share of an element whose image is `x_start`, where the model's mean is `difference` below the posterior's.
+    pub fn term(&self, x_start: f64, difference: f64, log_variance: f64) -> Term {
+        if self.is_decoder {
+            let bin = Bin::of(x_start, difference, log_variance);
+            return Term {
+                nats: -bin.log_likelihood,
+                d_difference: -bin.d_difference,
+                d_log_variance: -bin.d_log_variance,
+            };
+        }
+        let excess = self.log_variance - log_variance;
+        let inverse = (-log_variance).exp();
+        let square = difference.powi(2) * inverse;
+        Term {
+            nats: 0.5 * (excess.exp() - excess - 1.0 + square),
+            d_difference: difference * inverse,
+            d_log_variance: 0.5 * (1.0 - excess.exp() - square),
+        }
+    }
+}
+
+/// The term of the bound of each sample `[N]`, in bits per dimension.
+///
+/// `prediction` is the network's output `[N, H, W, C]`, or `[N, H, W, 2 C]` where it says v of the variance in the second
+/// half of the channels; `truth` is what it should say, and `x_start` the images, both `[N, H, W, C]`. Row n of
+/// `coefficients` `[N, 5]` is [`Coefficients::to_array`]. With `freeze_mean` the loss teaches the variance alone, as the
+/// hybrid loss wants it (Nichol and Dhariwal 2021, section 3.1). There is a gradient through the prediction only.
+///
+/// # Errors
+/// [`GraphError::Shape`] for other shapes.
+pub fn vlb_loss(
+    graph: &mut Graph,
+    [prediction, truth, x_start]: [ValueId; 3],
+    coefficients: ValueId,
+    freeze_mean: bool,
+) -> Result<ValueId, GraphError> {
+    graph.apply_one(Forward { freeze_mean }, &[prediction, truth, x_start, coefficients])
+}
+
+#[derive(Debug)]
+struct Forward {
+    freeze_mean: bool,
+}
+
+#[derive(Debug)]
+struct Backward {
+    freeze_mean: bool,
+}
+
+fn expect_operands(inputs: &[&TensorType]) -> Result<(), String> {
+    let (prediction, truth) = (inputs[0], inputs[1]);
+    let rank = truth.shape.len();
+    let channels = truth.channels();
+    let same = prediction.shape.len() == rank && prediction.shape[..rank - 1] == truth.shape[..rank - 1];
+    let fits = [channels, 2 * channels].contains(&prediction.channels());
+    expect(!truth.is_empty() && same && fits && prediction.dtype == truth.dtype, || {
+        format!("prediction must be {truth}, or of twice the channels")
+    })?;
+    expect_like("x_start", inputs[2], truth)?;
+    expect_shape("coefficients", inputs[3], &[truth.shape[0], 5])
+}
+
+fn params(prediction: &TensorType, truth: &TensorType, freeze_mean: bool) -> Vec<(&'static str, Word)> {
+    vec![
+        ("samples", truth.shape[0].into()),
+        ("elements", elements_per_sample(truth).into()),
+        ("channels", truth.channels().into()),
+        ("predicted_channels", prediction.channels().into()),
+        ("freeze_mean", freeze_mean.into()),
+    ]
+}
+
+/// Elements of one sample.
+struct Sample<'a> {
+    coefficients: Coefficients,
+    prediction: &'a [f32],
+    truth: &'a [f32],
+    x_start: &'a [f32],
+    /// Channels of the truth and of the prediction.
+    channels: [usize; 2],
+}
+
+impl Sample<'_> {
+    /// The term's share of element `e`, and where in the prediction the element is.
+    fn term(&self, e: usize) -> (Term, usize) {
+        let [channels, predicted] = self.channels;
+        let p = e / channels * predicted + e % channels;
+        let k = &self.coefficients;
+        let difference = k.mean_of_output * (f64::from(self.truth[e]) - f64::from(self.prediction[p]));
+        let v = (predicted > channels).then(|| f64::from(self.prediction[p + channels]));
+        (k.term(f64::from(self.x_start[e]), difference, k.log_variance_of(v)), p)
+    }
+}
+
+/// The samples of a call.
+fn samples<'a>(inputs: &[super::Input<'a>]) -> impl IndexedParallelIterator<Item = Sample<'a>> {
+    let [prediction, truth, x_start, coefficients] = [0, 1, 2, 3].map(|i| inputs[i]);
+    let channels = [truth.ty.channels(), prediction.ty.channels()];
+    let elements = elements_per_sample(truth.ty);
+    let predicted = elements_per_sample(prediction.ty);
+    (0..truth.ty.shape[0]).into_par_iter().map(move |n| Sample {
+        coefficients: Coefficients::from_array(&coefficients.data[5 * n..][..5]),
+        prediction: &prediction.data[n * predicted..][..predicted],
+        truth: &truth.data[n * elements..][..elements],
+        x_start: &x_start.data[n * elements..][..elements],
+        channels,
+    })
+}
+
+impl Op for Forward {
+    fn name(&self) -> &'static str {
+        "vlb_loss.forward"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["prediction", "truth", "x_start", "coefficients"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["per_sample"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        expect_operands(inputs)?;
+        Ok(vec![TensorType::f32([inputs[1].shape[0]])])
+    }
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        call: &GradientCall<'_>,
+    ) -> Result<Vec<Option<ValueId>>, GraphError> {
+        if call.needs[1..].contains(&true) {
+            return Err(GraphError::NoGradient { path: graph.path(), op: self.name() });
+        }
+        let d_per_sample = call.d_output(graph, self)?;
+        let inputs = [call.inputs, &[d_per_sample]].concat();
+        let d_prediction = graph.apply_one(Backward { freeze_mean: self.freeze_mean }, &inputs)?;
+        Ok(vec![Some(d_prediction), None, None, None])
+    }
+    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
+        let params = params(&types.inputs[0], &types.inputs[1], self.freeze_mean);
+        vec![Variant::single("forward", Grid::Workgroups(types.outputs[0].len()), params)]
+    }
+    fn tolerance(&self) -> f32 {
+        // The kernel's fit of erfc, and the exponentials of WGSL.
+        2e-5
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let per_sample: Vec<f32> = samples(&operands.inputs)
+            .map(|sample| {
+                let elements = sample.truth.len();
+                let nats: f64 = (0..elements).map(|e| sample.term(e).0.nats).sum();
+                (nats / (std::f64::consts::LN_2 * elements as f64)) as f32
+            })
+            .collect();
+        let ([_, _, _, _], [output]) = operands.split();
+        output.data.copy_from_slice(&per_sample);
+    }
+}
+
+impl Op for Backward {
+    fn name(&self) -> &'static str {
+        "vlb_loss.backward"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["prediction", "truth", "x_start", "coefficients", "d_per_sample"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["d_prediction"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        expect_operands(inputs)?;
+        expect_shape("d_per_sample", inputs[4], &inputs[0].shape[..1])?;
+        Ok(vec![inputs[0].clone()])
+    }
+    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
+        let params = params(&types.inputs[0], &types.inputs[1], self.freeze_mean);
+        vec![Variant::single("backward", Grid::Invocations(types.inputs[1].len()), params)]
+    }
+    fn tolerance(&self) -> f32 {
+        2e-5
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let samples: Vec<Sample<'_>> = samples(&operands.inputs).collect();
+        let ([prediction, _, _, _, d_per_sample], [d_prediction]) = operands.split();
+        let row = elements_per_sample(prediction.ty);
+        par_rows(d_prediction.data, row, |first, rows| {
+            for (index, d) in rows.chunks_exact_mut(row).enumerate() {
+                let sample = &samples[first + index];
+                let elements = sample.truth.len();
+                let scale =
+                    f64::from(d_per_sample.data[first + index]) / (std::f64::consts::LN_2 * elements as f64);
+                let [channels, predicted] = sample.channels;
+                let [low, high] = sample.coefficients.model_log_variance;
+                for e in 0..elements {
+                    let (term, p) = sample.term(e);
+                    let d_mean = -scale * sample.coefficients.mean_of_output * term.d_difference;
+                    d[p] = if self.freeze_mean { 0.0 } else { d_mean as f32 };
+                    if predicted > channels {
+                        d[p + channels] = (scale * 0.5 * (high - low) * term.d_log_variance) as f32;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Calls to check and time.
+pub fn cases() -> Vec<Case> {
+    // The decoder's term and two of the others; the first is what a schedule has, with variances of about 1e-4.
+    let small = [0.01, -10.4, -10.4, -9.2, 1.0, 0.02, -8.0, -8.0, -7.9, 0.0, 0.2, -4.0, -4.0, -3.9, 0.0];
+    let wide = [0.8, -3.0, -3.0, -1.0, 1.0, 0.3, -2.0, -2.0, -0.5, 0.0, 0.9, -1.0, -1.0, 0.5, 0.0];
+    let coefficients = |rows: [f32; 15]| Fill::Floats { shape: vec![3, 5], data: rows.to_vec() };
+    let images = |scale: f32| Fill::Uniform { shape: vec![3, 5, 7, 3], low: -scale, high: scale };
+    let ragged = || Fill::normal([3, 5, 7, 3]);
+    let double = || Fill::normal([3, 5, 7, 6]);
+    let inputs = |prediction: Fill, rows| vec![prediction, ragged(), images(1.2), coefficients(rows)];
+    let with_d = |mut inputs: Vec<Fill>| {
+        inputs.push(Fill::normal([inputs[0].ty().shape[0]]));
+        inputs
+    };
+    // Hundreds of standard deviations off.
+    let far = || Fill::Normal { shape: vec![3, 5, 7, 6], mean: 100.0, std: 30.0 };
+    let real = || {
+        let rows: Vec<f32> = (0..16)
+            .flat_map(
+                |n| if n == 0 { [0.01, -10.4, -10.4, -9.2, 1.0] } else { [0.05, -6.0, -6.0, -5.9, 0.0] },
+            )
+            .collect();
+        let shape = [16, 32, 32, 3];
+        let images = Fill::Uniform { shape: shape.to_vec(), low: -1.0, high: 1.0 };
+        let rows = Fill::Floats { shape: vec![16, 5], data: rows };
+        vec![Fill::normal([16, 32, 32, 6]), Fill::normal(shape), images, rows]
+    };
+    let forward = || Forward { freeze_mean: false };
+    let backward = |freeze_mean| Backward { freeze_mean };
+    vec![
+        Case::new("ragged", forward(), inputs(ragged(), wide)),
+        Case::new("learned variance", forward(), inputs(double(), wide)),
+        Case::new("learned variance, small", forward(), inputs(double(), small)),
+        Case::new("far off", forward(), inputs(far(), small)),
+        Case::new("image", forward(), real()),
+        Case::new("ragged", backward(false), with_d(inputs(ragged(), wide))),
+        Case::new("learned variance", backward(false), with_d(inputs(double(), wide))),
+        Case::new("learned variance, small", backward(false), with_d(inputs(double(), small))),
+        Case::new("learned variance, frozen mean", backward(true), with_d(inputs(double(), small))),
+        Case::new("far off", backward(false), with_d(inputs(far(), small))),
+        Case::new("image", backward(false), with_d(real())),
+    ]
+}

@@ -1,0 +1,118 @@
+//! The discrete decoder: the probability that a normal distribution gives to the bin of an 8-bit value, in f64.
+
+use std::f64::consts::{FRAC_1_SQRT_2, TAU};
+
+/// Half the distance of two neighbouring 8-bit values, scaled to -1..1.
+const HALF_BIN: f64 = 1.0 / 255.0;
+
+/// The logarithm of a bin's probability, and its derivatives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bin {
+    /// In nats.
+    pub log_likelihood: f64,
+    /// By the value minus the mean.
+    pub d_difference: f64,
+    /// By the logarithm of the variance.
+    pub d_log_variance: f64,
+}
+
+impl Bin {
+    /// The bin of `x_start` in a normal distribution (Ho et al. 2020, equation 13): `difference` is x_start minus the
+    /// mean. The bins of -1 and 1 reach to infinity.
+    pub fn of(x_start: f64, difference: f64, log_variance: f64) -> Self {
+        let inverse = (-0.5 * log_variance).exp();
+        if HALF_BIN * inverse < 1e-5 && x_start.abs() <= 0.999 {
+            // The density in the middle: what is neglected is of second order in the width.
+            let middle = difference * inverse;
+            return Self {
+                log_likelihood: (2.0 * HALF_BIN * inverse).ln() - 0.5 * middle * middle - 0.5 * TAU.ln(),
+                d_difference: -middle * inverse,
+                d_log_variance: 0.5 * (middle * middle - 1.0),
+            };
+        }
+        let lower = if x_start < -0.999 { f64::NEG_INFINITY } else { (difference - HALF_BIN) * inverse };
+        let upper = if x_start > 0.999 { f64::INFINITY } else { (difference + HALF_BIN) * inverse };
+        let log_likelihood = log_cdf_between(lower, upper);
+        // The density at an end as a share of the probability, and that times where the end is.
+        let at = |end: f64| {
+            let share = (-0.5 * end * end - 0.5 * TAU.ln() - log_likelihood).exp();
+            if end.is_finite() { [share, share * end] } else { [0.0, 0.0] }
+        };
+        let ([low, low_end], [up, up_end]) = (at(lower), at(upper));
+        Self { log_likelihood, d_difference: (up - low) * inverse, d_log_variance: 0.5 * (low_end - up_end) }
+    }
+}
+
+/// log(Phi(upper) - Phi(lower)), exact in the tails too.
+fn log_cdf_between(lower: f64, upper: f64) -> f64 {
+    // Phi(-z) = 1 - Phi(z): in the left tail nothing cancels.
+    let (lower, upper) = if lower + upper > 0.0 { (-upper, -lower) } else { (lower, upper) };
+    let near = log_cdf(upper);
+    if lower == f64::NEG_INFINITY { near } else { near + (-(log_cdf(lower) - near).exp_m1()).ln() }
+}
+
+/// log Phi(z).
+fn log_cdf(z: f64) -> f64 {
+    if z > -30.0 {
+        return (0.5 * libm::erfc(-z * FRAC_1_SQRT_2)).ln();
+    }
+    // erfc leaves the range of f64 further out; there its asymptotic series is exact.
+    let w = 1.0 / (z * z);
+    let series = -w * (1.0 - w * (3.0 - w * (15.0 - w * 105.0)));
+    -0.5 * z * z - 0.5 * TAU.ln() - (-z).ln() + series.ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of torch.special.log_ndtr.
+    #[test]
+    fn log_cdf_is_that_of_pytorch() {
+        for (z, expected) in [
+            (0.0, -std::f64::consts::LN_2),
+            (1.5, -0.069_143_455_612_233_98),
+            (-5.0, -15.064_998_393_988_727),
+            (-20.0, -203.917_155_371_097_3),
+            (-29.9, -451.322_912_458_528_7),
+            (-40.0, -804.608_442_013_754_7),
+        ] {
+            let found = log_cdf(z);
+            assert!((found - expected).abs() < 1e-12 * f64::max(1.0, -expected), "{z}: {found}");
+        }
+    }
+
+    #[test]
+    fn the_bins_of_all_values_add_up_to_one() {
+        for (mean, log_variance) in [(0.3, -9.0), (-0.98, -2.0), (1.7, 0.5)] {
+            let total: f64 = (0..256)
+                .map(|value| f64::from(value) / 127.5 - 1.0)
+                .map(|x| Bin::of(x, x - mean, log_variance).log_likelihood.exp())
+                .sum();
+            assert!((total - 1.0).abs() < 1e-12, "{mean} {log_variance}: {total}");
+        }
+    }
+
+    #[test]
+    fn derivatives_are_those_of_differences() {
+        for (x, difference, log_variance) in [
+            (0.2, 0.03, -8.0),
+            (-1.0, -0.2, -3.0),
+            (1.0, 0.4, -7.5),
+            (0.5, -9.0, -9.0),
+            (0.5, 1e-5, 0.0),
+            (0.5, 3e3, 16.0),
+        ] {
+            let bin = Bin::of(x, difference, log_variance);
+            let step = 1e-5;
+            let by = |d: f64, l: f64| Bin::of(x, difference + d, log_variance + l).log_likelihood;
+            for (found, expected) in [
+                (bin.d_difference, (by(step, 0.0) - by(-step, 0.0)) / (2.0 * step)),
+                (bin.d_log_variance, (by(0.0, step) - by(0.0, -step)) / (2.0 * step)),
+            ] {
+                let off = (found - expected).abs() / expected.abs().max(1.0);
+                assert!(off < 1e-5, "{x} {difference} {log_variance}: {found}, expected {expected}");
+            }
+        }
+    }
+}
