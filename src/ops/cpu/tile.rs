@@ -43,6 +43,13 @@ pub(in crate::ops) fn multiply_tile<S: Simd, const M: usize, const TRANSPOSED: b
     }
 }
 
+/// The rows of a dense tile.
+#[inline(always)]
+pub(in crate::ops) fn tile_rows<const M: usize>(tile: &mut [f32], width: usize) -> [&mut [f32]; M] {
+    let mut rows = tile.chunks_exact_mut(width);
+    std::array::from_fn(|_| rows.next().unwrap_or_default())
+}
+
 /// Adds one term to the sums of a tile.
 #[inline(always)]
 fn add_term<S: Simd, const M: usize>(

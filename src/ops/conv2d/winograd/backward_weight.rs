@@ -9,7 +9,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Geometry, POSITIONS, Tiling, load, store};
-use crate::ops::cpu::tile::{DEPTH, multiply_tile};
+use crate::ops::cpu::tile::{multiply_tile, tile_rows};
 use crate::ops::cpu::with_scratch;
 
 /// Channels of a block, of outputs and of inputs.
@@ -138,24 +138,15 @@ impl Sum<'_> {
                 },
             );
             self.transform_d_y::<S, M>(simd, lines, tiles, d);
-            for ((v, d), m) in v
-                .chunks_exact(tiles * columns)
-                .zip(d.chunks_exact(tiles * outputs))
-                .zip(m.chunks_exact_mut(outputs * columns))
-            {
+            let factors = v.chunks_exact(tiles * columns).zip(d.chunks_exact(tiles * outputs));
+            for ((v, d), m) in factors.zip(m.chunks_exact_mut(outputs * columns)) {
                 for (v, m) in v.chunks_exact(tiles * width).zip(m.chunks_exact_mut(outputs * width)) {
-                    for terms in (0..count).step_by(DEPTH) {
-                        let terms = terms..count.min(terms + DEPTH);
-                        let (v, _) = S::as_simd_f32s(&v[terms.start * width..terms.end * width]);
-                        for (d, m) in d.chunks_exact(tiles * M).zip(m.chunks_exact_mut(M * width)) {
-                            let mut m = m.chunks_exact_mut(width);
-                            let mut m: [&mut [f32]; M] =
-                                std::array::from_fn(|_| m.next().unwrap_or_default());
-                            let d = &d[terms.start * M..terms.end * M];
-                            match first == self.lines.start && terms.start == 0 {
-                                true => multiply_tile::<S, M, true, false>(simd, d, v, &mut m, 0),
-                                false => multiply_tile::<S, M, true, true>(simd, d, v, &mut m, 0),
-                            }
+                    let (v, _) = S::as_simd_f32s(&v[..count * width]);
+                    for (d, m) in d.chunks_exact(tiles * M).zip(m.chunks_exact_mut(M * width)) {
+                        let m = &mut tile_rows::<M>(m, width);
+                        match first == self.lines.start {
+                            true => multiply_tile::<S, M, true, false>(simd, d, v, m, 0),
+                            false => multiply_tile::<S, M, true, true>(simd, d, v, m, 0),
                         }
                     }
                 }

@@ -10,7 +10,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Geometry, POSITIONS, Tiling, load, store};
-use crate::ops::cpu::tile::{DEPTH, multiply_tile};
+use crate::ops::cpu::tile::{DEPTH, multiply_tile, tile_rows};
 use crate::ops::cpu::with_scratch;
 
 /// Rows of a register tile, of the widest vectors; a multiple of those of others.
@@ -24,6 +24,10 @@ const GATHER: usize = 16;
 
 /// Tiles of a block: enough to pay for loading the transformed kernels, and few enough for the second cache.
 const TILES: usize = 48;
+
+/// Elements of a cache line between the matrices of one position and the next: without it the sixteen elements of a
+/// transform would compete for the same places of the first cache.
+const GAP: usize = 16;
 
 /// `y = conv(x, weight) + bias`.
 pub(in super::super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
@@ -114,7 +118,7 @@ fn convolve(tiling: Tiling, x: &[f32], kernels: Kernels<'_>, bias: &[f32], y: &m
     let lines = tiling.lines_of(TILES);
     let sizes = Sizes { tiling, inputs, lines, rows: (lines * tiling.across).next_multiple_of(ROWS), width };
     let (depth_blocks, panels) = (inputs.div_ceil(DEPTH), outputs.div_ceil(width));
-    let rows_per_block = lines * 4 * tiling.across;
+    let pixels_per_block = 4 * lines * tiling.across;
     let transform_kernels = |panel: usize, block: usize, out: &mut [f32]| {
         pulp::Arch::new().dispatch(TransformKernels { kernels, panel, block, out });
     };
@@ -132,7 +136,7 @@ fn convolve(tiling: Tiling, x: &[f32], kernels: Kernels<'_>, bias: &[f32], y: &m
             u.par_chunks_mut(sizes.kernels()).enumerate().for_each(|(index, u)| {
                 transform_kernels(index / depth_blocks, index % depth_blocks, u);
             });
-            y.par_chunks_mut(rows_per_block * outputs).enumerate().for_each(|(block, y)| {
+            y.par_chunks_mut(pixels_per_block * outputs).enumerate().for_each(|(block, y)| {
                 with_scratch(depth_blocks * sizes.inputs() + sizes.products(), |scratch| {
                     let (v, m) = scratch.split_at_mut(depth_blocks * sizes.inputs());
                     transform_inputs((block, v));
@@ -162,7 +166,7 @@ fn convolve(tiling: Tiling, x: &[f32], kernels: Kernels<'_>, bias: &[f32], y: &m
                             multiply(u, v, m, depth_block);
                         }
                     }
-                    for (m, rows) in m.chunks_exact(sizes.products()).zip(rows.chunks_mut(rows_per_block)) {
+                    for (m, rows) in m.chunks_exact(sizes.products()).zip(rows.chunks_mut(pixels_per_block)) {
                         transform_outputs(m, bias, rows);
                     }
                 });
@@ -195,14 +199,14 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Elements of the transformed kernels of a panel and a block of input channels: `[16, depth, width]`.
+    /// Elements of the transformed kernels of a panel and a block of input channels: `[16, depth, width]` and gaps.
     fn kernels(&self) -> usize {
-        POSITIONS * self.inputs.min(DEPTH) * self.width
+        POSITIONS * (self.inputs.min(DEPTH) * self.width + GAP)
     }
 
-    /// Elements of the transformed inputs of a block of tiles and a block of input channels: `[16, rows, DEPTH]`.
+    /// Elements of the transformed inputs of a block of tiles and a block of input channels: `[16, rows, DEPTH]` and gaps.
     fn inputs(&self) -> usize {
-        POSITIONS * self.rows * DEPTH
+        POSITIONS * (self.rows * DEPTH + GAP)
     }
 
     /// Elements of the product of the two: `[16, rows, width]`.
@@ -248,12 +252,13 @@ impl WithSimd for TransformInputs<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Sizes { tiling, inputs, lines, rows, .. } = self.sizes;
+        let Sizes { tiling, inputs, lines, .. } = self.sizes;
+        let block = self.sizes.inputs();
         let lines = self.block * lines..tiling.lines.min((self.block + 1) * lines);
         let out = self.out;
         tiling.transform_inputs(simd, self.x, inputs, 0..inputs, lines, |tile, channel, values| {
-            let out = &mut out[channel / DEPTH * POSITIONS * rows * DEPTH..][..POSITIONS * rows * DEPTH];
-            for (out, value) in out.chunks_exact_mut(rows * DEPTH).zip(values) {
+            let out = &mut out[channel / DEPTH * block..][..block];
+            for (out, value) in out.chunks_exact_mut(block / POSITIONS).zip(values) {
                 store::<S>(out, tile * DEPTH + channel % DEPTH, value);
             }
         });
@@ -289,13 +294,12 @@ impl Multiply<'_> {
         let Sizes { inputs, rows, .. } = self.sizes;
         let width = 2 * S::F32_LANES;
         let terms = DEPTH.min(inputs - self.block * DEPTH);
-        let factors = self.v.chunks_exact(rows * DEPTH).zip(self.u.chunks_exact(self.u.len() / POSITIONS));
+        let (v, u) = (self.v.len() / POSITIONS, self.u.len() / POSITIONS);
+        let factors = self.v.chunks_exact(v).zip(self.u.chunks_exact(u));
         for ((v, u), m) in factors.zip(self.m.chunks_exact_mut(rows * width)) {
             let (u, _) = S::as_simd_f32s(&u[..terms * width]);
             for (m, v) in m.chunks_exact_mut(M * width).zip(v.chunks_exact(M * DEPTH)) {
-                let mut m = m.chunks_exact_mut(width);
-                let mut m: [&mut [f32]; M] = std::array::from_fn(|_| m.next().unwrap_or_default());
-                multiply_tile::<S, M, false, ADD>(simd, v, u, &mut m, 0);
+                multiply_tile::<S, M, false, ADD>(simd, v, u, &mut tile_rows::<M>(m, width), 0);
             }
         }
     }
