@@ -2,6 +2,7 @@
 
 mod cases;
 mod compute;
+mod winograd;
 
 pub use cases::cases;
 
@@ -280,7 +281,9 @@ impl Op for Forward {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([x, weight, bias], [y]) = operands.split();
-        compute::forward(&self.geometry(x.ty, weight.ty), x.data, weight.data, bias.data, y.data);
+        let geometry = self.geometry(x.ty, weight.ty);
+        let forward = if winograd::suits(&geometry) { winograd::forward } else { compute::forward };
+        forward(&geometry, x.data, weight.data, bias.data, y.data);
     }
 }
 
@@ -329,7 +332,10 @@ impl Op for BackwardInput {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([d_y, weight], [d_x]) = operands.split();
-        compute::backward_input(&self.geometry(d_y.ty, weight.ty), d_y.data, weight.data, d_x.data);
+        let geometry = self.geometry(d_y.ty, weight.ty);
+        let backward_input =
+            if winograd::suits(&geometry) { winograd::backward_input } else { compute::backward_input };
+        backward_input(&geometry, d_y.data, weight.data, d_x.data);
     }
 }
 
@@ -386,7 +392,12 @@ impl Op for BackwardWeight {
     fn compute(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_weight, d_bias]) = operands.split();
         let geometry = self.geometry(x.ty, d_y.ty);
-        compute::backward_weight(&geometry, x.data, d_y.data, d_weight.data);
+        let backward_weight = if winograd::suits_weight(&geometry) {
+            winograd::backward_weight
+        } else {
+            compute::backward_weight
+        };
+        backward_weight(&geometry, x.data, d_y.data, d_weight.data);
         super::cpu::column_sums(d_y.data, d_bias.data);
     }
 }

@@ -1,6 +1,7 @@
 //! What the CPU twins share: operands, parallel loops and matrix products.
 
 mod product;
+pub(super) mod tile;
 
 use rayon::prelude::*;
 
@@ -206,18 +207,18 @@ thread_local! {
 }
 
 /// Runs `body` with `length` floats of this thread's scratch memory, whose contents are left over from earlier use.
-///
-/// `body` must not call rayon: a stolen task would ask for the same memory.
 pub(super) fn with_scratch<T>(length: usize, body: impl FnOnce(&mut [f32]) -> T) -> T {
-    SCRATCH.with_borrow_mut(|scratch| {
-        // From the first whole cache line on, so that vectors do not straddle two.
-        let line = 64 / size_of::<f32>();
-        if scratch.len() < length + line {
-            scratch.resize(length + line, 0.0);
-        }
-        let first = scratch.as_ptr().align_offset(64).min(line);
-        body(&mut scratch[first..first + length])
-    })
+    // Taken out while it is used: a task that rayon runs inside `body` gets other memory.
+    let mut scratch = SCRATCH.take();
+    // From the first whole cache line on, so that vectors do not straddle two.
+    let line = 64 / size_of::<f32>();
+    if scratch.len() < length + line {
+        scratch.resize(length + line, 0.0);
+    }
+    let first = scratch.as_ptr().align_offset(64).min(line);
+    let result = body(&mut scratch[first..first + length]);
+    SCRATCH.set(scratch);
+    result
 }
 
 /// `sums[c] = sum over rows of data[row, c]`, in an order that does not depend on the number of threads.

@@ -1,4 +1,5 @@
-//! The convolution of the CPU executor: matrix products of patches, which are gathered a block at a time (im2col).
+//! Convolutions of the CPU executor that are not computed by [`super::winograd`]: matrix products of patches, which are
+//! gathered a block at a time (im2col).
 
 use std::ops::Range;
 

@@ -1,18 +1,15 @@
 //! Matrix products whose factors are gathered a block at a time: the inside of convolutions and linear layers.
 //!
-//! A product is summed in tiles of a few rows by two vectors of columns, which stay in registers. Its terms are taken
-//! [`DEPTH`] at a time, so that the panel of the right factor that all tiles of a task share fits the first cache beside
-//! a tile of the left one. Each element is summed in the order of its terms, whichever task makes it.
+//! A product is summed in register tiles (see [`super::tile`]), its terms taken [`DEPTH`] at a time. Each element is summed
+//! in the order of its terms, whichever task makes it.
 
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::tile::{DEPTH, multiply_tile};
 use super::{vector_functions, with_scratch};
-
-/// Terms that are summed before the next block is gathered: with them a panel of 32 columns has 16 KiB.
-const DEPTH: usize = 128;
 
 /// Rows of a task: enough to pay for packing the right factor.
 const ROWS: usize = 480;
@@ -300,7 +297,7 @@ fn multiply<S: Simd, const M: usize, const TRANSPOSED: bool>(
     if columns.len() == 2 * S::F32_LANES
         && let Some(c) = c.first_chunk_mut::<M>()
     {
-        multiply_tile::<S, M, TRANSPOSED>(simd, a, b, c, columns.start);
+        multiply_tile::<S, M, TRANSPOSED, true>(simd, a, b, c, columns.start);
         return;
     }
     // At the edges the tile is a copy that reaches beyond them.
@@ -308,55 +305,8 @@ fn multiply<S: Simd, const M: usize, const TRANSPOSED: bool>(
     for (tile, row) in tile.iter_mut().zip(c.iter()) {
         tile[..columns.len()].copy_from_slice(&row[columns.clone()]);
     }
-    multiply_tile::<S, M, TRANSPOSED>(simd, a, b, &mut tile.each_mut().map(|row| &mut row[..]), 0);
+    multiply_tile::<S, M, TRANSPOSED, true>(simd, a, b, &mut tile.each_mut().map(|row| &mut row[..]), 0);
     for (tile, row) in tile.iter().zip(c) {
         row[columns.clone()].copy_from_slice(&tile[..columns.len()]);
-    }
-}
-
-/// [`multiply`] for a whole tile. Loops have constant bounds, so that the sums stay in registers.
-#[inline(always)]
-fn multiply_tile<S: Simd, const M: usize, const TRANSPOSED: bool>(
-    simd: S,
-    a: &[f32],
-    b: &[S::f32s],
-    c: &mut [&mut [f32]; M],
-    column: usize,
-) {
-    let width = 2 * S::F32_LANES;
-    let mut sums = [[simd.splat_f32s(0.0); 2]; M];
-    for m in 0..M {
-        let (vectors, _) = S::as_simd_f32s(&c[m][column..column + width]);
-        sums[m] = [vectors[0], vectors[1]];
-    }
-    if TRANSPOSED {
-        let (a, _) = a.as_chunks::<M>();
-        for (a, b) in a.iter().zip(b.chunks_exact(2)) {
-            add_term(simd, |m| a[m], [b[0], b[1]], &mut sums);
-        }
-    } else if let Some(a) = a.as_chunks::<DEPTH>().0.first_chunk::<M>() {
-        for (k, b) in b.chunks_exact(2).take(DEPTH).enumerate() {
-            add_term(simd, |m| a[m][k], [b[0], b[1]], &mut sums);
-        }
-    }
-    for m in 0..M {
-        let (vectors, _) = S::as_mut_simd_f32s(&mut c[m][column..column + width]);
-        vectors[0] = sums[m][0];
-        vectors[1] = sums[m][1];
-    }
-}
-
-/// Adds one term to the sums of a tile.
-#[inline(always)]
-fn add_term<S: Simd, const M: usize>(
-    simd: S,
-    a: impl Fn(usize) -> f32,
-    b: [S::f32s; 2],
-    sums: &mut [[S::f32s; 2]; M],
-) {
-    for (m, sums) in sums.iter_mut().enumerate() {
-        let a = simd.splat_f32s(a(m));
-        sums[0] = simd.mul_add_f32s(a, b[0], sums[0]);
-        sums[1] = simd.mul_add_f32s(a, b[1], sums[1]);
     }
 }
