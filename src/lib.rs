@@ -9,6 +9,7 @@ pub mod data;
 pub mod device;
 pub mod diffusion;
 pub mod graph;
+mod hash;
 pub mod model;
 pub mod ops;
 pub mod output;

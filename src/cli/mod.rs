@@ -1,5 +1,7 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
+mod data;
+mod dataset;
 mod devices;
 mod predict;
 mod progress;
@@ -7,6 +9,7 @@ mod sample;
 mod train;
 mod tuning;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Devices(devices::Args),
+    Data(data::Args),
     Train(train::Args),
     Sample(sample::Args),
     Predict(predict::Args),
@@ -79,12 +83,13 @@ impl PrecisionArgs {
 
 /// Runs the program.
 pub(crate) fn main() -> ExitCode {
-    let logger = env_logger::Env::default().default_filter_or("error");
+    let logger = env_logger::Env::default().default_filter_or("error,ddpm_gpu=warn");
     env_logger::Builder::from_env(logger).format_timestamp(None).init();
     let cli = Cli::parse();
     let result = pollster::block_on(async {
         match cli.command {
             Command::Devices(args) => devices::run(args).await,
+            Command::Data(args) => data::run(&args),
             Command::Train(args) => train::run(args).await,
             Command::Sample(args) => sample::run(args).await,
             Command::Predict(args) => predict::run(args).await,
@@ -105,6 +110,15 @@ fn describe(error: &anyhow::Error) -> String {
         let cause = cause.to_string();
         if text.contains(&cause) { text } else { format!("{text}: {cause}") }
     })
+}
+
+/// The folder that an environment variable names, else `ddpm-gpu/NAME` in the user's cache folder.
+fn cache_folder(variable: &str, name: &str) -> Option<PathBuf> {
+    use etcetera::BaseStrategy;
+
+    let named = std::env::var_os(variable).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    // It fails where there is no home folder: then nothing is kept for the next run.
+    named.or_else(|| Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("ddpm-gpu").join(name)))
 }
 
 /// Comma-separated numbers of a flag.

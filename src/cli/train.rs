@@ -11,6 +11,7 @@ use ddpm_gpu::graph::MemoryReport;
 use ddpm_gpu::model::{PRESETS, SampleSize, UNetConfig};
 use ddpm_gpu::train::{Event, LrSchedule, Outcome, Run, TrainOptions, Trainer, train};
 
+use super::dataset::{DatasetArgs, describe};
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs};
 
@@ -20,8 +21,10 @@ use super::{DeviceArgs, PrecisionArgs};
 /// of samples. Ctrl-C saves and stops; --resume goes on.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// What to train on: digits (in the program), fashion-mnist, or a folder of PNG images
-    #[arg(long, value_name = "digits|fashion-mnist|PATH")]
+    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP), with a
+    /// subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a folder of them. `ddpm-gpu
+    /// data` shows what is seen in it
+    #[arg(long, value_name = "NAME|PATH")]
     dataset: String,
     /// Folder for checkpoints and samples
     #[arg(long, value_name = "DIR")]
@@ -30,9 +33,8 @@ pub(super) struct Args {
     /// suits the data set
     #[arg(long, value_name = "PRESET|FILE")]
     model: Option<String>,
-    /// Where the files of a named data set are
-    #[arg(long, value_name = "DIR")]
-    data_path: Option<PathBuf>,
+    #[command(flatten)]
+    data: DatasetArgs,
     /// Leave out images that cannot be read, and count them
     #[arg(long)]
     skip_bad_images: bool,
@@ -208,16 +210,13 @@ fn open_dataset(args: &Args, model: &UNetConfig) -> anyhow::Result<Arc<dyn Datas
         None => None,
     };
     let options = OpenOptions {
-        data_path: args.data_path.clone(),
         channels: Some(model.in_channels),
         image_size: size,
         skip_bad_images: args.skip_bad_images,
-        ..OpenOptions::default()
+        ..args.data.options()
     };
     let dataset: Arc<dyn Dataset> = data::open(&args.dataset, &options)?.into();
-    let classes = dataset.classes().len();
-    let kinds = if classes == 0 { "no classes".to_owned() } else { format!("{classes} classes") };
-    eprintln!("data: {}, {} images, {kinds}", dataset.name(), dataset.len());
+    eprintln!("data: {}", describe(dataset.as_ref()));
     if !dataset.skipped().is_empty() {
         eprintln!("skipped {} bad images:", dataset.skipped().len());
         for skipped in dataset.skipped().iter().take(10) {

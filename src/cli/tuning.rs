@@ -1,10 +1,11 @@
 //! `--tuning`: how long kernels may be timed, where the choices are kept, and what is said about it.
 
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use ddpm_gpu::device::{Device, Tuning, TuningEvent};
+
+use super::cache_folder;
 
 /// What `--tuning` asks for; `None` for off.
 #[derive(Clone, Copy, Debug)]
@@ -27,18 +28,14 @@ impl FromStr for Budget {
 /// Names the folder of the choices, in place of `ddpm-gpu/tuning` in the user's cache folder.
 const FOLDER: &str = "DDPM_GPU_TUNING_CACHE";
 
-fn cache_folder() -> Option<PathBuf> {
-    use etcetera::BaseStrategy;
-
-    let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    // It fails where there is no home folder: then choices live as long as the program.
-    named.or_else(|| Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("ddpm-gpu/tuning")))
-}
-
 /// Lets `device` tune within the budget.
 pub(super) fn set(device: &Device, Budget(budget): Budget) {
     let (Some(budget), Device::Gpu(_)) = (budget, device) else { return };
-    device.set_tuning(Tuning { budget, cache_folder: cache_folder(), report: Box::new(show) });
+    device.set_tuning(Tuning {
+        budget,
+        cache_folder: cache_folder(FOLDER, "tuning"),
+        report: Box::new(show),
+    });
 }
 
 fn show(event: TuningEvent<'_>) {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use self::stopwatch::Stopwatch;
 use super::{DeviceError, GpuDevice};
 use crate::graph::{Graph, Plan, PlannedNode, ValueId};
+use crate::hash::fnv1a;
 use crate::ops::{Op, Types, Variant};
 
 /// How kernels are chosen among their variants; see [`super::Device::set_tuning`].
@@ -311,12 +312,6 @@ fn class_key(op: &dyn Op, types: Types<'_>) -> String {
         let _ = write!(key, ", {name} {:?} {shape:?}", ty.dtype);
     }
     key
-}
-
-/// FNV-1a: the same in every release, which the standard library's hashers do not promise.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

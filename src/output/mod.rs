@@ -17,6 +17,7 @@ pub use atomic::check_writable;
 pub(crate) use atomic::write_atomically;
 pub use grid::{Grid, GridOptions, tile};
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
+pub(crate) use npy::split_npy;
 pub use npy::{read_npy, write_npy};
 
 /// A file that could not be written or read, or contents that make no file.

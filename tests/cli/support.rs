@@ -80,6 +80,7 @@ impl Workspace {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddpm-gpu"));
         command.current_dir(self.folder.path()).args(line.split_whitespace()).stdin(Stdio::null());
         command.env("DDPM_GPU_TUNING_CACHE", self.tuning_cache());
+        command.env("DDPM_GPU_DATA_CACHE", self.tuning_cache().join("images"));
         command
     }
 
