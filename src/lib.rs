@@ -10,6 +10,7 @@ pub mod device;
 pub mod diffusion;
 pub mod graph;
 mod hash;
+pub mod log;
 pub mod model;
 pub mod ops;
 pub mod output;

@@ -1,8 +1,10 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
+mod dashboard;
 mod data;
 mod dataset;
 mod devices;
+mod plot;
 mod predict;
 mod progress;
 mod sample;
@@ -31,6 +33,7 @@ enum Command {
     Devices(devices::Args),
     Data(data::Args),
     Train(train::Args),
+    Plot(plot::Args),
     Sample(sample::Args),
     Predict(predict::Args),
 }
@@ -91,6 +94,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Devices(args) => devices::run(args).await,
             Command::Data(args) => data::run(&args),
             Command::Train(args) => train::run(args).await,
+            Command::Plot(args) => plot::run(&args),
             Command::Sample(args) => sample::run(args).await,
             Command::Predict(args) => predict::run(args).await,
         }

@@ -8,9 +8,11 @@ use anyhow::{Context, bail};
 use ddpm_gpu::data::{self, Dataset, OpenOptions};
 use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig, VarianceType};
 use ddpm_gpu::graph::MemoryReport;
+use ddpm_gpu::log::Scalars;
 use ddpm_gpu::model::{PRESETS, SampleSize, UNetConfig};
 use ddpm_gpu::train::{Event, LrSchedule, Outcome, Run, TrainOptions, Trainer, train};
 
+use super::dashboard::{self, Dashboard};
 use super::dataset::{DatasetArgs, describe};
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs};
@@ -102,6 +104,9 @@ pub(super) struct Args {
     /// Steps between sample grids; 0 for none
     #[arg(long, default_value_t = 1000, value_name = "N")]
     sample_every: u64,
+    /// Show the loss curve, speed, memory and the newest samples on the whole terminal
+    #[arg(long)]
+    dashboard: bool,
     /// Print parameters and memory, and stop
     #[arg(long)]
     dry_run: bool,
@@ -149,6 +154,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         variance_type: args.variance_type,
         ..SchedulerConfig::default()
     };
+    if args.dashboard {
+        dashboard::check_terminal()?;
+    }
     let device = args.device.open().await?;
     args.precision.warn(&device);
     let run = Run {
@@ -163,9 +171,25 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         checkpoints_to_keep: args.checkpoints_to_keep,
         sample_every: args.sample_every,
     };
-    let stop = stop_on_interrupt()?;
+    let stop = stop_on_interrupt(args.dashboard)?;
     let mut progress = None;
-    let outcome = train(&run, &stop, &mut |event| show(event, &run.options, &mut progress)).await?;
+    let mut board: Option<anyhow::Result<Dashboard>> = None;
+    let outcome = train(&run, &stop, &mut |event| {
+        if args.dashboard {
+            // not before there is something to show: until then, what is printed is seen
+            let start = || Dashboard::start(run.device.name(), run.options.steps, stop.clone());
+            match board.get_or_insert_with(start) {
+                Ok(board) => board.show(event),
+                Err(_) => stop.store(true, Ordering::Relaxed),
+            }
+        } else {
+            show(event, &run.options, &mut progress);
+        }
+    })
+    .await;
+    // gives the terminal back before anything is printed
+    board.transpose()?;
+    let outcome = outcome?;
     if let Some(progress) = &progress {
         progress.finish();
     }
@@ -272,14 +296,19 @@ fn print_memory(memory: &MemoryReport) {
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+fn stop_on_interrupt(dashboard: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
+            if dashboard {
+                ratatui::restore();
+            }
             std::process::exit(130);
         }
-        eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop without saving");
+        if !dashboard {
+            eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop without saving");
+        }
     })
     .context("Ctrl-C cannot be handled")?;
     Ok(stop)
@@ -295,7 +324,7 @@ fn show(event: Event, options: &TrainOptions, progress: &mut Option<Progress>) {
             let from = if step > 0 { format!(", from step {step}") } else { String::new() };
             bar.line(&format!("training to step {}{from}; {:.0} MiB of buffers", options.steps, mib(bytes)));
         }
-        Event::Progress { step, loss, images_per_second, loss_scale } => {
+        Event::Progress { scalars: Scalars { step, loss, images_per_second, .. }, loss_scale } => {
             let skipped = match loss_scale {
                 Some(state) if state.skipped_steps > 0.0 => {
                     format!("  loss scale {}, {} steps skipped", state.scale, state.skipped_steps)
@@ -305,6 +334,6 @@ fn show(event: Event, options: &TrainOptions, progress: &mut Option<Progress>) {
             bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s{skipped}"));
         }
         Event::Checkpoint(path) => bar.line(&format!("saved {}", path.display())),
-        Event::Samples(path) => bar.line(&format!("drew {}", path.display())),
+        Event::Samples { path, .. } => bar.line(&format!("drew {}", path.display())),
     }
 }

@@ -75,6 +75,6 @@ pub enum OutputError {
     },
 }
 
-fn unfit(expected: impl Into<String>, found: impl Into<String>) -> OutputError {
+pub(crate) fn unfit(expected: impl Into<String>, found: impl Into<String>) -> OutputError {
     OutputError::Unfit { expected: expected.into(), found: found.into() }
 }
