@@ -12,8 +12,8 @@ use crate::output::{Grid, OutputError, write_atomically};
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (960, 540);
-/// Readings in the time constant of the smoothed curve, at most.
-const SMOOTHING: f64 = 50.0;
+/// Neighbours on either side that the smoothed curve takes the mean of, at most.
+const MAX_REACH: usize = 50;
 const PALE: RGBColor = RGBColor(176, 196, 222);
 const STRONG: RGBColor = RGBColor(31, 78, 140);
 /// From the quarter with the least noise to that with most.
@@ -90,15 +90,16 @@ fn curves(lines: &[Line]) -> Vec<Curve> {
     curves
 }
 
-/// An exponential moving average whose early values are plain means, so that it starts at the curve.
+/// The mean of each value and its neighbours on both sides, fewer towards the ends, so that the curve neither lags nor
+/// leaves out its ends.
 fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let constant = SMOOTHING.min(points.len() as f64 / 10.0).max(1.0);
-    let mut average = 0.0;
-    let step = |(number, &(step, loss)): (usize, &(f64, f64))| {
-        average += (loss - average) / constant.min(number as f64 + 1.0);
-        (step, average)
+    let reach = MAX_REACH.min(points.len() / 20);
+    let around = |(at, &(step, _)): (usize, &(f64, f64))| {
+        let reach = reach.min(at).min(points.len() - 1 - at);
+        let window = &points[at - reach..=at + reach];
+        (step, window.iter().map(|(_, loss)| loss).sum::<f64>() / window.len() as f64)
     };
-    points.iter().enumerate().map(step).collect()
+    points.iter().enumerate().map(around).collect()
 }
 
 fn draw<B: DrawingBackend>(
@@ -215,12 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_starts_at_the_first_value_and_follows_a_level() {
-        let smoothed = smooth(&[(1.0, 4.0), (2.0, 2.0), (3.0, 2.0)]);
-        assert_eq!(smoothed[0], (1.0, 4.0));
-        let level: Vec<(f64, f64)> =
-            (0..1000).map(|i| (f64::from(i), if i < 100 { 9.0 } else { 1.0 })).collect();
-        assert!((smooth(&level)[999].1 - 1.0).abs() < 1e-6);
+    fn smoothing_keeps_lines_and_ends_and_calms_noise() {
+        let line: Vec<(f64, f64)> = (0..400).map(|i| (f64::from(i), 500.0 - f64::from(i))).collect();
+        for (found, expected) in smooth(&line).iter().zip(&line) {
+            assert!(found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-9, "{found:?} {expected:?}");
+        }
+        let noise: Vec<(f64, f64)> = (0..400).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+        assert!(smooth(&noise)[50..350].iter().all(|(_, loss)| (loss - 0.5).abs() < 0.02));
+        assert_eq!(smooth(&line[..3]), line[..3]);
     }
 
     #[test]

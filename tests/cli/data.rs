@@ -178,3 +178,28 @@ fn data_shows_counts_sizes_colours_bad_files_and_a_sheet() {
     workspace.fails("data pictures --output missing/sheet.png", 1, &["missing/sheet.png", "folder exists"]);
     workspace.fails("data", 2, &["NAME|PATH"]);
 }
+
+#[cfg(unix)]
+#[test]
+fn get_data_explains_itself_and_leaves_a_folder_that_is_there_alone() {
+    let workspace = Workspace::new();
+    workspace.write("data/emoji/flags/a.png", "mine");
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tools/get-data"));
+        let output = command.args(words).current_dir(workspace.path("")).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    for (words, code, expected) in [
+        (&["--help"][..], 0, "fashion-mnist|emoji"),
+        (&[], 2, "which dataset"),
+        (&["mnist"], 2, "no dataset mnist"),
+        (&["emoji", "a", "b"], 2, "one folder only"),
+        (&["emoji", "--fast"], 2, "unknown option --fast"),
+        (&["emoji"], 0, "data/emoji is there already"),
+    ] {
+        let (found, text) = run(words);
+        assert!(found == Some(code) && text.contains(expected), "{words:?}: {found:?}\n{text}");
+    }
+    assert_eq!(workspace.read("data/emoji/flags/a.png"), b"mine");
+}
