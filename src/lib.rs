@@ -10,6 +10,8 @@ pub mod device;
 pub mod diffusion;
 pub mod evaluate;
 pub mod graph;
+mod hash;
+pub mod log;
 pub mod model;
 pub mod ops;
 pub mod output;

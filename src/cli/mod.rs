@@ -1,9 +1,13 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
+mod dashboard;
+mod data;
+mod dataset;
 mod devices;
+mod evaluate;
 mod kernels;
 mod model;
-mod evaluate;
+mod plot;
 mod predict;
 mod profile;
 mod progress;
@@ -12,6 +16,7 @@ mod table;
 mod train;
 mod tuning;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -31,7 +36,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Devices(devices::Args),
+    Data(data::Args),
     Train(train::Args),
+    Plot(plot::Args),
     Sample(sample::Args),
     Predict(predict::Args),
     Kernels(kernels::Args),
@@ -110,13 +117,15 @@ impl PrecisionArgs {
 
 /// Runs the program.
 pub(crate) fn main() -> ExitCode {
-    let logger = env_logger::Env::default().default_filter_or("error");
+    let logger = env_logger::Env::default().default_filter_or("error,ddpm_gpu=warn");
     env_logger::Builder::from_env(logger).format_timestamp(None).init();
     let cli = Cli::parse();
     let result = pollster::block_on(async {
         match cli.command {
             Command::Devices(args) => devices::run(args).await,
+            Command::Data(args) => data::run(&args),
             Command::Train(args) => train::run(args).await,
+            Command::Plot(args) => plot::run(&args),
             Command::Sample(args) => sample::run(args).await,
             Command::Predict(args) => predict::run(args).await,
             Command::Kernels(args) => kernels::run(args).await,
@@ -147,6 +156,15 @@ fn one_of<T: Copy>(what: &str, known: &[(&'static str, T)], name: &str) -> Resul
         let names: Vec<&str> = known.iter().map(|&(name, _)| name).collect();
         format!("known {what}: {}", names.join(", "))
     })
+}
+
+/// The folder that an environment variable names, else `ddpm-gpu/NAME` in the user's cache folder.
+fn cache_folder(variable: &str, name: &str) -> Option<PathBuf> {
+    use etcetera::BaseStrategy;
+
+    let named = std::env::var_os(variable).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    // It fails where there is no home folder: then nothing is kept for the next run.
+    named.or_else(|| Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("ddpm-gpu").join(name)))
 }
 
 /// Comma-separated numbers of a flag.

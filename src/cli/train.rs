@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use ddpm_gpu::data::{self, Dataset, OpenOptions};
 use ddpm_gpu::graph::MemoryReport;
+use ddpm_gpu::log::Scalars;
 use ddpm_gpu::model::{Preset, SampleSize, UNetConfig};
 use ddpm_gpu::train::{Event, LrSchedule, Outcome, Run, TrainOptions, Trainer, train};
 
 use objective::{ObjectiveArgs, ProcessArgs};
 
+use super::dashboard::{self, Dashboard};
+use super::dataset::{DatasetArgs, describe};
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs, one_of};
 
@@ -23,8 +26,10 @@ use super::{DeviceArgs, PrecisionArgs, one_of};
 /// of samples. Ctrl-C saves and stops; --resume goes on.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// What to train on: digits (in the program), fashion-mnist, or a folder of PNG images
-    #[arg(long, value_name = "digits|fashion-mnist|PATH")]
+    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP), with a
+    /// subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a folder of them. `ddpm-gpu
+    /// data` shows what is seen in it
+    #[arg(long, value_name = "NAME|PATH")]
     dataset: String,
     /// Folder for checkpoints and samples
     #[arg(long, value_name = "DIR")]
@@ -33,9 +38,8 @@ pub(super) struct Args {
     /// suits the data set
     #[arg(long, value_name = "PRESET|FILE")]
     model: Option<String>,
-    /// Where the files of a named data set are
-    #[arg(long, value_name = "DIR")]
-    data_path: Option<PathBuf>,
+    #[command(flatten)]
+    data: DatasetArgs,
     /// Leave out images that cannot be read, and count them
     #[arg(long)]
     skip_bad_images: bool,
@@ -101,6 +105,9 @@ pub(super) struct Args {
     /// Steps between sample grids; 0 for none
     #[arg(long, default_value_t = 1000, value_name = "N")]
     sample_every: u64,
+    /// Show the loss curve, speed, memory and the newest samples on the whole terminal
+    #[arg(long)]
+    dashboard: bool,
     /// Print parameters and memory, and stop
     #[arg(long)]
     dry_run: bool,
@@ -131,6 +138,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         println!("{with} --checkpointing the total is {:.1} MiB", mib(other_memory.total()));
         return Ok(());
     }
+    if args.dashboard {
+        dashboard::check_terminal()?;
+    }
     let device = args.device.open().await?;
     args.precision.warn(&device);
     let run = Run {
@@ -145,9 +155,25 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         checkpoints_to_keep: args.checkpoints_to_keep,
         sample_every: args.sample_every,
     };
-    let stop = stop_on_interrupt()?;
+    let stop = stop_on_interrupt(args.dashboard)?;
     let mut progress = None;
-    let outcome = train(&run, &stop, &mut |event| show(event, &run.options, &mut progress)).await?;
+    let mut board: Option<anyhow::Result<Dashboard>> = None;
+    let outcome = train(&run, &stop, &mut |event| {
+        if args.dashboard {
+            // not before there is something to show: until then, what is printed is seen
+            let start = || Dashboard::start(run.device.name(), run.options.steps, stop.clone());
+            match board.get_or_insert_with(start) {
+                Ok(board) => board.show(event),
+                Err(_) => stop.store(true, Ordering::Relaxed),
+            }
+        } else {
+            show(event, &run.options, &mut progress);
+        }
+    })
+    .await;
+    // gives the terminal back before anything is printed
+    board.transpose()?;
+    let outcome = outcome?;
     if let Some(progress) = &progress {
         progress.finish();
     }
@@ -182,16 +208,13 @@ fn open_dataset(args: &Args, model: &UNetConfig) -> anyhow::Result<Arc<dyn Datas
         None => None,
     };
     let options = OpenOptions {
-        data_path: args.data_path.clone(),
         channels: Some(model.in_channels),
         image_size: size,
         skip_bad_images: args.skip_bad_images,
-        ..OpenOptions::default()
+        ..args.data.options()
     };
     let dataset: Arc<dyn Dataset> = data::open(&args.dataset, &options)?.into();
-    let classes = dataset.classes().len();
-    let kinds = if classes == 0 { "no classes".to_owned() } else { format!("{classes} classes") };
-    eprintln!("data: {}, {} images, {kinds}", dataset.name(), dataset.len());
+    eprintln!("data: {}", describe(dataset.as_ref()));
     if !dataset.skipped().is_empty() {
         eprintln!("skipped {} bad images:", dataset.skipped().len());
         for skipped in dataset.skipped().iter().take(10) {
@@ -257,14 +280,19 @@ fn print_memory(memory: &MemoryReport) {
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+fn stop_on_interrupt(dashboard: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
+            if dashboard {
+                ratatui::restore();
+            }
             std::process::exit(130);
         }
-        eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop without saving");
+        if !dashboard {
+            eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop without saving");
+        }
     })
     .context("Ctrl-C cannot be handled")?;
     Ok(stop)
@@ -280,7 +308,7 @@ fn show(event: Event, options: &TrainOptions, progress: &mut Option<Progress>) {
             let from = if step > 0 { format!(", from step {step}") } else { String::new() };
             bar.line(&format!("training to step {}{from}; {:.0} MiB of buffers", options.steps, mib(bytes)));
         }
-        Event::Progress { step, loss, images_per_second, loss_scale } => {
+        Event::Progress { scalars: Scalars { step, loss, images_per_second, .. }, loss_scale } => {
             let skipped = match loss_scale {
                 Some(state) if state.skipped_steps > 0.0 => {
                     format!("  loss scale {}, {} steps skipped", state.scale, state.skipped_steps)
@@ -290,6 +318,6 @@ fn show(event: Event, options: &TrainOptions, progress: &mut Option<Progress>) {
             bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s{skipped}"));
         }
         Event::Checkpoint(path) => bar.line(&format!("saved {}", path.display())),
-        Event::Samples(path) => bar.line(&format!("drew {}", path.display())),
+        Event::Samples { path, .. } => bar.line(&format!("drew {}", path.display())),
     }
 }

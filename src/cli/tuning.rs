@@ -1,10 +1,11 @@
 //! `--tuning`: how long kernels may be timed, where the choices are kept, and what is said about it.
 
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use ddpm_gpu::device::{Device, Tuning, TuningEvent};
+
+use super::cache_folder;
 
 /// What `--tuning` asks for; `None` for off.
 #[derive(Clone, Copy, Debug)]
@@ -32,18 +33,15 @@ impl Budget {
 /// Names the folder of the choices, in place of `ddpm-gpu/tuning` in the user's cache folder.
 const FOLDER: &str = "DDPM_GPU_TUNING_CACHE";
 
-fn cache_folder() -> Option<PathBuf> {
-    use etcetera::BaseStrategy;
-
-    let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    // It fails where there is no home folder: then choices live as long as the program.
-    named.or_else(|| Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("ddpm-gpu/tuning")))
-}
-
 /// Lets `device` tune within the budget.
 pub(super) fn set(device: &Device, Budget(budget): Budget) {
     let (Some(budget), Device::Gpu(_)) = (budget, device) else { return };
-    device.set_tuning(Tuning { budget, cache_folder: cache_folder(), again: false, report: Box::new(show) });
+    device.set_tuning(Tuning {
+        budget,
+        cache_folder: cache_folder(FOLDER, "tuning"),
+        again: false,
+        report: Box::new(show),
+    });
 }
 
 /// Tuning within the budget that times again what earlier runs have chosen.
@@ -54,7 +52,7 @@ pub(super) fn again(Budget(budget): Budget) -> anyhow::Result<Tuning> {
     let Some(budget) = budget.filter(|budget| !budget.is_zero()) else {
         anyhow::bail!("there is nothing to do without time: give --tuning a number of seconds")
     };
-    Ok(Tuning { budget, cache_folder: cache_folder(), again: true, report: Box::new(show) })
+    Ok(Tuning { budget, cache_folder: cache_folder(FOLDER, "tuning"), again: true, report: Box::new(show) })
 }
 
 fn show(event: TuningEvent<'_>) {

@@ -92,6 +92,17 @@ pub enum DataError {
     },
 }
 
+impl DataError {
+    /// What is wrong, without the name of the file and without advice.
+    pub(super) fn reason(self) -> String {
+        match self {
+            Self::BadFile { expected, found, .. } => format!("expected {expected}, found {found}"),
+            Self::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
 fn list_paths(paths: &[PathBuf]) -> String {
     let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     paths.join(" and ")

@@ -3,14 +3,20 @@
 //! H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
 //! Algorithms" (arXiv 1708.07747).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::in_memory::InMemory;
-use super::{DataError, Dataset, ImageShape, OpenOptions, Source, Split, idx, require};
+use super::{DataError, Dataset, ImageShape, OpenOptions, Source, idx_folder, require};
 
 const NAME: &str = "fashion-mnist";
 /// Where Debian's package puts the files.
 const SYSTEM_PATH: &str = "/usr/share/datasets/fashion-mnist";
+/// Where tools/get-data puts them.
+const FETCHED_PATH: &str = "data/fashion-mnist";
+const ADVICE: &str = "`tools/get-data fashion-mnist` puts them in data/fashion-mnist, \
+    `apt-get install dataset-fashion-mnist` in the system's place, or `--data-path DIR` names a folder that holds \
+    train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each plain or \
+    with .gz";
 const STORED_SIZE: usize = 28;
 /// What a model that halves the image five times needs.
 const PADDED_SIZE: usize = 32;
@@ -39,34 +45,17 @@ fn open(options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
     require(NAME, "channels", options.channels, &[1], "in_channels")?;
     let folders = match &options.data_path {
         Some(path) => vec![path.clone(), path.join(NAME)],
-        None => vec![PathBuf::from(SYSTEM_PATH)],
+        None => vec![PathBuf::from(FETCHED_PATH), PathBuf::from(SYSTEM_PATH)],
     };
-    let split = match options.split {
-        Split::Train => "train",
-        Split::Test => "t10k",
-    };
-    let images_path = find(&folders, &format!("{split}-images-idx3-ubyte"))?;
-    let labels_path = find(&folders, &format!("{split}-labels-idx1-ubyte"))?;
-
-    let images = idx::read::<3>(&images_path)?;
-    let labels = idx::read::<1>(&labels_path)?;
-    let bad = |path: &Path, expected: String, found: String| DataError::BadFile {
-        path: path.to_owned(),
-        expected,
-        found,
-        advice: "download or install the file again".to_owned(),
-    };
+    let split = idx_folder::split_prefix(options.split);
+    let (images, labels, [images_path, labels_path]) = idx_folder::read(&folders, split, NAME, ADVICE)?;
     let [count, height, width] = images.dimensions;
     if (height, width) != (STORED_SIZE, STORED_SIZE) || count == 0 {
         let found = format!("{count} images of {height}x{width}");
-        return Err(bad(&images_path, "images of 28x28".to_owned(), found));
-    }
-    if labels.elements.len() != count {
-        let expected = format!("{count} labels, one for each image of {}", images_path.display());
-        return Err(bad(&labels_path, expected, labels.elements.len().to_string()));
+        return Err(idx_folder::bad(&images_path, "images of 28x28".to_owned(), found));
     }
     if let Some(label) = labels.elements.iter().find(|&&label| usize::from(label) >= CLASSES.len()) {
-        return Err(bad(&labels_path, "labels from 0 to 9".to_owned(), label.to_string()));
+        return Err(idx_folder::bad(&labels_path, "labels from 0 to 9".to_owned(), label.to_string()));
     }
 
     let size = options.image_size.unwrap_or(STORED_SIZE);
@@ -81,26 +70,13 @@ fn open(options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
     }))
 }
 
-/// The path of a file, plain or gzipped, in the first folder that has it.
-fn find(folders: &[PathBuf], file: &str) -> Result<PathBuf, DataError> {
-    let candidates = folders.iter().flat_map(|folder| [folder.join(file), folder.join(format!("{file}.gz"))]);
-    candidates.into_iter().find(|path| path.exists()).ok_or_else(|| DataError::Missing {
-        dataset: NAME.to_owned(),
-        expected: format!("{file} or {file}.gz"),
-        searched: folders.to_vec(),
-        advice:
-            "`apt-get install dataset-fashion-mnist` puts them in the system's place, or `--data-path DIR` \
-                 names a folder that holds train-images-idx3-ubyte, train-labels-idx1-ubyte, \
-                 t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each plain or with .gz"
-                .to_owned(),
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
+    use super::super::Split;
     use super::super::idx::tests::{encode, gzip};
     use super::*;
 
@@ -179,6 +155,7 @@ mod tests {
         for dimensions in [[2, 14, 56], [0, 28, 28]] {
             let count = dimensions.iter().product::<u32>() as usize;
             fs::write(&images, encode(&dimensions, &vec![0; count])).unwrap();
+            fs::write(&labels, encode(&dimensions[..1], &vec![0; dimensions[0] as usize])).unwrap();
             assert!(open_in(folder.path(), None).err().unwrap().to_string().contains("28x28"));
         }
     }

@@ -1,6 +1,6 @@
 //! Datasets small enough to hold in memory, one byte a value.
 
-use super::{DataError, Dataset, ImageShape, require_read};
+use super::{DataError, Dataset, ImageShape, Original, require_read};
 
 /// Images of one shape, held as bytes and scaled when they are read.
 #[derive(Debug)]
@@ -55,7 +55,16 @@ impl Dataset for InMemory {
                 *to = 2.0 * f32::from(from) / f32::from(self.maximum) - 1.0;
             }
         }
-        Ok(Some(u32::from(self.labels[index])))
+        Ok(self.label(index))
+    }
+
+    fn label(&self, index: usize) -> Option<u32> {
+        Some(u32::from(self.labels[index]))
+    }
+
+    fn original(&self, _index: usize) -> Result<Original, DataError> {
+        let ImageShape { channels, height, width } = self.stored;
+        Ok(Original { width, height, mode: if channels == 1 { "grey" } else { "colour" }.to_owned() })
     }
 }
 

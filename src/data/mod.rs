@@ -1,26 +1,41 @@
 //! Files to batches: datasets, and the loader that reads them ahead of training.
 //!
-//! Adding a dataset is one file, which implements [`Dataset`] and declares a [`Source`], and one line in
-//! [`ALL`].
+//! Adding a dataset with a name is one file, which implements [`Dataset`] and declares a [`Source`], and one line in
+//! [`ALL`]. Adding a format of files that are recognised by their path is one file, which implements `Pictures` and
+//! declares a `Format`, and one line in `format::FORMATS`; a format of image files is one file and one line in
+//! `codec::ALL`.
 
+mod array;
+mod cifar10;
+mod codec;
+mod decoded;
 mod digits;
 mod error;
 mod fashion_mnist;
 mod folder;
+mod format;
 mod idx;
+mod idx_folder;
 mod in_memory;
 mod loader;
+mod numpy;
 mod order;
 mod picture;
-mod png_file;
+mod positioned;
+mod survey;
+mod web_dataset;
 
 use std::path::{Path, PathBuf};
 
 pub use error::DataError;
 pub use loader::{Batch, Loader, LoaderOptions};
+pub use survey::{Survey, survey};
 
 /// Every dataset that is known by name.
-pub const ALL: &[Source] = &[digits::SOURCE, fashion_mnist::SOURCE];
+pub const ALL: &[Source] = &[digits::SOURCE, fashion_mnist::SOURCE, cifar10::SOURCE];
+
+/// Decoded images that are kept in memory, in bytes, unless something else is asked for.
+pub const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
 
 /// A set of images of one shape, with class labels or without.
 pub trait Dataset: Send + Sync {
@@ -51,6 +66,23 @@ pub trait Dataset: Send + Sync {
     /// length than the image.
     fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Option<u32>, DataError>;
 
+    /// The label of image `index`, without reading the image; `None` when there are no classes.
+    fn label(&self, index: usize) -> Option<u32>;
+
+    /// Size and colour mode that image `index` has in its file.
+    ///
+    /// # Errors
+    /// When the file is damaged or gone.
+    fn original(&self, _index: usize) -> Result<Original, DataError> {
+        let ImageShape { channels, height, width } = self.image_shape();
+        Ok(Original { width, height, mode: if channels == 1 { "grey" } else { "colour" }.to_owned() })
+    }
+
+    /// What messages call image `index`.
+    fn location(&self, index: usize) -> String {
+        format!("{} [{index}]", self.name())
+    }
+
     /// The files that were left out under [`OpenOptions::skip_bad_images`], in the order of their paths.
     fn skipped(&self) -> &[Skipped] {
         &[]
@@ -75,6 +107,17 @@ impl ImageShape {
     }
 }
 
+/// An image as its file has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Original {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Channels and depth, for people.
+    pub mode: String,
+}
+
 /// A file that was left out because it could not be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
@@ -95,7 +138,7 @@ pub enum Split {
 }
 
 /// What the caller wants of a dataset.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct OpenOptions {
     /// Where the dataset's files are; `None` is the place where the system's packages put them.
     pub data_path: Option<PathBuf>,
@@ -107,6 +150,24 @@ pub struct OpenOptions {
     pub skip_bad_images: bool,
     /// The part to open.
     pub split: Split,
+    /// Bytes of decoded images that may be kept in memory.
+    pub memory_budget: usize,
+    /// Folder for decoded images beyond that; `None` to decode them again each time.
+    pub cache_folder: Option<PathBuf>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            data_path: None,
+            channels: None,
+            image_size: None,
+            skip_bad_images: false,
+            split: Split::Train,
+            memory_budget: DEFAULT_MEMORY_BUDGET,
+            cache_folder: None,
+        }
+    }
 }
 
 /// A dataset that is known by name.
@@ -122,7 +183,7 @@ pub struct Source {
     pub open: fn(&OpenOptions) -> Result<Box<dyn Dataset>, DataError>,
 }
 
-/// Opens a dataset by its name in [`ALL`], or a folder of images by its path.
+/// Opens a dataset by its name in [`ALL`], or what is at a path: a folder of images, or files of another format.
 ///
 /// A name wins over a folder of the same name; write `./digits` for the folder.
 ///
@@ -134,11 +195,21 @@ pub fn open(name_or_path: &str, options: &OpenOptions) -> Result<Box<dyn Dataset
         return (source.open)(options);
     }
     let path = Path::new(name_or_path);
-    if path.exists() {
-        return Ok(Box::new(folder::Folder::open(path, options)?));
+    if !path.exists() {
+        let known: Vec<&str> = ALL.iter().map(|source| source.name).collect();
+        return Err(DataError::Unknown { name: name_or_path.to_owned(), known: known.join(", ") });
     }
-    let known: Vec<&str> = ALL.iter().map(|source| source.name).collect();
-    Err(DataError::Unknown { name: name_or_path.to_owned(), known: known.join(", ") })
+    let Some(format) = format::FORMATS.iter().find(|format| (format.recognises)(path)) else {
+        let known: Vec<&str> = format::FORMATS.iter().map(|format| format.description).collect();
+        return Err(DataError::BadFile {
+            path: path.to_owned(),
+            expected: format!("the name of a dataset, or {}", known.join("; ")),
+            found: "a file of another kind".to_owned(),
+            advice: "give the folder that the images are in".to_owned(),
+        });
+    };
+    let pictures = (format.open)(path, options)?;
+    Ok(Box::new(decoded::Decoded::new(name_or_path.to_owned(), path, pictures, options)?))
 }
 
 /// Checks that a wanted size or channel count is one of those that a dataset can deliver.

@@ -14,6 +14,8 @@ pub(super) struct Picture {
     pub(super) width: usize,
     pub(super) height: usize,
     pub(super) layout: Layout,
+    /// Whether the file has a palette, which has been looked up.
+    pub(super) palette: bool,
     /// \[H, W, C\], with the channels of `layout`.
     pub(super) samples: Samples,
 }
@@ -39,23 +41,52 @@ impl Layout {
 }
 
 /// The values of a picture, as precise as the file has them.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Samples {
     Eight(Vec<u8>),
     Sixteen(Vec<u16>),
+    /// Values in [0, 1].
+    Float(Vec<f32>),
 }
 
 impl Samples {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Eight(values) => values.len(),
+            Self::Sixteen(values) => values.len(),
+            Self::Float(values) => values.len(),
+        }
+    }
+
     /// Value `index` in [0, 1].
     fn value(&self, index: usize) -> f32 {
         match self {
             Self::Eight(values) => f32::from(values[index]) / f32::from(u8::MAX),
             Self::Sixteen(values) => f32::from(values[index]) / f32::from(u16::MAX),
+            Self::Float(values) => values[index],
         }
     }
 }
 
 impl Picture {
+    /// Layout and depth as the file has them, for people.
+    pub(super) fn mode(&self) -> String {
+        let layout = match (self.palette, self.layout) {
+            (true, Layout::Grey | Layout::Rgb) => "palette",
+            (true, Layout::GreyAlpha | Layout::Rgba) => "palette with transparency",
+            (false, Layout::Grey) => "grey",
+            (false, Layout::GreyAlpha) => "grey with alpha",
+            (false, Layout::Rgb) => "colour",
+            (false, Layout::Rgba) => "colour with alpha",
+        };
+        let depth = match self.samples {
+            Samples::Eight(_) => "",
+            Samples::Sixteen(_) => ", 16 bits",
+            Samples::Float(_) => ", floating point",
+        };
+        format!("{layout}{depth}")
+    }
+
     /// Writes the picture to `pixels`, \[H, W, C\] in \[-1, 1\], as an image of `shape`, which is square.
     ///
     /// The centre square is cut out and resized with the Catmull-Rom (bicubic) filter, widened when it shrinks
@@ -119,7 +150,7 @@ mod tests {
     }
 
     fn grey(width: usize, height: usize, values: Vec<u8>) -> Picture {
-        Picture { width, height, layout: Layout::Grey, samples: Samples::Eight(values) }
+        Picture { width, height, layout: Layout::Grey, palette: false, samples: Samples::Eight(values) }
     }
 
     #[test]
@@ -131,8 +162,11 @@ mod tests {
     #[test]
     fn grey_repeats_and_colour_becomes_luma() {
         assert_eq!(write(&grey(1, 1, vec![51]), 3, 1), [2.0 * 0.2 - 1.0; 3]);
-        let red =
-            Picture { width: 1, height: 1, layout: Layout::Rgb, samples: Samples::Eight(vec![255, 0, 0]) };
+        let red = Picture {
+            layout: Layout::Rgb,
+            samples: Samples::Eight(vec![255, 0, 0]),
+            ..grey(1, 1, Vec::new())
+        };
         assert_eq!(write(&red, 3, 1), [1.0, -1.0, -1.0]);
         assert_eq!(write(&red, 1, 1), [2.0 * 0.299 - 1.0]);
     }
@@ -140,7 +174,8 @@ mod tests {
     #[test]
     fn transparent_parts_are_white() {
         let values = vec![0, 0, 0, 0, 255, 0, 0, 51];
-        let picture = Picture { width: 2, height: 1, layout: Layout::Rgba, samples: Samples::Eight(values) };
+        let picture =
+            Picture { layout: Layout::Rgba, samples: Samples::Eight(values), ..grey(2, 1, Vec::new()) };
         assert_eq!(picture.colour_over_white(0, 0), [1.0; 3]);
         let [red, green, blue] = picture.colour_over_white(1, 0);
         assert_eq!((red, green, blue), (1.0, 0.8, 0.8));

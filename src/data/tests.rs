@@ -27,3 +27,25 @@ pub(super) fn seeded() -> proptest::test_runner::Config {
         ..Default::default()
     }
 }
+
+/// A folder of the files that tools/oracle/datasets.py wrote.
+pub(super) fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/data").join(name)
+}
+
+/// Opens a path, at the size and channels of its own.
+pub(super) fn open_path(path: &Path) -> Result<Box<dyn Dataset>, DataError> {
+    open(path.to_str().unwrap(), &OpenOptions::default())
+}
+
+/// All images of a dataset as bytes, with their labels.
+pub(super) fn read_bytes(dataset: &dyn Dataset) -> Vec<(Vec<u8>, Option<u32>)> {
+    let mut pixels = vec![f32::NAN; dataset.image_shape().elements()];
+    (0..dataset.len())
+        .map(|index| {
+            let label = dataset.read(index, &mut pixels).unwrap();
+            assert_eq!(label, dataset.label(index));
+            (pixels.iter().map(|pixel| ((pixel + 1.0) * 127.5).round() as u8).collect(), label)
+        })
+        .collect()
+}

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use self::stopwatch::Stopwatch;
 use super::{DeviceError, GpuDevice};
 use crate::graph::{Graph, Plan, PlannedNode, ValueId};
+use crate::hash::fnv1a;
 use crate::ops::{Op, Types, Variant};
 
 /// How kernels are chosen among their variants; see [`super::Device::set_tuning`].
@@ -340,12 +341,6 @@ fn describe(node: &PlannedNode) -> String {
     let operands =
         names.zip(node.inputs.iter().chain(&node.outputs)).map(|(name, ty)| format!("{name} {ty}"));
     format!("{} {}", op.name(), operands.collect::<Vec<_>>().join(", "))
-}
-
-/// FNV-1a: the same in every release, which the standard library's hashers do not promise.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -116,6 +116,18 @@ impl Grid {
         })
     }
 
+    /// The bytes of a PNG file.
+    ///
+    /// # Errors
+    /// When the encoder refuses, which it does not for a grid that [`tile`] made.
+    pub fn to_png(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut writer = self.encoder(&mut bytes).write_header()?;
+        writer.write_image_data(&self.pixels)?;
+        writer.finish()?;
+        Ok(bytes)
+    }
+
     /// A PNG encoder for pictures of this size.
     pub(super) fn encoder<W: io::Write>(&self, file: W) -> png::Encoder<'static, W> {
         // Sides are at most MAX_SIDE.

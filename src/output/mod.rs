@@ -17,6 +17,7 @@ pub(crate) use atomic::write_atomically;
 pub use atomic::{check_writable, write_text};
 pub use grid::{Grid, GridOptions, tile};
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
+pub(crate) use npy::split_npy;
 pub use npy::{read_npy, write_npy};
 
 /// A file that could not be written or read, or contents that make no file.
@@ -74,6 +75,6 @@ pub enum OutputError {
     },
 }
 
-fn unfit(expected: impl Into<String>, found: impl Into<String>) -> OutputError {
+pub(crate) fn unfit(expected: impl Into<String>, found: impl Into<String>) -> OutputError {
     OutputError::Unfit { expected: expected.into(), found: found.into() }
 }

@@ -46,10 +46,10 @@ pub fn write_npy(path: &Path, shape: [usize; 4], data: &[f32]) -> Result<(), Out
 
 /// What is wrong with a file.
 #[derive(Debug)]
-struct Problem {
-    expected: &'static str,
-    found: String,
-    advice: &'static str,
+pub(crate) struct Problem {
+    pub(crate) expected: &'static str,
+    pub(crate) found: String,
+    pub(crate) advice: &'static str,
 }
 
 fn problem(expected: &'static str, found: impl Into<String>, advice: &'static str) -> Problem {
@@ -63,8 +63,10 @@ fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1, |product: usize, &size| product.checked_mul(size))
 }
 
+/// Splits a file into its header and its data.
+///
 /// The format: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
-fn parse(bytes: &[u8]) -> Result<([usize; 4], Vec<f32>), Problem> {
+pub(crate) fn split_npy(bytes: &[u8]) -> Result<(Header, &[u8]), Problem> {
     let no_npy = || problem("a .npy file", "another format", SAVE_IT);
     let (&version, rest) =
         bytes.strip_prefix(b"\x93NUMPY").and_then(|rest| rest.split_first_chunk::<2>()).ok_or_else(no_npy)?;
@@ -86,7 +88,11 @@ fn parse(bytes: &[u8]) -> Result<([usize; 4], Vec<f32>), Problem> {
     let header = Header::parse(header).ok_or_else(|| {
         problem("the header of a plain array, with descr, fortran_order and shape", "something else", SAVE_IT)
     })?;
+    Ok((header, data))
+}
 
+fn parse(bytes: &[u8]) -> Result<([usize; 4], Vec<f32>), Problem> {
+    let (header, data) = split_npy(bytes)?;
     let shape: [usize; 4] = header.shape.as_slice().try_into().map_err(|_| {
         let advice = "a batch of images has four dimensions: give it the missing ones with reshape";
         problem("the shape (N, C, H, W)", format!("{:?}", header.shape), advice)
@@ -128,10 +134,10 @@ fn from_fortran(values: &[f32], [n, c, h, w]: [usize; 4]) -> Vec<f32> {
 }
 
 /// The header's dictionary, such as `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, 8, 8), }`.
-struct Header {
-    descr: String,
-    fortran_order: bool,
-    shape: Vec<usize>,
+pub(crate) struct Header {
+    pub(crate) descr: String,
+    pub(crate) fortran_order: bool,
+    pub(crate) shape: Vec<usize>,
 }
 
 impl Header {

@@ -19,6 +19,7 @@ use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
 use crate::graph::GraphError;
+use crate::log::LogError;
 use crate::model::{ModelError, WeightsError};
 use crate::output::OutputError;
 use crate::sample::SampleError;
@@ -90,6 +91,9 @@ pub enum TrainError {
     /// Samples cannot be drawn.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// A log cannot be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A picture cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),

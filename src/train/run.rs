@@ -1,6 +1,6 @@
 //! A whole training run: data in, checkpoints and sample grids out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -10,9 +10,10 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::data::{Dataset, Loader, LoaderOptions};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
+use crate::log::{Log, Scalars};
 use crate::model::UNetConfig;
 use crate::ops::loss_scale::LossScale;
-use crate::output::{GridOptions, tile};
+use crate::output::{Grid, GridOptions, tile};
 use crate::sample::{SampleRequest, sample};
 use crate::sampler;
 
@@ -52,19 +53,20 @@ pub enum Event {
     },
     /// Some steps are done.
     Progress {
-        /// Steps done.
-        step: u64,
-        /// Mean of the losses read since the last event.
-        loss: f32,
-        /// Speed since the last event.
-        images_per_second: f64,
+        /// What was measured, of the last step; the speed since the last event.
+        scalars: Scalars,
         /// Where loss scaling stands; `None` for a precision that needs none.
         loss_scale: Option<LossScale>,
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
     /// A sample grid was written.
-    Samples(PathBuf),
+    Samples {
+        /// The file.
+        path: PathBuf,
+        /// What is in it.
+        grid: Grid,
+    },
 }
 
 /// How a run ended.
@@ -129,6 +131,7 @@ pub async fn train(
         Trainer::new(&run.device, run.config.clone(), run.scheduler.clone(), run.options.clone(), resume)
             .await?;
     checkpoint::create_folder(&run.output)?;
+    let mut log = Log::open(&run.output, trainer.done())?;
     report(Event::Started { step: trainer.done(), bytes: trainer.memory().total() });
     let mut loader = Loader::new(
         run.dataset.clone(),
@@ -153,14 +156,24 @@ pub async fn train(
             let (loss, loss_scale) = sound_loss(&mut trainer, saved.as_ref()).await?;
             let images = (done - since.1) as f64 * run.options.batch_size as f64;
             let images_per_second = images / since.0.elapsed().as_secs_f64();
-            report(Event::Progress { step: done, loss, images_per_second, loss_scale });
+            let scalars = Scalars {
+                step: done,
+                loss,
+                // the loss of single images is not read back yet
+                loss_quartiles: None,
+                gradient_norm: Some(trainer.gradient_norm().await?),
+                learning_rate: run.options.learning_rate_at(done - 1),
+                images_per_second,
+            };
+            log.scalars(&scalars)?;
+            report(Event::Progress { scalars, loss_scale });
             since = (Instant::now(), done);
         }
         if checkpoint_is_due {
             saved = Some(save(run, &mut trainer, report).await?);
         }
         if samples_are_due {
-            draw(run, &mut trainer, report).await?;
+            draw(run, &mut trainer, &mut log, report).await?;
         }
         if checkpoint_is_due || samples_are_due {
             // Sampling and saving are not counted as training time.
@@ -289,6 +302,7 @@ async fn save(
 async fn draw(
     run: &Run,
     trainer: &mut Trainer,
+    log: &mut Log,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<(), TrainError> {
     const COLUMNS: usize = 8;
@@ -311,8 +325,10 @@ async fn draw(
         tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
     let folder = run.output.join("samples");
     checkpoint::create_folder(&folder)?;
-    let path = folder.join(format!("step-{:06}.png", trainer.done()));
+    let name = format!("step-{:06}.png", trainer.done());
+    let path = folder.join(&name);
     grid.write_png(&path)?;
-    report(Event::Samples(path));
+    log.samples(trainer.done(), &grid, &Path::new("samples").join(name))?;
+    report(Event::Samples { path, grid });
     Ok(())
 }

@@ -359,6 +359,14 @@ impl Trainer {
         Ok(self.executor.read(self.step.training.loss).await?[0])
     }
 
+    /// Norm of the gradient of all parameters in the last step, before it was clipped.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
+        Ok(self.executor.read(self.step.training.norm_and_scale).await?[0])
+    }
+
     /// Where loss scaling stands; `None` for a precision that needs none.
     ///
     /// # Errors

@@ -96,3 +96,110 @@ fn bad_images_are_an_error_or_skipped_and_counted() {
         assert!(said.contains(word), "{word} is not in {said}");
     }
 }
+
+/// A file or folder that tools/oracle/datasets.py wrote.
+fn golden(name: &str) -> String {
+    format!("{}/tests/golden/data/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn every_format_is_trained_on() {
+    let workspace = Workspace::new();
+    workspace.write_model("three.json", "in_channels", 3.into());
+    let mut model: serde_json::Value = serde_json::from_slice(&workspace.read("three.json")).unwrap();
+    model["out_channels"] = 3.into();
+    model["num_class_embeds"] = serde_json::Value::Null;
+    workspace.write("three.json", model.to_string());
+    for (position, (name, expected)) in [
+        ("cifar-binary", "10 images, 10 classes"),
+        ("cifar-python", "10 images, 10 classes"),
+        ("arrays/plain.npz", "3 images, 3 classes"),
+        ("arrays/channels-first.npy", "3 images, no classes"),
+        ("shards", "4 images, 3 classes"),
+        ("shards-json/names.tar", "3 images, 2 classes"),
+        ("images", "18 images, no classes"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let flags = format!("--dataset {} --model three.json --unconditional", golden(name));
+        let said = train(&workspace, &format!("run-{position}"), &flags);
+        assert!(said.contains(expected), "{name}: {said}");
+    }
+}
+
+#[test]
+fn decoded_images_in_memory_and_on_disk_train_the_same_model() {
+    let workspace = Workspace::new();
+    workspace.write_model("free.json", "num_class_embeds", serde_json::Value::Null);
+    let flags = format!("--dataset {} --model free.json --device cpu", golden("images"));
+    let flags = format!("{flags} --batch-size 8 --steps 5 --sample-every 0");
+    for (output, memory) in [("memory", 1024), ("disk", 0), ("disk-again", 0)] {
+        workspace.succeeds(&format!("train {flags} --data-memory {memory} --output {output}"));
+    }
+    let weights = |run: &str| {
+        workspace.read(&format!("{run}/checkpoint-000005/unet/diffusion_pytorch_model.safetensors"))
+    };
+    assert_eq!(std::fs::read_dir(workspace.tuning_cache().join("images")).unwrap().count(), 1);
+    assert!(weights("memory") == weights("disk") && weights("memory") == weights("disk-again"));
+}
+
+#[test]
+fn data_shows_counts_sizes_colours_bad_files_and_a_sheet() {
+    let workspace = Workspace::new();
+    for name in ["cats/a.png", "cats/b.png", "dogs/c.png"] {
+        workspace.write(&format!("pictures/{name}"), png(11));
+    }
+    workspace.write("pictures/dogs/d.jpg", std::fs::read(golden("images/plain.jpg")).unwrap());
+    workspace.write("pictures/dogs/cut.png", &png(8)[..40]);
+    let said = workspace.succeeds("data pictures --output sheet.png --image-size 16").stdout;
+    let lines: Vec<String> =
+        said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "pictures, 4 images, 2 classes",
+        "0 cats 2",
+        "1 dogs 2",
+        "11x11 3",
+        "26x19 1",
+        "grey 3",
+        "colour 1",
+        "as read: 16x16, colour",
+    ] {
+        assert!(lines.iter().any(|found| found == line), "`{line}` is not in:\n{said}");
+    }
+    assert!(said.contains("bad files: 1") && said.contains("cut.png: expected a whole PNG file"), "{said}");
+    let sheet = png::Decoder::new(std::io::Cursor::new(workspace.read("sheet.png"))).read_info().unwrap();
+    assert_eq!((sheet.info().width, sheet.info().height), (8 * 48 + 7 * 2, 2 * 48 + 2));
+
+    let said = workspace.succeeds("data digits").stdout;
+    assert!(said.contains("1797 images, 10 classes") && said.contains("no bad files"), "{said}");
+    workspace.fails("data nothing-here", 1, &["nothing-here", "digits, fashion-mnist, cifar10"]);
+    workspace.fails("data model.json", 1, &["model.json", "WebDataset"]);
+    workspace.fails("data pictures --output missing/sheet.png", 1, &["missing/sheet.png", "folder exists"]);
+    workspace.fails("data", 2, &["NAME|PATH"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn get_data_explains_itself_and_leaves_a_folder_that_is_there_alone() {
+    let workspace = Workspace::new();
+    workspace.write("data/emoji/flags/a.png", "mine");
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tools/get-data"));
+        let output = command.args(words).current_dir(workspace.path("")).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    for (words, code, expected) in [
+        (&["--help"][..], 0, "fashion-mnist|emoji"),
+        (&[], 2, "which dataset"),
+        (&["mnist"], 2, "no dataset mnist"),
+        (&["emoji", "a", "b"], 2, "one folder only"),
+        (&["emoji", "--fast"], 2, "unknown option --fast"),
+        (&["emoji"], 0, "data/emoji is there already"),
+    ] {
+        let (found, text) = run(words);
+        assert!(found == Some(code) && text.contains(expected), "{words:?}: {found:?}\n{text}");
+    }
+    assert_eq!(workspace.read("data/emoji/flags/a.png"), b"mine");
+}

@@ -3,8 +3,8 @@
 
 mod data;
 mod errors;
-mod kernels;
 mod evaluate;
+mod kernels;
 mod objectives;
 mod sample;
 mod support;

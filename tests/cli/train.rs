@@ -14,7 +14,10 @@ fn writes_checkpoints_and_sample_grids() {
         .filter(|path| path.components().count() == 1)
         .map(|path| path.to_str().unwrap())
         .collect();
-    assert_eq!(folders, ["checkpoint-000004", "checkpoint-000006", "samples"]);
+    assert_eq!(
+        folders,
+        ["checkpoint-000004", "checkpoint-000006", "metrics.jsonl", "samples", "tensorboard"]
+    );
     for part in [
         "model_index.json",
         "unet/config.json",
@@ -166,4 +169,51 @@ fn an_interrupted_run_saves_and_goes_on() {
     let said = workspace.train("run", next, "--resume").stderr;
     assert!(said.contains(&format!("from step {stopped_at}")), "{said}");
     workspace.succeeds("sample run --output grid.png --num-images 1 --steps 2 --device cpu");
+}
+
+#[test]
+fn logs_hold_what_was_measured_and_a_resumed_run_takes_back_what_it_repeats() {
+    let workspace = Workspace::new();
+    let flags = "--checkpoint-every 20 --warmup-steps 50 --learning-rate 1e-3";
+    workspace.train("run", 40, &format!("{flags} --sample-every 40"));
+    let metrics = |run: &str| ddpm_gpu::log::read_metrics(&workspace.path(run)).unwrap();
+    let lines = metrics("run");
+    let steps: Vec<u64> = lines.iter().map(|line| line.step).collect();
+    assert_eq!(steps, [10, 20, 30, 40, 40]);
+    for (line, rate) in lines.iter().zip([2e-4, 4e-4, 6e-4, 8e-4]) {
+        assert!((line.learning_rate.unwrap() - rate).abs() < 1e-12, "{line:?}");
+        assert!(line.loss.unwrap() > 0.0 && line.gradient_norm.unwrap() > 0.0, "{line:?}");
+        assert!(line.images_per_second.unwrap() > 0.0, "{line:?}");
+    }
+    assert_eq!(lines[4].samples.as_deref(), Some(std::path::Path::new("samples/step-000040.png")));
+
+    // as if the run had been killed behind step 40
+    std::fs::remove_dir_all(workspace.path("run/checkpoint-000040")).unwrap();
+    workspace.train("run", 30, &format!("{flags} --resume"));
+    let resumed = metrics("run");
+    assert_eq!(resumed.iter().map(|line| line.step).collect::<Vec<_>>(), [10, 20, 30]);
+    assert_eq!(resumed[2].loss, lines[2].loss);
+    let events = workspace.files("run/tensorboard");
+    assert_eq!(events.len(), 2);
+    for (name, contents) in events {
+        assert!(name.to_str().unwrap().contains("tfevents") && contents.unwrap().len() > 100);
+    }
+
+    let said = workspace.succeeds("plot run --output loss.png").stderr;
+    assert!(said.contains("drew loss.png") && workspace.read("loss.png").starts_with(b"\x89PNG"), "{said}");
+    workspace.succeeds("plot run/metrics.jsonl --output loss.svg --title digits");
+    assert!(String::from_utf8(workspace.read("loss.svg")).unwrap().contains("digits"));
+    workspace.fails("plot run", 2, &["--output"]);
+    workspace.fails("plot nothing --output a.png", 1, &["nothing"]);
+    workspace.fails("plot model.json --output a.png", 1, &["model.json, line 1"]);
+}
+
+#[test]
+fn the_dashboard_needs_a_terminal() {
+    let workspace = Workspace::new();
+    workspace.fails(
+        &Workspace::train_line("run", "--steps 1 --dashboard"),
+        1,
+        &["--dashboard needs a terminal"],
+    );
 }

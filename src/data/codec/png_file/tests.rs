@@ -1,10 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
+use std::path::Path;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::data::codec;
 
 /// The bytes of a PNG file; `palette` is (RGB triples, alphas), and for other colour types the alphas are the
 /// transparent colour.
@@ -31,12 +32,9 @@ pub(in crate::data) fn encode(
     bytes
 }
 
-/// Decodes the bytes as a file, and checks that an error names the file.
+/// Decodes the bytes, and checks that an error names the file.
 fn decode_bytes(bytes: &[u8]) -> Result<Picture, String> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("picture-under-test.png");
-    fs::write(&path, bytes).unwrap();
-    decode(&path).map_err(|error| {
+    codec::decode(bytes, Path::new("picture-under-test.png")).map_err(|error| {
         let message = error.to_string();
         assert!(message.contains("picture-under-test.png"), "{message}");
         message
@@ -53,7 +51,8 @@ fn check(
 ) {
     let picture = decode_bytes(&encode((3, 2), colour, depth, palette, data)).unwrap();
     let (layout, samples) = expected;
-    assert_eq!(picture, Picture { width: 3, height: 2, layout, samples }, "{colour:?} {depth:?}");
+    let palette = colour == ColorType::Indexed;
+    assert_eq!(picture, Picture { width: 3, height: 2, layout, palette, samples }, "{colour:?} {depth:?}");
 }
 
 #[test]

@@ -1,0 +1,42 @@
+//! What commands that read a dataset have in common.
+
+use std::path::PathBuf;
+
+use ddpm_gpu::data::{Dataset, OpenOptions};
+
+use super::cache_folder;
+
+/// Names the folder of decoded images, in place of `ddpm-gpu/images` in the user's cache folder.
+const FOLDER: &str = "DDPM_GPU_DATA_CACHE";
+
+/// Where a dataset is, and what may be kept of it.
+#[derive(clap::Args)]
+pub(super) struct DatasetArgs {
+    /// Where the files of a named data set are
+    #[arg(long, value_name = "DIR")]
+    data_path: Option<PathBuf>,
+    /// Decoded images that may be kept in memory; those beyond it are kept in a file in the cache folder
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    data_memory: usize,
+}
+
+impl DatasetArgs {
+    pub(super) fn options(&self) -> OpenOptions {
+        OpenOptions {
+            data_path: self.data_path.clone(),
+            memory_budget: self.data_memory.saturating_mul(1 << 20),
+            cache_folder: cache_folder(FOLDER, "images"),
+            ..OpenOptions::default()
+        }
+    }
+}
+
+/// Says how many images there are, and of how many classes.
+pub(super) fn describe(dataset: &dyn Dataset) -> String {
+    let classes = match dataset.classes().len() {
+        0 => "no classes".to_owned(),
+        1 => "1 class".to_owned(),
+        classes => format!("{classes} classes"),
+    };
+    format!("{}, {} images, {classes}", dataset.name(), dataset.len())
+}

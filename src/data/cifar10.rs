@@ -1,0 +1,184 @@
+//! `cifar10`: 60,000 colour images of 32 x 32 pixels, in the binary and in the Python version.
+//!
+//! A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009);
+//! <https://www.cs.toronto.edu/~kriz/cifar.html>, sections "Dataset layout" and "Binary version".
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_pickle::{DeOptions, HashableValue, Value};
+
+use super::array::Array;
+use super::decoded::Decoded;
+use super::error::open_regular_file;
+use super::format::{Format, Pictures};
+use super::picture::{Layout, Samples};
+use super::{DataError, Dataset, OpenOptions, Source, Split};
+
+const NAME: &str = "cifar10";
+const SIZE: usize = 32;
+const PIXELS: usize = 3 * SIZE * SIZE;
+/// A batch holds 10,000 images, 31 MB; a file of more than this is no batch.
+const MAX_FILE_BYTES: u64 = 1 << 28;
+const CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+const ADVICE: &str = "unpack cifar-10-binary.tar.gz or cifar-10-python.tar.gz of \
+    https://www.cs.toronto.edu/~kriz/cifar.html, and name the folder with `--data-path DIR`";
+
+pub(super) const SOURCE: Source = Source {
+    name: NAME,
+    description: "50,000 photographs (10,000 more held out), colour, 32x32, 10 classes",
+    attribution: "CIFAR-10, A. Krizhevsky, 2009; https://www.cs.toronto.edu/~kriz/cifar.html",
+    open: open_by_name,
+};
+
+pub(super) const FORMAT: Format = Format {
+    description: "a folder of CIFAR-10's batches, binary or Python",
+    recognises: |path| files(path, Split::Train).is_some() || files(path, Split::Test).is_some(),
+    open,
+};
+
+/// How a batch is written.
+#[derive(Clone, Copy, PartialEq)]
+enum Version {
+    Binary,
+    Python,
+}
+
+fn open_by_name(options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
+    let parent = options.data_path.clone().unwrap_or_else(|| "data/cifar10".into());
+    let folders = [parent.clone(), parent.join("cifar-10-batches-bin"), parent.join("cifar-10-batches-py")];
+    let folder = folders.iter().find(|folder| files(folder, options.split).is_some()).ok_or_else(|| {
+        DataError::Missing {
+            dataset: NAME.to_owned(),
+            expected: "data_batch_1.bin to data_batch_5.bin, or data_batch_1 to data_batch_5".to_owned(),
+            searched: folders.to_vec(),
+            advice: ADVICE.to_owned(),
+        }
+    })?;
+    let pictures = open(folder, options)?;
+    Ok(Box::new(Decoded::new(NAME.to_owned(), folder, pictures, options)?))
+}
+
+/// The batches of a split that a folder holds.
+fn files(folder: &Path, split: Split) -> Option<(Version, Vec<PathBuf>)> {
+    let stems: Vec<String> = match split {
+        Split::Train => (1..=5).map(|batch| format!("data_batch_{batch}")).collect(),
+        Split::Test => vec!["test_batch".to_owned()],
+    };
+    let version = |version, extension| {
+        let paths: Vec<PathBuf> =
+            stems.iter().map(|stem| folder.join(format!("{stem}{extension}"))).collect();
+        paths.iter().any(|path| path.is_file()).then_some((version, paths))
+    };
+    version(Version::Binary, ".bin").or_else(|| version(Version::Python, ""))
+}
+
+fn open(folder: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataError> {
+    let (version, files) = files(folder, options.split).ok_or_else(|| DataError::Missing {
+        dataset: NAME.to_owned(),
+        expected: "the batches of this split".to_owned(),
+        searched: vec![folder.to_owned()],
+        advice: ADVICE.to_owned(),
+    })?;
+    let (mut values, mut labels, mut count) = (Vec::new(), Vec::new(), None);
+    for path in &files {
+        let (_, length) = open_regular_file(path)?;
+        if length > MAX_FILE_BYTES {
+            return Err(bad(path, "a batch of 31 MB", format!("{length} bytes")));
+        }
+        let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+        let (batch_values, batch_labels) = match version {
+            Version::Binary => parse_binary(&bytes),
+            Version::Python => parse_python(&bytes),
+        }
+        .map_err(|(expected, found)| bad(path, expected, found))?;
+        if let Some(label) = batch_labels.iter().find(|&&label| label as usize >= CLASSES.len()) {
+            return Err(bad(path, "labels from 0 to 9", label.to_string()));
+        }
+        // The binary version does not say how many records it has; but its batches are of one size.
+        if *count.get_or_insert(batch_labels.len()) != batch_labels.len() {
+            let found = format!("{}: one of the two is cut short", batch_labels.len());
+            return Err(bad(path, &format!("as many images as {} has", files[0].display()), found));
+        }
+        values.extend(batch_values);
+        labels.extend(batch_labels);
+    }
+    Ok(Box::new(Array {
+        files,
+        classes: CLASSES.map(str::to_owned).to_vec(),
+        height: SIZE,
+        width: SIZE,
+        layout: Layout::Rgb,
+        planar: true,
+        values: Samples::Eight(values),
+        labels,
+    }))
+}
+
+/// Pixels \[N, 3, 32, 32\] and labels \[N\]; or what was expected, and what was found.
+type Parsed = Result<(Vec<u8>, Vec<u32>), (&'static str, String)>;
+
+/// Records of a label and the pixels.
+fn parse_binary(bytes: &[u8]) -> Parsed {
+    let (records, rest) = bytes.as_chunks::<{ 1 + PIXELS }>();
+    if records.is_empty() || !rest.is_empty() {
+        return Err(("whole records of 3073 bytes", format!("{} bytes", bytes.len())));
+    }
+    let values = records.iter().flat_map(|record| &record[1..]).copied().collect();
+    Ok((values, records.iter().map(|record| u32::from(record[0])).collect()))
+}
+
+/// A pickled dictionary with `data`, an array of bytes \[N, 3072\], and `labels`, a list.
+fn parse_python(bytes: &[u8]) -> Parsed {
+    // An array is pickled as a call of NumPy's: up to protocol 4 with the state that the result takes on, from 5 on with the
+    // data as an argument. The reader makes no calls; it leaves a tuple of the state or of the arguments in the array's
+    // place, whose only bytes are the data.
+    let options = DeOptions::new().replace_unresolved_globals().keep_restore_state();
+    let pickle: Value = serde_pickle::value_from_slice(bytes, options)
+        .map_err(|error| ("a pickled batch", error.to_string()))?;
+    let Value::Dict(pickle) = pickle else {
+        return Err(("a pickled dictionary", "another object".to_owned()));
+    };
+    // the keys are byte strings in Python 2, in which the originals were written
+    let entry = |name: &str| {
+        pickle
+            .get(&HashableValue::Bytes(name.as_bytes().to_vec()))
+            .or_else(|| pickle.get(&HashableValue::String(name.to_owned())))
+    };
+    let values = match entry("data") {
+        Some(Value::Tuple(parts)) => parts
+            .iter()
+            .find_map(|part| if let Value::Bytes(values) = part { Some(values.clone()) } else { None }),
+        Some(Value::Bytes(values)) => Some(values.clone()),
+        _ => None,
+    };
+    let values = values.ok_or(("`data`, an array of bytes", "none".to_owned()))?;
+    let Some(Value::List(labels)) = entry("labels") else {
+        return Err(("`labels`, a list", "none".to_owned()));
+    };
+    let labels: Option<Vec<u32>> = labels
+        .iter()
+        .map(|label| if let Value::I64(label) = label { u32::try_from(*label).ok() } else { None })
+        .collect();
+    let labels = labels.ok_or(("labels that are numbers", "others".to_owned()))?;
+    if labels.is_empty() || values.len() != labels.len() * PIXELS {
+        return Err((
+            "3072 bytes of pixels for each label",
+            format!("{} bytes for {} labels", values.len(), labels.len()),
+        ));
+    }
+    Ok((values, labels))
+}
+
+fn bad(path: &Path, expected: &str, found: String) -> DataError {
+    DataError::BadFile {
+        path: path.to_owned(),
+        expected: expected.to_owned(),
+        found,
+        advice: "download CIFAR-10 and unpack it again".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! JPEG files: baseline and progressive, grey, colour and CMYK.
+
+use std::io::Cursor;
+
+use image::codecs::jpeg::JpegDecoder;
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError};
+
+use super::{Codec, Damage, check_pixels, damage};
+use crate::data::picture::{Layout, Picture, Samples};
+
+pub(super) const CODEC: Codec = Codec {
+    name: "JPEG",
+    extensions: &["jpg", "jpeg"],
+    recognises: |bytes| bytes.starts_with(&[0xff, 0xd8, 0xff]),
+    decode,
+};
+
+/// Decodes a JPEG file, and turns it upright if its Exif data say that the camera was held otherwise.
+fn decode(bytes: &[u8]) -> Result<Picture, Damage> {
+    let fail = |error: ImageError| damage("a whole JPEG file", error.to_string());
+    // The decoder paints what is missing in grey; a training set is better off without.
+    if !is_whole(bytes) {
+        return Err(damage("a whole JPEG file", "one that is cut short"));
+    }
+    let mut decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(fail)?;
+    let (width, height) = decoder.dimensions();
+    check_pixels(width, height, bytes.len())?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(fail)?;
+    image.apply_orientation(orientation);
+
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let (layout, samples) = match image {
+        DynamicImage::ImageLuma8(image) => (Layout::Grey, Samples::Eight(image.into_raw())),
+        DynamicImage::ImageLuma16(image) => (Layout::Grey, Samples::Sixteen(image.into_raw())),
+        image => (Layout::Rgb, Samples::Eight(image.into_rgb8().into_raw())),
+    };
+    Ok(Picture { width, height, layout, palette: false, samples })
+}
+
+/// Whether the end-of-image marker is reached by walking the segments from the start (ITU-T T.81, annex B).
+fn is_whole(bytes: &[u8]) -> bool {
+    const END: u8 = 0xd9;
+    const START_OF_SCAN: u8 = 0xda;
+    let mut rest = &bytes[2..];
+    loop {
+        // a marker may be preceded by any number of fill bytes
+        let Some((0xff, after)) = rest.split_first() else { return false };
+        let Some((&marker, after)) = after.split_first() else { return false };
+        match marker {
+            END => return true,
+            0xff => {
+                rest = &rest[1..];
+                continue;
+            }
+            // markers that stand alone
+            0x01 | 0xd0..=0xd7 => {
+                rest = after;
+                continue;
+            }
+            _ => {}
+        }
+        let Some(&[high, low]) = after.first_chunk() else { return false };
+        let Some(next) = after.get(usize::from(u16::from_be_bytes([high, low])).max(2)..) else {
+            return false;
+        };
+        rest = next;
+        if marker == START_OF_SCAN {
+            // compressed data: a 0xff in it is followed by 0 or is a restart marker
+            let end = rest.windows(2).position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xd0..=0xd7));
+            let Some(end) = end else { return false };
+            rest = &rest[end..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_found_behind_segments_that_look_like_it() {
+        // a comment that holds an end marker, fill bytes, a scan with a stuffed byte and a restart
+        let file = [
+            &[0xff, 0xd8][..],
+            &[0xff, 0xfe, 0, 4, 0xff, 0xd9],
+            &[0xff, 0xff, 0xda, 0, 3, 9],
+            &[1, 0xff, 0, 2, 0xff, 0xd0, 3],
+            &[0xff, 0xd9],
+        ]
+        .concat();
+        assert!(is_whole(&file));
+        for length in 2..file.len() {
+            assert!(!is_whole(&file[..length]), "{length}");
+        }
+        assert!(is_whole(&[&file[..], b"trailing"].concat()));
+    }
+}

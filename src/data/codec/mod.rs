@@ -1,0 +1,122 @@
+//! Image files to pictures.
+//!
+//! A format is one file, which declares a [`Codec`], and one line in [`ALL`]. Names decide which files are images;
+//! the first bytes decide which codec reads one, because scraped collections hold many a WebP called `.jpg`.
+
+mod jpeg_file;
+mod png_file;
+mod webp_file;
+
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::Path;
+
+use super::DataError;
+use super::error::open_regular_file;
+use super::picture::{MAX_PIXELS, Picture};
+
+/// Every format of image files.
+pub(super) const ALL: &[Codec] = &[png_file::CODEC, jpeg_file::CODEC, webp_file::CODEC];
+
+/// A format of image files.
+pub(super) struct Codec {
+    /// Its name for people.
+    pub(super) name: &'static str,
+    /// Extensions of file names, in lower case.
+    extensions: &'static [&'static str],
+    /// Whether a file that starts with these bytes is one.
+    recognises: fn(&[u8]) -> bool,
+    decode: fn(&[u8]) -> Result<Picture, Damage>,
+}
+
+/// What is wrong with the bytes of an image file.
+pub(super) struct Damage {
+    expected: String,
+    found: String,
+}
+
+fn damage(expected: impl Into<String>, found: impl Into<String>) -> Damage {
+    Damage { expected: expected.into(), found: found.into() }
+}
+
+/// The longest file that is read; a picture of `MAX_PIXELS` takes half of it uncompressed.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// The names of all formats, for messages.
+pub(super) fn names() -> String {
+    let names: Vec<&str> = ALL.iter().map(|codec| codec.name).collect();
+    names.join(", ")
+}
+
+/// Whether a file's extension is that of an image.
+pub(super) fn is_image(path: &Path) -> bool {
+    let Some(extension) = path.extension() else { return false };
+    ALL.iter().flat_map(|codec| codec.extensions).any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// Decodes an image file.
+///
+/// # Errors
+/// When it cannot be read, is of no known format, truncated, damaged, or larger than `MAX_PIXELS`.
+pub(super) fn decode_file(path: &Path) -> Result<Picture, DataError> {
+    let (_, length) = open_regular_file(path)?;
+    if length > MAX_FILE_BYTES {
+        return Err(bad_file(path, damage("an image", format!("a file of {length} bytes"))));
+    }
+    let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    decode(&bytes, path)
+}
+
+/// Decodes the bytes of an image file, which messages call `path`.
+///
+/// # Errors
+/// As [`decode_file`].
+pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<Picture, DataError> {
+    let codec = ALL.iter().find(|codec| (codec.recognises)(bytes)).ok_or_else(|| {
+        let start: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let found = if start.is_empty() {
+            "an empty file".to_owned()
+        } else {
+            format!("a file that starts with {}", start.join(" "))
+        };
+        bad_file(path, damage(format!("an image ({})", names()), found))
+    })?;
+    decode_with(codec, bytes, path)
+}
+
+/// Decodes by one codec. The decoders are other people's: if a hostile file makes one panic, that is a bad file.
+fn decode_with(codec: &Codec, bytes: &[u8], path: &Path) -> Result<Picture, DataError> {
+    let picture = catch_unwind(|| (codec.decode)(bytes))
+        .unwrap_or_else(|_| Err(damage("an image", "content that makes the decoder panic")))
+        .map_err(|damage| bad_file(path, damage))?;
+    let (found, expected) =
+        (picture.samples.len(), picture.width * picture.height * picture.layout.channels());
+    if found != expected || expected == 0 {
+        return Err(bad_file(path, damage(format!("{expected} values"), found.to_string())));
+    }
+    Ok(picture)
+}
+
+/// Refuses a picture that is too large before memory is set aside for it.
+fn check_pixels(width: u32, height: u32, file_bytes: usize) -> Result<(), Damage> {
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(damage(format!("at most {MAX_PIXELS} pixels"), claim(width, height, file_bytes)));
+    }
+    Ok(())
+}
+
+fn claim(width: u32, height: u32, file_bytes: usize) -> String {
+    format!("a header that claims {width}x{height} pixels in a file of {file_bytes} bytes")
+}
+
+fn bad_file(path: &Path, Damage { expected, found }: Damage) -> DataError {
+    DataError::BadFile {
+        path: path.to_owned(),
+        expected,
+        found,
+        advice: "remove or repair the file, or pass --skip-bad-images to leave such files out".to_owned(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

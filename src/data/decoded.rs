@@ -1,0 +1,218 @@
+//! Pictures as images of the model's shape, each decoded once where there is room to keep it.
+//!
+//! Decoded images stay in memory until the budget is spent; those beyond it go to a file in the cache folder. What
+//! is kept is exactly what decoding gave, so a batch never depends on where its images came from.
+
+mod cache_file;
+mod kept;
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use self::cache_file::CacheFile;
+use self::kept::Kept;
+use super::format::Pictures;
+use super::picture::Picture;
+use super::{DataError, Dataset, ImageShape, OpenOptions, Original, Skipped, require, require_read};
+
+/// The largest image size in pixels; it keeps the products of sizes far from overflow.
+const MAX_SIZE: usize = 8192;
+
+/// Pictures at the shape that a model takes.
+pub(super) struct Decoded {
+    name: String,
+    pictures: Box<dyn Pictures>,
+    shape: ImageShape,
+    /// The pictures that are not left out.
+    indices: Vec<usize>,
+    skipped: Vec<Skipped>,
+    /// \[number of pictures\], by their index; empty when nothing is kept.
+    memory: Vec<OnceLock<Kept>>,
+    /// Bytes of the budget that are not spent.
+    budget: AtomicUsize,
+    cache_file: Option<CacheFile>,
+}
+
+impl Decoded {
+    /// Takes the pictures at the size and channels that the options ask for.
+    ///
+    /// Without a wanted size, it is the short side of the first picture. Under `skip_bad_images` every picture is
+    /// decoded once here, and those that fail are left out.
+    pub(super) fn new(
+        name: String,
+        path: &Path,
+        pictures: Box<dyn Pictures>,
+        options: &OpenOptions,
+    ) -> Result<Self, DataError> {
+        require(&name, "channels", options.channels, &[1, 3], "in_channels")?;
+        let size = match options.image_size {
+            Some(size @ 1..=MAX_SIZE) => size,
+            Some(size) => {
+                return Err(DataError::Unfit {
+                    dataset: name,
+                    what: "image size",
+                    expected: format!("1 to {MAX_SIZE}"),
+                    found: size.to_string(),
+                    advice: "choose a model with another sample_size".to_owned(),
+                });
+            }
+            None => {
+                let picture = first_picture(pictures.as_ref(), path, options.skip_bad_images)?;
+                picture.width.min(picture.height).min(MAX_SIZE)
+            }
+        };
+        let channels = options.channels.unwrap_or_else(|| pictures.channels());
+        let shape = ImageShape { channels, height: size, width: size };
+
+        let (memory, cache_file) = if pictures.is_decoded() {
+            (Vec::new(), None)
+        } else {
+            let most = pictures.len().saturating_mul(Kept::most_bytes(shape));
+            let cache_file = match &options.cache_folder {
+                Some(folder) if most > options.memory_budget => {
+                    CacheFile::open(folder, path, &pictures.files(), shape, pictures.len())
+                }
+                _ => None,
+            };
+            ((0..pictures.len()).map(|_| OnceLock::new()).collect(), cache_file)
+        };
+        let mut decoded = Self {
+            name,
+            indices: (0..pictures.len()).collect(),
+            skipped: pictures.skipped().to_vec(),
+            pictures,
+            shape,
+            memory,
+            budget: AtomicUsize::new(options.memory_budget),
+            cache_file,
+        };
+        if options.skip_bad_images {
+            decoded.leave_out_bad(path)?;
+        }
+        Ok(decoded)
+    }
+
+    fn leave_out_bad(&mut self, path: &Path) -> Result<(), DataError> {
+        let results: Vec<Result<(), DataError>> = (0..self.pictures.len())
+            .into_par_iter()
+            .map_init(|| vec![0.0; self.shape.elements()], |pixels, index| self.write(index, pixels))
+            .collect();
+        self.indices.clear();
+        for (index, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(()) => self.indices.push(index),
+                Err(error) => {
+                    self.skipped
+                        .push(Skipped { path: self.pictures.location(index), reason: error.reason() });
+                }
+            }
+        }
+        match self.skipped.first() {
+            Some(first) if self.indices.is_empty() => {
+                Err(all_bad(path, self.skipped.len(), &first.path, &first.reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes picture `index` to `pixels`, from where it is kept or by decoding it.
+    fn write(&self, index: usize, pixels: &mut [f32]) -> Result<(), DataError> {
+        let Some(slot) = self.memory.get(index) else {
+            self.pictures.decode(index)?.write(self.shape, pixels);
+            return Ok(());
+        };
+        if let Some(kept) = slot.get() {
+            kept.write(pixels);
+            return Ok(());
+        }
+        let from_file = self.cache_file.as_ref().is_some_and(|file| file.read(index, pixels));
+        if !from_file {
+            self.pictures.decode(index)?.write(self.shape, pixels);
+        }
+        let kept = Kept::new(pixels);
+        let bytes = kept.bytes();
+        let spend = |left: usize| left.checked_sub(bytes);
+        if self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok() {
+            if slot.set(kept).is_err() {
+                // another thread was faster
+                self.budget.fetch_add(bytes, Ordering::Relaxed);
+            }
+        } else if let Some(file) = self.cache_file.as_ref().filter(|_| !from_file) {
+            file.write(index, &kept);
+        }
+        Ok(())
+    }
+}
+
+impl Dataset for Decoded {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    fn image_shape(&self) -> ImageShape {
+        self.shape
+    }
+
+    fn classes(&self) -> &[String] {
+        self.pictures.classes()
+    }
+
+    fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Option<u32>, DataError> {
+        require_read(self, index, pixels)?;
+        let index = self.indices[index];
+        self.write(index, pixels)?;
+        Ok(self.pictures.label(index))
+    }
+
+    fn original(&self, index: usize) -> Result<Original, DataError> {
+        let index = self.indices[index];
+        let picture = self.pictures.decode(index)?;
+        Ok(Original { width: picture.width, height: picture.height, mode: picture.mode() })
+    }
+
+    fn location(&self, index: usize) -> String {
+        self.pictures.location(self.indices[index]).display().to_string()
+    }
+
+    fn label(&self, index: usize) -> Option<u32> {
+        self.pictures.label(self.indices[index])
+    }
+
+    fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+}
+
+/// The first picture that can be decoded, or the first of all if bad ones are errors.
+fn first_picture(pictures: &dyn Pictures, path: &Path, skip_bad: bool) -> Result<Picture, DataError> {
+    let mut first_error = None;
+    for index in 0..pictures.len() {
+        match pictures.decode(index) {
+            Err(error) if skip_bad => {
+                first_error.get_or_insert_with(|| (pictures.location(index), error.reason()));
+            }
+            result => return result,
+        }
+    }
+    let (path_of_first, reason) = first_error.unwrap_or_else(|| (path.to_owned(), "none".to_owned()));
+    Err(all_bad(path, pictures.len(), &path_of_first, &reason))
+}
+
+fn all_bad(path: &Path, count: usize, first: &Path, reason: &str) -> DataError {
+    DataError::BadFile {
+        path: path.to_owned(),
+        expected: "images that can be decoded".to_owned(),
+        found: format!("only damaged ones, {count} of them, the first {}: {reason}", first.display()),
+        advice: "repair them or give another dataset".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
