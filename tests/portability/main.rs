@@ -231,6 +231,9 @@ fn tint_compiles_every_pipeline() {
     let faults: Vec<&str> = said.lines().filter(|line| line.starts_with("fault ")).collect();
     assert!(faults.is_empty(), "Tint finds {} faults:\n{said}", faults.len());
     let expected = pipelines.len() - left_out;
-    assert!(said.lines().any(|line| line == format!("valid {expected}")), "not {expected} pipelines: {said}{errors}");
+    assert!(
+        said.lines().any(|line| line == format!("valid {expected}")),
+        "not {expected} pipelines: {said}{errors}"
+    );
     say(&format!("Tint: {expected} pipelines of {} entry points valid", entries.len()));
 }
