@@ -191,11 +191,14 @@ impl Op for ForwardInjected {
 pub fn cases() -> Vec<Case> {
     let posterior =
         Coefficients { x_0: [1.3, -0.8], limit: 1.0, x_prev: [0.4, 0.6, 0.0], sigma: 0.3 }.to_array();
+    let sigma_one =
+        Coefficients { x_0: [1.3, -0.8], limit: 1.0, x_prev: [0.4, 0.6, 0.0], sigma: 1.0 }.to_array();
     let ddim = Coefficients { x_0: [1.3, -0.8], limit: f64::INFINITY, x_prev: [0.4, 0.0, 0.7], sigma: 0.0 }
         .to_array();
     let mut cases = Vec::new();
     for (name, shape, k) in [
         ("ragged, clipped, with noise", [3, 5, 3, 3], posterior),
+        ("ragged, noise as it is", [3, 5, 3, 3], sigma_one),
         ("ragged, deterministic", [3, 5, 3, 3], ddim),
         ("image, clipped, with noise", [4, 32, 32, 3], posterior),
     ] {
