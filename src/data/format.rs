@@ -10,6 +10,9 @@ use super::{DataError, OpenOptions, Skipped, cifar10, folder, idx_folder, numpy,
 pub(super) const FORMATS: &[Format] =
     &[web_dataset::FORMAT, numpy::FORMAT, cifar10::FORMAT, idx_folder::FORMAT, folder::FORMAT];
 
+/// Finds the pictures at a path.
+type Open = fn(&Path, &OpenOptions) -> Result<Box<dyn Pictures>, DataError>;
+
 /// A format of files.
 pub(super) struct Format {
     /// What a path of this format is, for messages.
@@ -17,7 +20,7 @@ pub(super) struct Format {
     /// Whether the path looks like this format, by names alone.
     pub(super) recognises: fn(&Path) -> bool,
     /// Opens it; fails when nothing usable is there.
-    pub(super) open: fn(&Path, &OpenOptions) -> Result<Box<dyn Pictures>, DataError>,
+    pub(super) open: Open,
 }
 
 /// Pictures of any size, as the files of a format hold them.

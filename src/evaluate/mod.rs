@@ -92,13 +92,7 @@ struct ImageBatch {
 impl EvaluateRequest {
     /// Reads the images that are evaluated, batch by batch.
     fn batches(&self) -> Result<Vec<ImageBatch>, EvaluateError> {
-        let available = self.dataset.len();
-        if self.num_images == 0 || self.batch_size == 0 {
-            return Err(EvaluateError::Request(
-                "the number of images and the batch size must be at least 1".to_owned(),
-            ));
-        }
-        let total = self.num_images.min(available);
+        let total = self.num_images.min(self.dataset.len());
         let elements = self.dataset.image_shape().elements();
         let mut batches = Vec::new();
         for first in (0..total).step_by(self.batch_size) {

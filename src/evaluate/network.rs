@@ -59,6 +59,9 @@ impl Network {
                 config.out_channels
             ));
         }
+        if request.num_images == 0 || request.batch_size == 0 {
+            return fault("the number of images and the batch size must be at least 1".to_owned());
+        }
         let classes = request.dataset.classes().len();
         match config.num_class_embeds {
             Some(embeds) if classes == 0 || embeds < classes => {
