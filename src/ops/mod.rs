@@ -15,6 +15,7 @@ pub mod cast;
 pub mod concat;
 pub mod conv2d;
 pub mod dropout;
+pub mod dynamic_threshold;
 pub mod embedding;
 pub mod grad_norm;
 pub mod group_norm;
@@ -40,6 +41,7 @@ pub use concat::concat;
 pub use conv2d::conv2d;
 pub use cpu::{Input, Operands, Output};
 pub use dropout::dropout;
+pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
 pub use group_norm::group_norm;
 pub use linear::linear;
@@ -205,6 +207,7 @@ pub const ALL: &[Room] = rooms![
     concat,
     conv2d,
     dropout,
+    dynamic_threshold,
     embedding,
     grad_norm,
     group_norm,

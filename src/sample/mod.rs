@@ -187,10 +187,18 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
     if request.num_images == 0 || request.batch_size == 0 {
         return fault("the number of images and the batch size must be at least 1".to_owned());
     }
-    if pipeline.unet.out_channels != pipeline.unet.in_channels {
+    if request.sampler.inverts && request.init_noise.is_none() {
         return fault(format!(
-            "the model has {} output channels for {} input channels; models with learned variance cannot be sampled",
-            pipeline.unet.out_channels, pipeline.unet.in_channels
+            "the sampler `{}` leads from images to noise; give it the images as the initial noise, --init-noise",
+            request.sampler.name
+        ));
+    }
+    let (channels, outputs) = (pipeline.unet.in_channels, pipeline.unet.out_channels);
+    let expected = pipeline.scheduler.variance_type.output_channels(channels);
+    if ![expected, 2 * channels].contains(&outputs) {
+        return fault(format!(
+            "the model has {outputs} output channels for {channels} input channels; its scheduler config asks for \
+             {expected}: see variance_type"
         ));
     }
     check_labels(pipeline, request.class_labels.as_deref(), request.num_images)?;

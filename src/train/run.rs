@@ -9,7 +9,7 @@ use super::{TrainError, TrainOptions, Trainer};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{Dataset, Loader, LoaderOptions};
 use crate::device::Device;
-use crate::diffusion::SchedulerConfig;
+use crate::diffusion::{Respacing, SchedulerConfig};
 use crate::model::UNetConfig;
 use crate::ops::loss_scale::LossScale;
 use crate::output::{GridOptions, tile};
@@ -293,7 +293,8 @@ async fn draw(
         .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
     let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
     let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
-    let options = SamplerOptions { steps: Some(steps), ..SamplerOptions::new(&pipeline.scheduler) };
+    let options =
+        SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&pipeline.scheduler) };
     let request = SampleRequest {
         options,
         num_images: class_labels.as_ref().map_or(4 * COLUMNS, Vec::len),
