@@ -1,4 +1,5 @@
-//! Schedules and samplers against the golden files from NumPy and diffusers (`tools/oracle/schedulers.py`).
+//! Schedules and samplers against the golden files from NumPy and diffusers (`tools/oracle/schedulers.py` and
+//! `tools/oracle/samplers.py`), and the kernels of every sampler against its steps.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -174,6 +174,9 @@ impl Respacing {
                 })?;
                 (0..num_train_timesteps).step_by(stride).collect()
             }
+            Self::Sections(counts) if counts.is_empty() => {
+                return Err(refused("it has no section".to_owned()));
+            }
             Self::Sections(counts) => {
                 let (size, extra) = (num_train_timesteps / counts.len(), num_train_timesteps % counts.len());
                 let (mut timesteps, mut first) = (Vec::new(), 0);
@@ -185,8 +188,12 @@ impl Respacing {
                         )));
                     }
                     let stride = if count > 1 { (size - 1) as f64 / (count - 1) as f64 } else { 1.0 };
-                    timesteps
-                        .extend((0..count).map(|i| first + (i as f64 * stride).round_ties_even() as usize));
+                    // Added up as there: what rounding leaves decides which way some halves go.
+                    let mut offset = 0.0_f64;
+                    for _ in 0..count {
+                        timesteps.push(first + offset.round_ties_even() as usize);
+                        offset += stride;
+                    }
                     first += size;
                 }
                 timesteps
@@ -243,6 +250,8 @@ mod tests {
         assert_eq!(list("10,15,20", 300)[..4], [299, 294, 289, 283]);
         assert_eq!(list("1,1", 10), [5, 0]);
         assert_eq!(list("4", 10), [9, 6, 3, 0]);
+        // Here 99 / 14, added up seven times, is less than 49.5.
+        assert_eq!(list("15", 100)[7..9], [49, 42]);
         let refused = |text: &str| text.parse::<Respacing>().unwrap().list(10).unwrap_err().to_string();
         assert!(refused("ddim7").contains("no whole stride visits 7 of 10"));
         assert!(refused("3,9").contains("a section of 5 timesteps has no 9"));

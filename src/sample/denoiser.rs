@@ -23,7 +23,7 @@ struct Norms {
 
 /// The network and the reverse step as one plan; x and what the sampler keeps stay on the device between steps.
 ///
-/// The plan has two parts. The first evaluates the network at x ([`Evaluation`]); the second,
+/// The plan has two parts. The first evaluates the network at x (`evaluation.rs`); the second,
 /// from the first node in the scope `reverse_step` on, makes the next x of it as the [`Update`] of a step says. A step
 /// that evaluates runs both, in one submission; a step that does not runs the second, with the output as it was.
 pub struct Denoiser {

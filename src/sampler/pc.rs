@@ -37,10 +37,11 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         for _ in 0..corrections {
             // The size of the score decides how far the Langevin step goes.
             let measure = Measure::norms(level.x_0(), level.eps());
-            stages.push(Stage::Step(Step::at(t as f64, Update::new(level.x_0(), X)).measuring(measure)));
+            let evaluation = Step::at(level.timestep, Update::new(level.x_0(), X)).measuring(measure);
+            stages.push(Stage::Step(Box::new(evaluation)));
             stages.push(Stage::Langevin { level, alpha: level.alpha_cumprod / previous.alpha_cumprod, snr });
         }
-        stages.push(Stage::Step(prediction));
+        stages.push(Stage::Step(Box::new(prediction)));
     }
     Ok(Steps::Adaptive(Box::new(move |images| {
         Box::new(PredictorCorrector { stages: stages.clone(), done: 0, images })
@@ -49,7 +50,7 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
 
 #[derive(Clone, Debug)]
 enum Stage {
-    Step(Step),
+    Step(Box<Step>),
     Langevin { level: Level, alpha: f64, snr: f64 },
 }
 
@@ -64,7 +65,7 @@ impl Adaptive for PredictorCorrector {
         let stage = self.stages.get(self.done)?;
         self.done += 1;
         Some(match stage {
-            Stage::Step(step) => vec![step.clone(); self.images],
+            Stage::Step(step) => vec![step.as_ref().clone(); self.images],
             &Stage::Langevin { level, alpha, snr } => {
                 measured.iter().map(|measured| langevin(level, alpha, snr, *measured)).collect()
             }

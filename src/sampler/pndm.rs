@@ -30,6 +30,9 @@ const BEGIN: usize = 3;
 const SUM: usize = 4;
 
 /// What the methods combine, as diffusers' `PNDMScheduler` does: eps, or v where the network predicts v.
+///
+/// The second is diffusers' choice, and makes the methods ones of first order: a v belongs to its level, and eps made of the
+/// v of several levels and one x is off by as much as these differ. Where x_0 is clipped, eps is combined in any case.
 #[derive(Clone, Copy)]
 struct Slopes {
     are_v: bool,

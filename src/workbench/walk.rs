@@ -100,7 +100,7 @@ impl Walk {
             self.x[at] = update.x.value(now, &kept);
             if update.sigma != 0.0 {
                 let v = if update.log_range == 0.0 { 0.0 } else { self.output[self.x.len() + at] };
-                self.x[at] += update.sigma * (update.log_range * v).exp() * noise[at];
+                self.x[at] += update.sigma * (update.log_range * v).exp() * noise.get(at).unwrap_or(&0.0);
             }
             for (slot, value) in &update.keep {
                 self.kept[*slot][at] = value.value(now, &kept);
