@@ -16,6 +16,7 @@ pub mod cast;
 pub mod concat;
 pub mod conv2d;
 pub mod dropout;
+pub mod dynamic_threshold;
 pub mod embedding;
 pub mod grad_norm;
 pub mod group_norm;
@@ -27,6 +28,7 @@ pub mod regression_loss;
 pub mod reverse_step;
 pub mod scale_shift;
 pub mod silu;
+pub mod step_norms;
 pub mod timestep_embedding;
 pub mod upsample;
 pub mod vlb_loss;
@@ -42,6 +44,7 @@ pub use concat::concat;
 pub use conv2d::conv2d;
 pub use cpu::{Input, Operands, Output};
 pub use dropout::dropout;
+pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
 pub use group_norm::group_norm;
 pub use linear::linear;
@@ -50,6 +53,7 @@ pub use regression_loss::{Regression, mse_loss, regression_loss};
 pub use reverse_step::reverse_step;
 pub use scale_shift::scale_shift;
 pub use silu::silu;
+pub use step_norms::step_norms;
 pub use timestep_embedding::timestep_embedding;
 pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
@@ -209,6 +213,7 @@ pub const ALL: &[Room] = rooms![
     concat,
     conv2d,
     dropout,
+    dynamic_threshold,
     embedding,
     grad_norm,
     group_norm,
@@ -220,6 +225,7 @@ pub const ALL: &[Room] = rooms![
     reverse_step,
     scale_shift,
     silu,
+    step_norms,
     timestep_embedding,
     upsample,
     vlb_loss,

@@ -1,5 +1,5 @@
 //! The workbench of those who write and port kernels: what there is, whether it is right, how fast it is, where a step's
-//! time goes, and where a port goes wrong.
+//! time goes, and where a port goes wrong; and a sampler's steps taken on the host.
 
 mod bench;
 mod bisect;
@@ -15,6 +15,7 @@ mod roofline;
 mod suite;
 mod trace;
 mod tune;
+mod walk;
 
 pub use bench::{Measurement, bench};
 pub use bisect::{Culprit, bisect};
@@ -30,6 +31,7 @@ pub use roofline::{Ceilings, ceilings};
 pub use suite::{GRADIENT_TOLERANCE, Suite, Verdict};
 pub use trace::trace;
 pub use tune::{Choice, tune};
+pub use walk::Walk;
 
 use crate::device::DeviceError;
 use crate::graph::GraphError;
