@@ -1,10 +1,14 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
 mod devices;
+mod images;
+mod noise;
 mod predict;
 mod progress;
 mod sample;
 mod train;
+mod train_classifier;
+mod training;
 mod tuning;
 
 use std::process::ExitCode;
@@ -27,8 +31,10 @@ struct Cli {
 enum Command {
     Devices(devices::Args),
     Train(train::Args),
+    TrainClassifier(train_classifier::Args),
     Sample(sample::Args),
     Predict(predict::Args),
+    Noise(noise::Args),
 }
 
 /// Where to compute.
@@ -86,8 +92,10 @@ pub(crate) fn main() -> ExitCode {
         match cli.command {
             Command::Devices(args) => devices::run(args).await,
             Command::Train(args) => train::run(args).await,
+            Command::TrainClassifier(args) => train_classifier::run(args).await,
             Command::Sample(args) => sample::run(args).await,
             Command::Predict(args) => predict::run(args).await,
+            Command::Noise(args) => noise::run(&args),
         }
     });
     match result {

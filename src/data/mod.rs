@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::DataError;
 pub use loader::{Batch, Loader, LoaderOptions};
+pub use png_file::read_image;
 
 /// Every dataset that is known by name.
 pub const ALL: &[Source] = &[digits::SOURCE, fashion_mnist::SOURCE];

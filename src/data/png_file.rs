@@ -5,12 +5,34 @@ use std::path::Path;
 
 use png::{BitDepth, ColorType, DecodingError, Limits, Transformations};
 
-use super::DataError;
 use super::error::{MAX_DEFLATE_RATIO, open_regular_file};
 use super::picture::{Layout, MAX_PIXELS, Picture, Samples};
+use super::{DataError, ImageShape};
 
 /// What the decoder may set aside besides the picture itself: a row, a palette, the text it ignores.
 const WORKING_BYTES: usize = 1 << 26;
+
+/// Reads a PNG file as one image: its shape, and pixels \[H, W, C\] in \[-1, 1\].
+///
+/// The centre square is cut out and resized to `size`; without that, it stays as large as it is. Without `channels`, grey
+/// files have 1 and others 3.
+///
+/// # Errors
+/// As those of a dataset's images.
+pub fn read_image(
+    path: &Path,
+    channels: Option<usize>,
+    size: Option<usize>,
+) -> Result<(ImageShape, Vec<f32>), DataError> {
+    let picture = decode(path)?;
+    let is_grey = matches!(picture.layout, Layout::Grey | Layout::GreyAlpha);
+    let channels = channels.unwrap_or(if is_grey { 1 } else { 3 });
+    let size = size.unwrap_or(picture.width.min(picture.height));
+    let shape = ImageShape { channels, height: size, width: size };
+    let mut pixels = vec![0.0; shape.elements()];
+    picture.write(shape, &mut pixels);
+    Ok((shape, pixels))
+}
 
 /// Decodes a PNG file of any colour type and bit depth; palettes are looked up, and a transparent colour becomes
 /// an alpha channel.

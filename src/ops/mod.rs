@@ -11,9 +11,11 @@ mod variant;
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod average_pool;
 pub mod cast;
 pub mod concat;
 pub mod conv2d;
+pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
 pub mod grad_norm;
@@ -33,11 +35,13 @@ use std::fmt::Debug;
 
 pub use add::add;
 pub use attention::attention;
+pub use average_pool::average_pool;
 pub use case::{Case, Fill};
 pub use cast::cast;
 pub use concat::concat;
 pub use conv2d::conv2d;
 pub use cpu::{Input, Operands, Output};
+pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use group_norm::group_norm;
@@ -199,9 +203,11 @@ pub const ALL: &[Room] = rooms![
     adamw,
     add,
     attention,
+    average_pool,
     cast,
     concat,
     conv2d,
+    cross_entropy,
     dropout,
     embedding,
     grad_norm,

@@ -21,8 +21,12 @@ pub fn mse_loss(
     target: ValueId,
 ) -> Result<(ValueId, ValueId), GraphError> {
     let per_sample = graph.apply_one(Forward, &[prediction, target])?;
-    let loss = graph.apply_one(Mean, &[per_sample])?;
-    Ok((loss, per_sample))
+    Ok((mean(graph, per_sample)?, per_sample))
+}
+
+/// The mean `[1]` of losses `[N]`.
+pub(super) fn mean(graph: &mut Graph, losses: ValueId) -> Result<ValueId, GraphError> {
+    graph.apply_one(Mean, &[losses])
 }
 
 #[derive(Debug)]

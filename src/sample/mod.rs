@@ -1,8 +1,10 @@
 //! Sampling: a trained model, a sampler's steps, images.
 
 mod denoiser;
+mod forward_process;
 
 pub use denoiser::Denoiser;
+pub use forward_process::forward_process;
 
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};

@@ -1,10 +1,12 @@
 //! The training step as a graph: loss, gradients, clip, AdamW, moving average.
 
+use super::TrainError;
+use crate::checkpoint::TrainingState;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{
     BufferRole, Graph, GraphError, Storage, TensorType, ValueId, gradients, recompute_blocks, recompute_cheap,
 };
-use crate::model::block_of;
+use crate::model::{Tensors, block_of, from_tensors};
 use crate::ops::adamw::{AdamW, State};
 use crate::ops::loss_scale::{self, LossScale};
 use crate::ops::{grad_norm, mse_loss};
@@ -25,7 +27,7 @@ pub struct Optimizer {
 /// Weights, moments and averages are packed end to end, each into as few flat values as fit WebGPU's binding limit.
 #[derive(Clone, Debug)]
 pub struct TrainingGraph {
-    /// Mean squared error `[1]`.
+    /// The loss `[1]`.
     pub loss: ValueId,
     /// Norm of all gradients before the clip, and the factor of the clip, `[2]`.
     pub norm_and_scale: ValueId,
@@ -60,6 +62,19 @@ impl TrainingGraph {
         checkpointing: bool,
     ) -> Result<Self, GraphError> {
         let (loss, _) = graph.scoped("loss", |graph| mse_loss(graph, output, target))?;
+        Self::from_loss(graph, loss, optimizer, checkpointing)
+    }
+
+    /// As [`TrainingGraph::new`], for any loss `[1]`.
+    ///
+    /// # Errors
+    /// [`GraphError`] if a parameter is too large to bind, or the loss does not depend on it.
+    pub fn from_loss(
+        graph: &mut Graph,
+        loss: ValueId,
+        optimizer: Optimizer,
+        checkpointing: bool,
+    ) -> Result<Self, GraphError> {
         let d_loss = graph.input("d_loss", TensorType::f32([1]));
         let loss_scale = optimizer.scales_loss.then(|| {
             let scaler = graph.state("loss_scale", TensorType::f32([3]), BufferRole::Inputs);
@@ -148,6 +163,37 @@ impl TrainingGraph {
         }
         self.write(graph, executor, &self.weights, weights)?;
         self.write(graph, executor, &self.ema, ema)
+    }
+
+    /// Sets everything that a resumed run goes on from; `ema` are the averaged weights.
+    ///
+    /// # Errors
+    /// [`TrainError::Weights`] for tensors of another model.
+    pub fn restore(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+        ema: &Tensors,
+        state: &TrainingState,
+    ) -> Result<(), TrainError> {
+        let (weights, ema) = (from_tensors(graph, &state.weights)?, from_tensors(graph, ema)?);
+        self.initialize(graph, executor, &weights, &ema)?;
+        self.write(graph, executor, &self.first_moment, &from_tensors(graph, &state.first_moment)?)?;
+        self.write(graph, executor, &self.second_moment, &from_tensors(graph, &state.second_moment)?)?;
+        if let (Some(scaler), Some(state)) = (self.loss_scale, state.loss_scale) {
+            executor.write(scaler, &state.to_array())?;
+        }
+        Ok(())
+    }
+
+    /// Where loss scaling stands; `None` for a precision that needs none.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read_loss_scale(&self, executor: &mut Executor) -> Result<Option<LossScale>, DeviceError> {
+        let Some(scaler) = self.loss_scale else { return Ok(None) };
+        let state = executor.read(scaler).await?;
+        Ok(Some(LossScale::from_array([state[0], state[1], state[2]])))
     }
 
     /// Sets the scalars of the next step, see [`AdamW::schedule`].

@@ -1,10 +1,12 @@
 //! Training: the step as a graph, the loop, and what is saved.
 
+mod classifier;
 mod graph;
 mod options;
 mod run;
 mod trainer;
 
+pub use classifier::{accuracy, train_classifier};
 pub use graph::{Optimizer, TrainingGraph};
 pub use options::{LrSchedule, TrainOptions};
 pub use run::{Event, Outcome, Run, train};

@@ -60,9 +60,11 @@ pub struct TrainOptions {
     pub ema_decay: f64,
     /// Whether images are mirrored at random.
     pub random_flip: bool,
+    /// Share of the images that are trained on as of no class, for classifier-free guidance.
+    pub label_dropout: f64,
     /// How activations are stored; with f16 the loss is scaled.
     pub precision: Precision,
-    /// Decides initial weights, order of the data, timesteps, noise and dropout.
+    /// Decides initial weights, order of the data, timesteps, noise and all dropout.
     pub seed: u64,
     /// Whether the reverse pass computes the inside of blocks again instead of keeping it: less memory, the same results.
     #[serde(default)]
@@ -82,6 +84,7 @@ impl Default for TrainOptions {
             max_grad_norm: 1.0,
             ema_decay: 0.999,
             random_flip: false,
+            label_dropout: 0.0,
             precision: Precision::F32,
             seed: 0,
             checkpointing: false,
@@ -107,6 +110,12 @@ impl TrainOptions {
         }
         if !(0.0..1.0).contains(&self.ema_decay) {
             return fault(format!("--ema-decay is {}; it must be at least 0 and below 1", self.ema_decay));
+        }
+        if !(0.0..1.0).contains(&self.label_dropout) {
+            return fault(format!(
+                "--label-dropout is {}; it must be at least 0 and below 1",
+                self.label_dropout
+            ));
         }
         for (flag, value) in [("--adam-beta1", self.betas[0]), ("--adam-beta2", self.betas[1])] {
             if !(0.0..1.0).contains(&value) {

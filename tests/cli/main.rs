@@ -3,6 +3,7 @@
 
 mod data;
 mod errors;
+mod guidance;
 mod sample;
 mod support;
 mod train;

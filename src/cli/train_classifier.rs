@@ -1,0 +1,66 @@
+//! `ddpm-gpu train-classifier`
+
+use std::path::PathBuf;
+
+use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
+use ddpm_gpu::train::{Run, train_classifier};
+
+use super::DeviceArgs;
+use super::training::{DataArgs, TrainingArgs, Watch};
+
+/// Train a classifier of noised images, for classifier guidance (sample --classifier)
+///
+/// It is the encoder of the model with average pooling and a linear layer (Dhariwal and Nichol 2021). The output folder
+/// receives checkpoints; accuracy is printed by quarter of the timesteps, on held-out images where the data set has some.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Folder for checkpoints
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Share of activations to drop; overrides the model's
+    #[arg(long, value_name = "P")]
+    dropout: Option<f32>,
+    /// Noise schedule, that of the model to be guided: linear, scaled_linear, cosine, sigmoid
+    #[arg(long, default_value = "linear", value_name = "NAME")]
+    beta_schedule: BetaSchedule,
+    #[command(flatten)]
+    training: TrainingArgs,
+    /// Steps between measurements of the accuracy; 0 for none
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    measure_every: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut config = args.data.model()?;
+    let dataset = args.data.open(&config)?;
+    let held_out = args.data.open_held_out(&config)?;
+    (config.num_class_embeds, config.null_class) = (None, false);
+    if let Some(dropout) = args.dropout {
+        config.dropout = dropout;
+    }
+    config.check()?;
+    let scheduler = SchedulerConfig { beta_schedule: args.beta_schedule, ..SchedulerConfig::default() };
+    let device = args.device.open().await?;
+    args.training.precision.warn(&device);
+    let run = Run {
+        device,
+        dataset,
+        config,
+        scheduler,
+        options: args.training.options(),
+        output: args.output,
+        resume: args.training.resume,
+        checkpoint_every: args.training.checkpoint_every,
+        checkpoints_to_keep: args.training.checkpoints_to_keep,
+        sample_every: args.measure_every,
+    };
+    let mut watch = Watch::new(&run.options)?;
+    let stop = watch.stop.clone();
+    let outcome = train_classifier(&run, held_out.as_ref(), &stop, &mut |event| watch.show(event)).await?;
+    watch.finish(&outcome);
+    Ok(())
+}
