@@ -20,6 +20,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod grad_norm;
 pub mod group_norm;
+pub mod guidance;
 pub mod linear;
 pub mod loss_scale;
 pub mod mse_loss;
@@ -212,6 +213,7 @@ pub const ALL: &[Room] = rooms![
     embedding,
     grad_norm,
     group_norm,
+    guidance,
     linear,
     loss_scale,
     mse_loss,
