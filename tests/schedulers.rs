@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
 use ddpm_gpu::sampler::{SamplerOptions, by_name};
+use ddpm_gpu::workbench::Walk;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
@@ -58,32 +59,32 @@ fn schedules_are_those_of_the_papers() {
 fn deviation(file: &SafeTensors<'_>, name: &str, case: &Value) -> (f64, f64) {
     let config: Map<String, Value> = case["config"].as_object().unwrap().clone();
     let config = SchedulerConfig::try_from(config).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let sampler = by_name(if case["scheduler"] == "DDPMScheduler" { "ddpm" } else { "ddim" }).unwrap();
+    let is_ddpm = case["scheduler"] == "DDPMScheduler";
+    let sampler = by_name(if is_ddpm { "ddpm" } else { "ddim" }).unwrap();
     let options = SamplerOptions {
-        steps: case["steps"].as_u64().unwrap() as usize,
-        eta: case["eta"].as_f64().unwrap(),
+        steps: case["steps"].as_u64().map(|steps| steps as usize),
+        eta: if is_ddpm { None } else { case["eta"].as_f64() },
+        ..SamplerOptions::new(&config)
     };
-    let steps = (sampler.steps)(&config, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let timesteps: Vec<f64> = steps.iter().map(|step| step.timestep as f64).collect();
-    assert_eq!(timesteps, numbers(file, &format!("{name}.timesteps")), "{name}");
-
-    let mut x = numbers(file, &format!("{name}.x_T"));
+    let steps = sampler.start(&config, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut timesteps = Vec::new();
+    let x = numbers(file, &format!("{name}.x_T"));
     let trajectory = numbers(file, &format!("{name}.trajectory"));
-    let noise = match file.tensor(&format!("{name}.noise")) {
-        Ok(_) => numbers(file, &format!("{name}.noise")),
-        Err(_) => vec![0.0; x.len() * steps.len()],
+    let noise: Vec<Vec<f64>> = match file.tensor(&format!("{name}.noise")) {
+        Ok(_) => numbers(file, &format!("{name}.noise")).chunks(x.len()).map(<[f64]>::to_vec).collect(),
+        Err(_) => Vec::new(),
     };
-    assert_eq!(trajectory.len(), x.len() * (steps.len() + 1), "{name}");
+    let mut network = |x: &[f64], t: f64| {
+        timesteps.push(t);
+        x.iter().map(|x| (0.7 * x + 0.001 * t).tanh()).collect()
+    };
+    let mut walk = Walk::new(x.clone(), options.clip);
+    let found = walk.take_all(&steps, &mut network, &noise);
+    assert_eq!(timesteps, numbers(file, &format!("{name}.timesteps")), "{name}");
+    assert_eq!(trajectory.len(), x.len() * (found.len() + 1), "{name}");
 
     let (mut worst, mut worst_absolute): (f64, f64) = (0.0, 0.0);
-    let rows = trajectory.chunks(x.len()).skip(1).zip(noise.chunks(x.len()));
-    for (step, (expected, noise)) in steps.iter().zip(rows) {
-        let k = step.coefficients;
-        for (x, z) in x.iter_mut().zip(noise) {
-            let output = (0.7 * *x + 0.001 * step.timestep as f64).tanh();
-            let x_0 = (k.x_0[0] * *x + k.x_0[1] * output).clamp(-k.limit, k.limit);
-            *x = k.x_prev[0] * x_0 + k.x_prev[1] * *x + k.x_prev[2] * output + k.sigma * z;
-        }
+    for (x, expected) in found.iter().zip(trajectory.chunks(x.len()).skip(1)) {
         let off = x.iter().zip(expected).fold(0.0, |off: f64, (x, expected)| off.max((x - expected).abs()));
         worst = worst.max(off / largest(expected));
         worst_absolute = worst_absolute.max(off);

@@ -36,8 +36,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
-    #[arg(long, default_value_t = 0.0, value_name = "X")]
-    eta: f64,
+    #[arg(long, value_name = "X")]
+    eta: Option<f64>,
     /// Decides all noise; image i is the same however many are drawn, up to rounding
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -69,7 +69,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&resolve(&args.checkpoint)?)?;
     let request = request(&args, &pipeline)?;
     // Wrong options are found before a device is opened or a file is written.
-    (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
+    request.sampler.start(&pipeline.scheduler, &request.options)?;
     for path in [Some(&args.output), args.save_npy.as_ref(), args.animate.as_ref()].into_iter().flatten() {
         check_writable(path)?;
     }
@@ -109,8 +109,6 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         bail!("--columns is 0; it must be at least 1");
     }
     let sampler = sampler::by_name(&args.sampler)?;
-    let all_steps = pipeline.scheduler.num_train_timesteps;
-    let default_steps = if args.sampler == "ddpm" { all_steps } else { all_steps.min(50) };
     let init_noise = match &args.init_noise {
         None => None,
         Some(path) => {
@@ -142,15 +140,17 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         }
         (None, None) => None,
     };
+    let options =
+        SamplerOptions { steps: args.steps, eta: args.eta, ..SamplerOptions::new(&pipeline.scheduler) };
     Ok(SampleRequest {
         num_images,
-        options: SamplerOptions { steps: args.steps.unwrap_or(default_steps), eta: args.eta },
+        options,
         class_labels,
         seed: args.seed,
         batch_size: args.batch_size,
         precision: args.precision.precision,
         init_noise,
         frames: if args.animate.is_some() { FRAMES } else { 0 },
-        ..SampleRequest::new(sampler, default_steps)
+        ..SampleRequest::new(sampler, &pipeline.scheduler)
     })
 }

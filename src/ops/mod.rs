@@ -29,6 +29,7 @@ pub mod q_sample;
 pub mod reverse_step;
 pub mod scale_shift;
 pub mod silu;
+pub mod step_norms;
 pub mod timestep_embedding;
 pub mod upsample;
 
@@ -52,6 +53,7 @@ pub use q_sample::q_sample;
 pub use reverse_step::reverse_step;
 pub use scale_shift::scale_shift;
 pub use silu::silu;
+pub use step_norms::step_norms;
 pub use timestep_embedding::timestep_embedding;
 pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
@@ -222,6 +224,7 @@ pub const ALL: &[Room] = rooms![
     reverse_step,
     scale_shift,
     silu,
+    step_norms,
     timestep_embedding,
     upsample,
 ];

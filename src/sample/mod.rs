@@ -1,6 +1,7 @@
 //! Sampling: a trained model, a sampler's steps, images.
 
 mod denoiser;
+mod evaluation;
 mod forward_process;
 
 pub use denoiser::Denoiser;
@@ -8,11 +9,12 @@ pub use forward_process::forward_process;
 
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
+use crate::diffusion::SchedulerConfig;
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 use crate::model::{ModelError, Precision, UNetInputs, WeightsError, from_tensors};
 use crate::ops::philox::{Stream, normals};
 use crate::output::OutputError;
-use crate::sampler::{Sampler, SamplerError, SamplerOptions};
+use crate::sampler::{Measured, Sampler, SamplerError, SamplerOptions};
 
 /// Stream of x_T; the nodes of a graph count from 1.
 const INIT_NOISE_STREAM: u32 = 0;
@@ -77,12 +79,12 @@ pub struct SampleRequest {
 }
 
 impl SampleRequest {
-    /// 16 images with seed 0.
-    pub fn new(sampler: &'static Sampler, steps: usize) -> Self {
+    /// 16 images with seed 0, of a model with this scheduler config.
+    pub fn new(sampler: &'static Sampler, config: &SchedulerConfig) -> Self {
         Self {
             num_images: 16,
             sampler,
-            options: SamplerOptions { steps, eta: 0.0 },
+            options: SamplerOptions::new(config),
             class_labels: None,
             seed: 0,
             batch_size: 64,
@@ -105,7 +107,7 @@ pub struct Sampled {
 /// How far sampling is.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleProgress {
-    /// Steps done, over all batches.
+    /// Steps done, over all batches; hundredths of the way with a sampler that finds its steps on the way.
     pub done: usize,
     /// Steps in all.
     pub total: usize,
@@ -124,20 +126,15 @@ pub async fn sample(
     let [height, width] = pipeline.unet.image_size()?;
     let image = [height, width, pipeline.unet.in_channels];
     check(pipeline, request, image)?;
-    let steps = (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
+    let steps = request.sampler.start(&pipeline.scheduler, &request.options)?;
     let batch = request.batch_size.min(request.num_images);
-    let mut denoiser = Denoiser::new(device, pipeline, batch, request.precision).await?;
+    let (sampler, clip) = (request.sampler, request.options.clip);
+    let mut denoiser = Denoiser::new(device, pipeline, batch, request.precision, sampler, clip).await?;
     let elements: usize = image.iter().product();
-    let total = steps.len() * request.num_images.div_ceil(batch);
-    // Numbers of steps after which a frame is kept, 0 for x_T.
-    let frame_steps: Vec<usize> = match request.frames {
-        0 => Vec::new(),
-        frames => (0..frames).map(|frame| frame * steps.len() / (frames - 1).max(1)).collect(),
-    };
-    let mut frames = vec![Vec::new(); frame_steps.len()];
+    let batches = request.num_images.div_ceil(batch);
+    let mut frames = vec![Vec::new(); request.frames];
     let mut data = Vec::with_capacity(request.num_images * elements);
-    let mut done = 0;
-    for first in (0..request.num_images).step_by(batch) {
+    for (number, first) in (0..request.num_images).step_by(batch).enumerate() {
         let count = batch.min(request.num_images - first);
         let mut x_t = match &request.init_noise {
             Some(noise) => noise.data[first * elements..(first + count) * elements].to_vec(),
@@ -151,19 +148,27 @@ pub async fn sample(
             labels
         });
         denoiser.start(&x_t, labels.as_deref())?;
-        for index in 0..=steps.len() {
-            if frame_steps.contains(&index) {
+        let mut run = steps.run(count);
+        let mut frame = 0;
+        let mut measured: Vec<Measured> = vec![Measured::default(); count];
+        loop {
+            // Frame f shows the first x_t after that share of the steps; frame 0 is x_T, the last one the image.
+            let is_due =
+                |frame: usize| run.progress() * (request.frames - 1).max(1) as f64 >= frame as f64 - 1e-9;
+            if frame < request.frames && is_due(frame) {
                 let x_t = denoiser.images().await?;
-                for (frame, _) in frame_steps.iter().enumerate().filter(|(_, step)| **step == index) {
+                while frame < request.frames && is_due(frame) {
                     frames[frame].extend_from_slice(&x_t[..count * elements]);
+                    frame += 1;
                 }
             }
-            let Some(step) = steps.get(index) else { break };
-            // Step 0 of the generator belongs to x_T.
-            let (number, sample) = (index as u32 + 1, first as u32);
-            denoiser.step(step, Stream { seed: request.seed, step: number, stream: 0, sample })?;
-            done += 1;
-            progress(SampleProgress { done, total });
+            let Some(step) = run.next(&measured) else { break };
+            denoiser.step(&step, request.seed, first as u32)?;
+            if step.iter().any(|step| step.measure.is_some()) {
+                measured = denoiser.measured().await?;
+            }
+            let done = (run.progress() * run.total() as f64).round() as usize;
+            progress(SampleProgress { done: number * run.total() + done, total: batches * run.total() });
         }
         let x_0 = denoiser.images().await?;
         data.extend_from_slice(&x_0[..count * elements]);
@@ -227,10 +232,10 @@ async fn prepare_with_weights(
     device: &Device,
     graph: &Graph,
     pipeline: &Pipeline,
-    keep: ValueId,
+    keep: &[ValueId],
 ) -> Result<Executor, SampleError> {
     let weights = from_tensors(graph, &pipeline.weights)?;
-    let mut executor = device.prepare(graph, &[keep]).await?;
+    let mut executor = device.prepare(graph, keep).await?;
     for (parameter, data) in graph.parameters().iter().zip(&weights) {
         executor.write(parameter.value, data)?;
     }
@@ -271,7 +276,7 @@ pub async fn predict(
         key_step_sample: None,
     };
     let output = precision.unet(&mut graph, &pipeline.unet, inputs)?;
-    let mut executor = prepare_with_weights(device, &graph, pipeline, output).await?;
+    let mut executor = prepare_with_weights(device, &graph, pipeline, &[output]).await?;
     executor.write(inputs.sample, &x_t.data)?;
     executor.write(inputs.timesteps, timesteps)?;
     if let (Some(id), Some(labels)) = (inputs.class_labels, class_labels) {

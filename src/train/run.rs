@@ -14,7 +14,7 @@ use crate::model::UNetConfig;
 use crate::ops::loss_scale::LossScale;
 use crate::output::{GridOptions, tile};
 use crate::sample::{SampleRequest, sample};
-use crate::sampler;
+use crate::sampler::{self, SamplerOptions};
 
 /// A training run.
 pub struct Run {
@@ -366,12 +366,14 @@ async fn draw(
         .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
     let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
     let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
+    let options = SamplerOptions { steps: Some(steps), ..SamplerOptions::new(&pipeline.scheduler) };
     let request = SampleRequest {
+        options,
         num_images: class_labels.as_ref().map_or(4 * COLUMNS, Vec::len),
         class_labels,
         seed: run.options.seed,
         precision: run.options.precision,
-        ..SampleRequest::new(ddim, steps)
+        ..SampleRequest::new(ddim, &pipeline.scheduler)
     };
     let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
     let grid =
