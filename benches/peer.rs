@@ -15,7 +15,7 @@ use common::network::random_batch;
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::device::{Device, Selection};
 use ddpm_gpu::model::Precision;
-use ddpm_gpu::sample::Denoiser;
+use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
 use ddpm_gpu::train::{TrainOptions, Trainer};
 use pollster::block_on;
@@ -67,10 +67,11 @@ impl Peer {
                 Precision::F32,
                 ddim,
                 options.clip,
+                &Guidance::default(),
             );
             let mut denoiser = block_on(denoiser).expect("the model fits");
             let x_t = random_batch(&self.pipeline.unet, self.batch_size).images;
-            denoiser.start(&x_t, None).expect("the images have their size");
+            denoiser.start(&x_t, Conditions::default()).expect("the images have their size");
             (denoiser, step)
         });
         let mut timed = || {

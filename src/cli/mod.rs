@@ -1,11 +1,15 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
 mod devices;
+mod image_to_image;
 mod images;
+mod inpaint;
+mod interpolate;
 mod noise;
 mod predict;
 mod progress;
 mod sample;
+mod sampling;
 mod train;
 mod train_classifier;
 mod training;
@@ -34,6 +38,9 @@ enum Command {
     TrainClassifier(train_classifier::Args),
     Sample(sample::Args),
     Predict(predict::Args),
+    ImageToImage(image_to_image::Args),
+    Inpaint(inpaint::Args),
+    Interpolate(interpolate::Args),
     Noise(noise::Args),
 }
 
@@ -95,6 +102,9 @@ pub(crate) fn main() -> ExitCode {
             Command::TrainClassifier(args) => train_classifier::run(args).await,
             Command::Sample(args) => sample::run(args).await,
             Command::Predict(args) => predict::run(args).await,
+            Command::ImageToImage(args) => image_to_image::run(args).await,
+            Command::Inpaint(args) => inpaint::run(args).await,
+            Command::Interpolate(args) => interpolate::run(args).await,
             Command::Noise(args) => noise::run(&args),
         }
     });

@@ -10,10 +10,10 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::data::{Batch, Dataset, Loader, LoaderOptions};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
-use crate::model::UNetConfig;
+use crate::model::{SuperResolution, UNetConfig};
 use crate::ops::loss_scale::LossScale;
 use crate::output::{GridOptions, tile};
-use crate::sample::{SampleRequest, sample};
+use crate::sample::{Images, LowResolution, SampleRequest, sample};
 use crate::sampler::{self, SamplerOptions};
 
 /// A training run.
@@ -360,17 +360,29 @@ async fn draw(
 ) -> Result<(), TrainError> {
     const COLUMNS: usize = 8;
     let pipeline = trainer.pipeline().await?;
-    let class_labels = pipeline
+    let per_class = pipeline
         .unet
         .classes()
         .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
+    let (class_labels, low_resolution) = match pipeline.unet.super_resolution {
+        None => (per_class, None),
+        Some(model) => {
+            let (low, labels) = first_images(run, model, 4 * COLUMNS)?;
+            (labels.filter(|_| per_class.is_some()), Some(low))
+        }
+    };
     let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
     let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
     let options = SamplerOptions { steps: Some(steps), ..SamplerOptions::new(&pipeline.scheduler) };
     let request = SampleRequest {
         options,
-        num_images: class_labels.as_ref().map_or(4 * COLUMNS, Vec::len),
+        num_images: match (&low_resolution, &class_labels) {
+            (Some(low), _) => low.images.shape[0],
+            (None, Some(labels)) => labels.len(),
+            (None, None) => 4 * COLUMNS,
+        },
         class_labels,
+        low_resolution,
         seed: run.options.seed,
         precision: run.options.precision,
         ..SampleRequest::new(ddim, &pipeline.scheduler)
@@ -384,4 +396,22 @@ async fn draw(
     grid.write_png(&path)?;
     report(Event::Samples(path));
     Ok(())
+}
+
+/// Up to `count` images of the data set, shrunk for a super-resolution model, and their classes.
+fn first_images(
+    run: &Run,
+    model: SuperResolution,
+    count: usize,
+) -> Result<(LowResolution, Option<Vec<u32>>), TrainError> {
+    let shape = run.dataset.image_shape();
+    let count = count.min(run.dataset.len());
+    let mut data = vec![0.0; count * shape.elements()];
+    let mut labels = Vec::new();
+    for (index, pixels) in data.chunks_mut(shape.elements()).enumerate() {
+        labels.push(run.dataset.read(index, pixels)?);
+    }
+    let shrunk = model.shrink(&data, [count, shape.height, shape.width, shape.channels]);
+    let images = Images { shape: [count, model.low_size, model.low_size, shape.channels], data: shrunk };
+    Ok((LowResolution { images, augmentation: 0 }, labels.into_iter().collect()))
 }

@@ -8,6 +8,7 @@ mod sample;
 mod support;
 mod train;
 mod tuning;
+mod using;
 
 use support::Workspace;
 

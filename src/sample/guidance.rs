@@ -1,0 +1,164 @@
+//! What steers sampling towards a class.
+
+use super::SampleError;
+use crate::checkpoint::{Classifier, Pipeline};
+use crate::diffusion::{PredictionType, Schedule};
+
+/// How the network's output is guided towards the classes asked for.
+#[derive(Clone, Debug)]
+pub struct Guidance {
+    /// Scale of classifier-free guidance (Ho and Salimans 2022) as diffusers counts it: 1 is none; the paper's w is one less.
+    pub scale: f64,
+    /// phi of Lin et al. 2023: 0 leaves the guided output as it is, 1 gives it the standard deviation of the unguided one.
+    pub rescale: f64,
+    /// A classifier whose gradient is added (Dhariwal and Nichol 2021), and its factor.
+    pub classifier: Option<(Classifier, f64)>,
+}
+
+impl Default for Guidance {
+    /// None.
+    fn default() -> Self {
+        Self { scale: 1.0, rescale: 0.0, classifier: None }
+    }
+}
+
+impl Guidance {
+    /// Whether the network is evaluated without a class too.
+    pub(super) fn is_classifier_free(&self) -> bool {
+        self.scale != 1.0
+    }
+
+    /// Refuses what makes no sense or does not fit the model.
+    ///
+    /// # Errors
+    /// [`SampleError::Request`]
+    pub fn check(&self, pipeline: &Pipeline) -> Result<(), SampleError> {
+        let fault = |text: String| Err(SampleError::Request(text));
+        let unet = &pipeline.unet;
+        if !(self.scale.is_finite() && self.scale >= 0.0) {
+            return fault(format!(
+                "the guidance scale is {}; it must be at least 0, and 1 is no guidance",
+                self.scale
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.rescale) {
+            return fault(format!("the guidance rescale is {}; it must be from 0 to 1", self.rescale));
+        }
+        if self.rescale != 0.0 && !self.is_classifier_free() {
+            return fault(
+                "guidance is rescaled only where there is some: give a guidance scale other than 1"
+                    .to_owned(),
+            );
+        }
+        if self.is_classifier_free() && unet.null_class().is_none() {
+            return fault(
+                "classifier-free guidance needs a model that was trained with --label-dropout; this one has no class that \
+                 means none"
+                    .to_owned(),
+            );
+        }
+        let Some((classifier, scale)) = &self.classifier else { return Ok(()) };
+        if !scale.is_finite() {
+            return fault(format!("the classifier scale is {scale}; it must be a number"));
+        }
+        let encoder = &classifier.config.encoder;
+        if (encoder.image_size()?, encoder.in_channels) != (unet.image_size()?, unet.image_channels()) {
+            let describe = |[h, w]: [usize; 2], c: usize| format!("{w}x{h} with {c} channels");
+            return fault(format!(
+                "the classifier knows images of {}, the model draws {}",
+                describe(encoder.image_size()?, encoder.in_channels),
+                describe(unet.image_size()?, unet.image_channels())
+            ));
+        }
+        if let Some(classes) = unet.classes()
+            && classes != classifier.config.num_classes
+        {
+            let known = classifier.config.num_classes;
+            return fault(format!("the classifier knows {known} classes, the model has {classes}"));
+        }
+        let [process, of_classifier] =
+            [&pipeline.scheduler, &classifier.scheduler].map(|config| config.schedule());
+        let (process, of_classifier) = (sampler_error(process)?, sampler_error(of_classifier)?);
+        if process.all_alphas_cumprod() != of_classifier.all_alphas_cumprod() {
+            return fault(
+                "the classifier was trained with another noise schedule than the model; train it with the same \
+                 --beta-schedule"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn sampler_error<T>(result: Result<T, crate::diffusion::ScheduleError>) -> Result<T, SampleError> {
+    result.map_err(|error| SampleError::Sampler(error.into()))
+}
+
+/// What the classifier's gradient is multiplied by before it is added to the network's output.
+#[derive(Clone, Debug)]
+pub(super) struct ShiftFactors {
+    pub(super) schedule: Schedule,
+    pub(super) prediction_type: PredictionType,
+    pub(super) scale: f64,
+}
+
+impl ShiftFactors {
+    /// The factor at timestep `t`, whole or not.
+    ///
+    /// eps becomes eps - s sqrt(1 - abar) gradient (Dhariwal and Nichol 2021, algorithm 2); the output is shifted by what does
+    /// that to the eps that it stands for. For DDPM this moves the mean as algorithm 1 does, by s times the variance times the
+    /// gradient, the variance being beta_t / sqrt(alpha_t).
+    pub(super) fn at(&self, t: f64) -> f64 {
+        let alpha_cumprod = alpha_cumprod_at(&self.schedule, t);
+        let [_, of_output] = self.prediction_type.eps_factors(alpha_cumprod);
+        -self.scale * (1.0 - alpha_cumprod).sqrt() / of_output
+    }
+}
+
+/// alpha-bar at a timestep between two: the logarithm of the signal-to-noise ratio is interpolated, as diffusers does it where
+/// it looks for the timestep of a level of noise.
+fn alpha_cumprod_at(schedule: &Schedule, t: f64) -> f64 {
+    let last = schedule.num_train_timesteps() - 1;
+    let t = t.clamp(0.0, last as f64);
+    let (below, above) = (t.floor() as usize, t.ceil() as usize);
+    if below == above {
+        return schedule.alphas_cumprod(below);
+    }
+    let log_snr = |t: usize| (schedule.alphas_cumprod(t) / (1.0 - schedule.alphas_cumprod(t))).ln();
+    let mixed = log_snr(below) + (t - below as f64) * (log_snr(above) - log_snr(below));
+    1.0 / (1.0 + (-mixed).exp())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::diffusion::SchedulerConfig;
+
+    /// Whatever the network predicts, the shifted output stands for the shifted eps.
+    #[test]
+    fn the_shift_of_the_output_is_that_of_eps() {
+        let schedule = SchedulerConfig::default().schedule().unwrap();
+        for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
+        {
+            let factors = ShiftFactors { schedule: schedule.clone(), prediction_type, scale: 3.0 };
+            for t in [0, 10, 500, 999] {
+                let abar = schedule.alphas_cumprod(t);
+                let [of_x, of_output] = prediction_type.eps_factors(abar);
+                let (x, output, gradient) = (0.7, -0.3, 0.2);
+                let eps = of_x * x + of_output * output;
+                let shifted = of_x * x + of_output * (output + factors.at(t as f64) * gradient);
+                let expected = eps - 3.0 * (1.0 - abar).sqrt() * gradient;
+                assert!((shifted - expected).abs() < 1e-9, "{prediction_type:?} at {t}");
+            }
+        }
+    }
+
+    #[test]
+    fn between_two_timesteps_lies_a_level_between_theirs() {
+        let schedule = SchedulerConfig::default().schedule().unwrap();
+        assert_eq!(alpha_cumprod_at(&schedule, 500.0), schedule.alphas_cumprod(500));
+        let middle = alpha_cumprod_at(&schedule, 500.5);
+        assert!(middle < schedule.alphas_cumprod(500) && middle > schedule.alphas_cumprod(501));
+    }
+}
