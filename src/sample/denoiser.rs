@@ -69,7 +69,7 @@ impl Denoiser {
         let coefficients = graph.input("coefficients", coefficients);
         let limits = graph.input("limits", TensorType::f32([batch, 2]));
         let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
-        let evaluation = Evaluation::build(&mut graph, pipeline, precision, guidance, x)?;
+        let evaluation = Evaluation::build(&mut graph, pipeline, precision, guidance, sampler, x)?;
         let norms = graph.scoped(UPDATE, |graph| {
             let inputs = StepInputs { output: evaluation.output, coefficients, limits };
             let noise = Noise { key_step_sample, stream: graph.random_stream() };
@@ -157,6 +157,7 @@ impl Denoiser {
         }
         if steps.iter().any(|step| step.timestep.is_some()) {
             self.evaluation.set_timesteps(&mut self.executor, &timesteps)?;
+            self.evaluation.set_shift(&mut self.executor, images())?;
             self.executor.run()
         } else {
             self.executor.run_from(self.first_of_update)

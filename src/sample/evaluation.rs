@@ -10,6 +10,7 @@ use crate::device::{DeviceError, Executor};
 use crate::graph::{Graph, GraphError, TensorType, ValueId, gradients};
 use crate::model::{Precision, UNetInputs};
 use crate::ops::{self, guidance as guide};
+use crate::sampler::{Sampler, Step};
 
 /// What the network is told beside x and the timestep, of the images of a batch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +54,7 @@ impl Evaluation {
         pipeline: &Pipeline,
         precision: Precision,
         guidance: &Guidance,
+        sampler: &Sampler,
         x: ValueId,
     ) -> Result<Self, SampleError> {
         let config = &pipeline.unet;
@@ -82,7 +84,8 @@ impl Evaluation {
         let mut evaluation =
             Self { output, timesteps, class_labels, null_class, low_resolution, classifier: None };
         if guidance.classifier.is_some() {
-            evaluation.add_classifier(graph, pipeline, precision, guidance, x)?;
+            let is_ddpm = sampler.name == "ddpm";
+            evaluation.add_classifier(graph, pipeline, precision, guidance, (x, is_ddpm))?;
         }
         Ok(evaluation)
     }
@@ -94,7 +97,7 @@ impl Evaluation {
         pipeline: &Pipeline,
         precision: Precision,
         guidance: &Guidance,
-        x: ValueId,
+        (x, is_ddpm): (ValueId, bool),
     ) -> Result<(), SampleError> {
         let Some((classifier, scale)) = &guidance.classifier else { return Ok(()) };
         let rows = TensorType::f32([graph.ty(x).shape[0]]);
@@ -106,7 +109,7 @@ impl Evaluation {
             class_labels: graph.input("class_labels", class_labels),
             d_cross_entropy: graph.input("d_cross_entropy", rows.clone()),
             factors: graph.input("factors", rows),
-            shift: ShiftFactors { schedule, prediction_type, scale: *scale },
+            shift: ShiftFactors { schedule, prediction_type, scale: *scale, is_ddpm },
         });
         let unet_inputs =
             UNetInputs { sample: x, timesteps: inputs.timesteps, class_labels: None, key_step_sample: None };
@@ -147,6 +150,17 @@ impl Evaluation {
         }
     }
 
+    /// Sets how far the classifier's gradient shifts the output of each image, for the steps that are to be taken.
+    pub(super) fn set_shift<'a>(
+        &self,
+        executor: &mut Executor,
+        steps: impl Iterator<Item = Option<&'a Step>>,
+    ) -> Result<(), DeviceError> {
+        let Some(classifier) = &self.classifier else { return Ok(()) };
+        let factors = steps.map(|step| step.map_or(0.0, |step| classifier.shift.of(step)) as f32);
+        executor.write(classifier.factors, &factors.collect::<Vec<f32>>())
+    }
+
     /// Sets the timesteps `[N]` of the next run.
     pub(super) fn set_timesteps(
         &self,
@@ -154,10 +168,7 @@ impl Evaluation {
         timesteps: &[f32],
     ) -> Result<(), DeviceError> {
         if let Some(classifier) = &self.classifier {
-            let factors: Vec<f32> =
-                timesteps.iter().map(|&t| classifier.shift.at(f64::from(t)) as f32).collect();
             executor.write(classifier.timesteps, timesteps)?;
-            executor.write(classifier.factors, &factors)?;
         }
         let copies = if self.null_class.is_some() { 2 } else { 1 };
         executor.write(self.timesteps, &timesteps.repeat(copies))

@@ -3,6 +3,8 @@
 use super::SampleError;
 use crate::checkpoint::{Classifier, Pipeline};
 use crate::diffusion::{PredictionType, Schedule};
+use crate::ops::reverse_step::Update;
+use crate::sampler::Step;
 
 /// How the network's output is guided towards the classes asked for.
 #[derive(Clone, Debug)]
@@ -100,15 +102,28 @@ pub(super) struct ShiftFactors {
     pub(super) schedule: Schedule,
     pub(super) prediction_type: PredictionType,
     pub(super) scale: f64,
+    /// Whether the sampler is DDPM, whose mean is shifted.
+    pub(super) is_ddpm: bool,
 }
 
 impl ShiftFactors {
-    /// The factor at timestep `t`, whole or not.
+    /// The factor in a step that evaluates the network.
     ///
-    /// eps becomes eps - s sqrt(1 - abar) gradient (Dhariwal and Nichol 2021, algorithm 2); the output is shifted by what does
-    /// that to the eps that it stands for. For DDPM this moves the mean as algorithm 1 does, by s times the variance times the
-    /// gradient, the variance being beta_t / sqrt(alpha_t).
-    pub(super) fn at(&self, t: f64) -> f64 {
+    /// In DDPM the mean moves by s sigma^2 gradient (Dhariwal and Nichol 2021, algorithm 1): the output is shifted by what moves
+    /// the mean so far, as long as x_0 is not clipped. Its last step has no variance, and so no guidance. In other samplers,
+    /// see [`ShiftFactors::at`].
+    pub(super) fn of(&self, step: &Step) -> f64 {
+        if !self.is_ddpm {
+            return step.timestep.map_or(0.0, |t| self.at(t));
+        }
+        let Update { x_0: [_, of_output], x, sigma, .. } = &step.update;
+        let mean_of_output = x.x_0 * of_output + x.output;
+        if mean_of_output == 0.0 { 0.0 } else { self.scale * sigma * sigma / mean_of_output }
+    }
+
+    /// The factor at timestep `t`, whole or not, by which eps becomes eps - s sqrt(1 - abar) gradient (algorithm 2): the output
+    /// is shifted by what does that to the eps that it stands for.
+    fn at(&self, t: f64) -> f64 {
         let alpha_cumprod = alpha_cumprod_at(&self.schedule, t);
         let [_, of_output] = self.prediction_type.eps_factors(alpha_cumprod);
         -self.scale * (1.0 - alpha_cumprod).sqrt() / of_output
@@ -134,6 +149,7 @@ fn alpha_cumprod_at(schedule: &Schedule, t: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::diffusion::SchedulerConfig;
+    use crate::sampler::Steps;
 
     /// Whatever the network predicts, the shifted output stands for the shifted eps.
     #[test]
@@ -141,7 +157,8 @@ mod tests {
         let schedule = SchedulerConfig::default().schedule().unwrap();
         for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
         {
-            let factors = ShiftFactors { schedule: schedule.clone(), prediction_type, scale: 3.0 };
+            let factors =
+                ShiftFactors { schedule: schedule.clone(), prediction_type, scale: 3.0, is_ddpm: false };
             for t in [0, 10, 500, 999] {
                 let abar = schedule.alphas_cumprod(t);
                 let [of_x, of_output] = prediction_type.eps_factors(abar);
@@ -150,6 +167,31 @@ mod tests {
                 let shifted = of_x * x + of_output * (output + factors.at(t as f64) * gradient);
                 let expected = eps - 3.0 * (1.0 - abar).sqrt() * gradient;
                 assert!((shifted - expected).abs() < 1e-9, "{prediction_type:?} at {t}");
+            }
+        }
+    }
+
+    /// Algorithm 1 of Dhariwal and Nichol: the mean of each step of DDPM moves by s sigma^2 gradient.
+    #[test]
+    fn the_mean_of_ddpm_moves_by_the_variance_times_the_gradient() {
+        for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
+        {
+            let config =
+                SchedulerConfig { prediction_type, clip_sample: false, ..SchedulerConfig::default() };
+            let schedule = config.schedule().unwrap();
+            let factors = ShiftFactors { schedule, prediction_type, scale: 3.0, is_ddpm: true };
+            let ddpm = crate::sampler::by_name("ddpm").unwrap();
+            let options = crate::sampler::SamplerOptions::new(&config);
+            let Steps::Fixed(steps) = ddpm.start(&config, &options).unwrap() else { unreachable!() };
+            for step in steps.iter().step_by(111) {
+                let mean = |output: f64| {
+                    let [of_x, of_output] = step.update.x_0;
+                    step.update.x.value([of_x * 0.7 + of_output * output, 0.7, output], &[])
+                };
+                let (output, gradient) = (-0.3, 0.2);
+                let moved = mean(output + factors.of(step) * gradient) - mean(output);
+                let expected = 3.0 * step.update.sigma.powi(2) * gradient;
+                assert!((moved - expected).abs() < 1e-12, "{prediction_type:?}: {moved} and {expected}");
             }
         }
     }
