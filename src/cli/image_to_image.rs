@@ -18,7 +18,7 @@ pub(super) struct Args {
     /// How far to noise them, above 0 (hardly) to 1 (little is left of them)
     #[arg(long, default_value_t = 0.5, value_name = "X", allow_negative_numbers = true)]
     strength: f64,
-    /// How to sample: a sampler that can begin in between, ddim or ddpm
+    /// How to sample, as in `sample`
     #[arg(long, default_value = "ddim", value_name = "NAME")]
     sampler: String,
 }
@@ -28,10 +28,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let pipeline = sampling.load()?;
     let (channels, size) = sampling.image_form(&pipeline)?;
     let images = read_images(&args.images, Some(channels), Some(size), args.num_images)?;
-    let request = sampling.request(&pipeline, &args.sampler, images.shape[0])?;
+    let mut request = sampling.request(&pipeline, &args.sampler, images.shape[0])?;
+    request.options.strength = args.strength;
+    // A strength that leaves no step is found before a device is opened or a file is written.
+    request.sampler.start(&pipeline.scheduler, &request.options)?;
     let device = sampling.open().await?;
     let mut progress = SamplingProgress::default();
-    let sampled = image_to_image(&device, &pipeline, &images, args.strength, &request, &mut |state| {
+    let sampled = image_to_image(&device, &pipeline, &images, &request, &mut |state| {
         progress.show(state);
     })
     .await?;

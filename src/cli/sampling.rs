@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
 use ddpm_gpu::device::Device;
+use ddpm_gpu::diffusion::Respacing;
 use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
 use ddpm_gpu::sampler::{self, SamplerOptions};
@@ -111,7 +112,10 @@ impl SamplingArgs {
             Some(labels) => Some(labels),
             None => pipeline.unet.null_class().map(|none| vec![none; num_images]),
         };
-        let options = SamplerOptions { steps: Some(self.steps), ..SamplerOptions::new(&pipeline.scheduler) };
+        let options = SamplerOptions {
+            steps: Some(Respacing::Steps(self.steps)),
+            ..SamplerOptions::new(&pipeline.scheduler)
+        };
         let request = SampleRequest {
             num_images,
             options,

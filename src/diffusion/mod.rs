@@ -9,7 +9,7 @@ mod prediction;
 mod schedule;
 mod timesteps;
 
-pub use config::{ConfigError, SchedulerConfig};
+pub use config::{ConfigError, SchedulerConfig, Thresholding};
 pub use prediction::PredictionType;
 pub use schedule::{BetaSchedule, Posterior, Schedule, ScheduleError, VarianceType};
-pub use timesteps::{TimestepSpacing, TimestepsError};
+pub use timesteps::{Respacing, TimestepSpacing, TimestepsError};

@@ -87,6 +87,16 @@ pub enum VarianceType {
     FixedSmallLog,
     /// That of the forward step, beta_t, the largest that can be right.
     FixedLarge,
+    /// Between the two, in logarithms, by a number that the network gives for each element in a second half of its output
+    /// channels (Nichol and Dhariwal 2021, equation 15).
+    LearnedRange,
+}
+
+impl VarianceType {
+    /// Channels that the network puts out for images of `channels`.
+    pub fn output_channels(self, channels: usize) -> usize {
+        if self == Self::LearnedRange { 2 * channels } else { channels }
+    }
 }
 
 /// A schedule that cannot be used.

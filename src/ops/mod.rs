@@ -17,6 +17,7 @@ pub mod concat;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod dynamic_threshold;
 pub mod embedding;
 pub mod grad_norm;
 pub mod group_norm;
@@ -45,6 +46,7 @@ pub use conv2d::conv2d;
 pub use cpu::{Input, Operands, Output};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
+pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
 pub use group_norm::group_norm;
 pub use linear::linear;
@@ -212,6 +214,7 @@ pub const ALL: &[Room] = rooms![
     conv2d,
     cross_entropy,
     dropout,
+    dynamic_threshold,
     embedding,
     grad_norm,
     group_norm,

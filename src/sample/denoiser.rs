@@ -9,7 +9,7 @@ use crate::model::Precision;
 use crate::ops::philox::Stream;
 use crate::ops::reverse_step::{Noise, StepInputs, Update, X, coefficients_length};
 use crate::ops::step_norms::{Measure, measures_length};
-use crate::ops::{reverse_step, step_norms};
+use crate::ops::{dynamic_threshold, reverse_step, step_norms};
 use crate::sampler::{Clip, Measured, Sampler, Step};
 
 /// The scope of the nodes that follow the evaluation of the network.
@@ -67,11 +67,18 @@ impl Denoiser {
         let kept = graph.state("kept", kept, BufferRole::Inputs);
         let coefficients = TensorType::f32([batch, coefficients_length(slots)]);
         let coefficients = graph.input("coefficients", coefficients);
-        let limits = graph.input("limits", TensorType::f32([batch, 2]));
+        let given_limits = graph.input("limits", TensorType::f32([batch, 2]));
         let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
         let evaluation = Evaluation::build(&mut graph, pipeline, precision, guidance, sampler, x)?;
         let norms = graph.scoped(UPDATE, |graph| {
-            let inputs = StepInputs { output: evaluation.output, coefficients, limits };
+            let output = evaluation.output;
+            let limits = match clip {
+                Clip::None | Clip::Clamp(_) => given_limits,
+                Clip::Dynamic { ratio, max } => {
+                    dynamic_threshold(graph, x, output, coefficients, [ratio, max])?
+                }
+            };
+            let inputs = StepInputs { output, coefficients, limits };
             let noise = Noise { key_step_sample, stream: graph.random_stream() };
             let mut norms = None;
             if sampler.measures {
@@ -91,10 +98,10 @@ impl Denoiser {
             nodes.iter().position(|planned| planned.node.path.starts_with(UPDATE)).unwrap_or(nodes.len());
         let limit = match clip {
             // WGSL has no infinity that drivers must keep; the largest float clamps nothing that is finite.
-            Clip::None => f32::MAX,
+            Clip::None | Clip::Dynamic { .. } => f32::MAX,
             Clip::Clamp(limit) => limit as f32,
         };
-        executor.write(limits, &[limit, 1.0].repeat(batch))?;
+        executor.write(given_limits, &[limit, 1.0].repeat(batch))?;
         Ok(Self {
             executor,
             batch,

@@ -10,7 +10,7 @@ use crate::device::{DeviceError, Executor};
 use crate::graph::{Graph, GraphError, TensorType, ValueId, gradients};
 use crate::model::{Precision, UNetInputs};
 use crate::ops::{self, guidance as guide};
-use crate::sampler::{Sampler, Step};
+use crate::sampler::{Process, Sampler, SamplerOptions, Step};
 
 /// What the network is told beside x and the timestep, of the images of a batch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,7 +22,7 @@ pub struct Conditions<'a> {
 }
 
 /// The part of a graph that evaluates the network at x.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Evaluation {
     /// What the network says, `[N, H, W, out_channels]`, guided.
     pub(super) output: ValueId,
@@ -37,7 +37,7 @@ pub(super) struct Evaluation {
 }
 
 /// What the classifier's part of the graph is given.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct ClassifierInputs {
     timesteps: ValueId,
     class_labels: ValueId,
@@ -84,8 +84,7 @@ impl Evaluation {
         let mut evaluation =
             Self { output, timesteps, class_labels, null_class, low_resolution, classifier: None };
         if guidance.classifier.is_some() {
-            let is_ddpm = sampler.name == "ddpm";
-            evaluation.add_classifier(graph, pipeline, precision, guidance, (x, is_ddpm))?;
+            evaluation.add_classifier(graph, pipeline, precision, guidance, sampler, x)?;
         }
         Ok(evaluation)
     }
@@ -97,19 +96,22 @@ impl Evaluation {
         pipeline: &Pipeline,
         precision: Precision,
         guidance: &Guidance,
-        (x, is_ddpm): (ValueId, bool),
+        sampler: &Sampler,
+        x: ValueId,
     ) -> Result<(), SampleError> {
         let Some((classifier, scale)) = &guidance.classifier else { return Ok(()) };
         let rows = TensorType::f32([graph.ty(x).shape[0]]);
         let class_labels = TensorType::u32(rows.shape.clone());
-        let schedule = pipeline.scheduler.schedule().map_err(|error| SampleError::Sampler(error.into()))?;
+        let options = SamplerOptions::new(&pipeline.scheduler);
+        let levels = Process::new(sampler, &pipeline.scheduler, &options)?.noise_levels();
+        let is_ddpm = sampler.name == "ddpm";
         let prediction_type = pipeline.scheduler.prediction_type;
         let inputs = graph.scoped(CLASSIFIER, |graph| ClassifierInputs {
             timesteps: graph.input("timesteps", rows.clone()),
             class_labels: graph.input("class_labels", class_labels),
             d_cross_entropy: graph.input("d_cross_entropy", rows.clone()),
             factors: graph.input("factors", rows),
-            shift: ShiftFactors { schedule, prediction_type, scale: *scale, is_ddpm },
+            shift: ShiftFactors { levels, prediction_type, scale: *scale, is_ddpm },
         });
         let unet_inputs =
             UNetInputs { sample: x, timesteps: inputs.timesteps, class_labels: None, key_step_sample: None };

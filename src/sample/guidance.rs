@@ -2,9 +2,9 @@
 
 use super::SampleError;
 use crate::checkpoint::{Classifier, Pipeline};
-use crate::diffusion::{PredictionType, Schedule};
+use crate::diffusion::PredictionType;
 use crate::ops::reverse_step::Update;
-use crate::sampler::Step;
+use crate::sampler::{NoiseLevels, Step};
 
 /// How the network's output is guided towards the classes asked for.
 #[derive(Clone, Debug)]
@@ -97,9 +97,9 @@ fn sampler_error<T>(result: Result<T, crate::diffusion::ScheduleError>) -> Resul
 }
 
 /// What the classifier's gradient is multiplied by before it is added to the network's output.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct ShiftFactors {
-    pub(super) schedule: Schedule,
+    pub(super) levels: NoiseLevels,
     pub(super) prediction_type: PredictionType,
     pub(super) scale: f64,
     /// Whether the sampler is DDPM, whose mean is shifted.
@@ -124,24 +124,10 @@ impl ShiftFactors {
     /// The factor at timestep `t`, whole or not, by which eps becomes eps - s sqrt(1 - abar) gradient (algorithm 2): the output
     /// is shifted by what does that to the eps that it stands for.
     fn at(&self, t: f64) -> f64 {
-        let alpha_cumprod = alpha_cumprod_at(&self.schedule, t);
+        let alpha_cumprod = self.levels.at(t).alpha_cumprod;
         let [_, of_output] = self.prediction_type.eps_factors(alpha_cumprod);
         -self.scale * (1.0 - alpha_cumprod).sqrt() / of_output
     }
-}
-
-/// alpha-bar at a timestep between two: the logarithm of the signal-to-noise ratio is interpolated, as diffusers does it where
-/// it looks for the timestep of a level of noise.
-fn alpha_cumprod_at(schedule: &Schedule, t: f64) -> f64 {
-    let last = schedule.num_train_timesteps() - 1;
-    let t = t.clamp(0.0, last as f64);
-    let (below, above) = (t.floor() as usize, t.ceil() as usize);
-    if below == above {
-        return schedule.alphas_cumprod(below);
-    }
-    let log_snr = |t: usize| (schedule.alphas_cumprod(t) / (1.0 - schedule.alphas_cumprod(t))).ln();
-    let mixed = log_snr(below) + (t - below as f64) * (log_snr(above) - log_snr(below));
-    1.0 / (1.0 + (-mixed).exp())
 }
 
 #[cfg(test)]
@@ -149,7 +135,14 @@ fn alpha_cumprod_at(schedule: &Schedule, t: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::diffusion::SchedulerConfig;
-    use crate::sampler::Steps;
+    use crate::sampler::{Process, Steps};
+
+    fn factors(config: &SchedulerConfig, is_ddpm: bool) -> ShiftFactors {
+        let ddpm = crate::sampler::by_name("ddpm").unwrap();
+        let options = crate::sampler::SamplerOptions::new(config);
+        let levels = Process::new(ddpm, config, &options).unwrap().noise_levels();
+        ShiftFactors { levels, prediction_type: config.prediction_type, scale: 3.0, is_ddpm }
+    }
 
     /// Whatever the network predicts, the shifted output stands for the shifted eps.
     #[test]
@@ -157,8 +150,7 @@ mod tests {
         let schedule = SchedulerConfig::default().schedule().unwrap();
         for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
         {
-            let factors =
-                ShiftFactors { schedule: schedule.clone(), prediction_type, scale: 3.0, is_ddpm: false };
+            let factors = factors(&SchedulerConfig { prediction_type, ..SchedulerConfig::default() }, false);
             for t in [0, 10, 500, 999] {
                 let abar = schedule.alphas_cumprod(t);
                 let [of_x, of_output] = prediction_type.eps_factors(abar);
@@ -178,8 +170,7 @@ mod tests {
         {
             let config =
                 SchedulerConfig { prediction_type, clip_sample: false, ..SchedulerConfig::default() };
-            let schedule = config.schedule().unwrap();
-            let factors = ShiftFactors { schedule, prediction_type, scale: 3.0, is_ddpm: true };
+            let factors = factors(&config, true);
             let ddpm = crate::sampler::by_name("ddpm").unwrap();
             let options = crate::sampler::SamplerOptions::new(&config);
             let Steps::Fixed(steps) = ddpm.start(&config, &options).unwrap() else { unreachable!() };
@@ -194,13 +185,5 @@ mod tests {
                 assert!((moved - expected).abs() < 1e-12, "{prediction_type:?}: {moved} and {expected}");
             }
         }
-    }
-
-    #[test]
-    fn between_two_timesteps_lies_a_level_between_theirs() {
-        let schedule = SchedulerConfig::default().schedule().unwrap();
-        assert_eq!(alpha_cumprod_at(&schedule, 500.0), schedule.alphas_cumprod(500));
-        let middle = alpha_cumprod_at(&schedule, 500.5);
-        assert!(middle < schedule.alphas_cumprod(500) && middle > schedule.alphas_cumprod(501));
     }
 }

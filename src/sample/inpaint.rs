@@ -1,11 +1,11 @@
 //! Inpainting with a model that was not trained for it (Lugmayr et al. 2022, "RePaint").
 
 use super::forward_process::add_noise;
-use super::image_to_image::independent_steps;
 use super::{Conditions, Denoiser, Images, SampleError, SampleProgress, SampleRequest, check, init_noise};
 use crate::checkpoint::Pipeline;
 use crate::device::Device;
 use crate::ops::philox::{Stream, normals};
+use crate::sampler::{Sampler, Step, Steps};
 
 /// Streams of the noise of known pixels, and of steps back; see `forward_process` for the others.
 const KNOWN_STREAM: u32 = 0x8000_0004;
@@ -22,6 +22,24 @@ pub struct Inpainting {
     pub jump_length: usize,
     /// r of the paper: how often each stretch of `jump_length` steps is taken; 1 for no jumps.
     pub resample: usize,
+}
+
+/// The steps of a sampler that can go back: each evaluates the network once, at a whole timestep, and keeps nothing.
+fn independent_steps(sampler: &Sampler, steps: Steps) -> Result<Vec<Step>, SampleError> {
+    let is_independent =
+        |step: &Step| step.timestep.is_some_and(|t| t.fract() == 0.0) && step.update.keep.is_empty();
+    match steps {
+        Steps::Fixed(steps)
+            if steps.iter().all(is_independent)
+                && steps.windows(2).all(|pair| pair[0].timestep > pair[1].timestep) =>
+        {
+            Ok(steps)
+        }
+        _ => Err(SampleError::Request(format!(
+            "the sampler `{}` cannot go back to more noise; use ddpm or ddim",
+            sampler.name
+        ))),
+    }
 }
 
 /// A move along the process.

@@ -25,7 +25,7 @@ use crate::graph::{Graph, GraphError, TensorType, ValueId};
 use crate::model::{ModelError, Precision, UNetInputs, WeightsError, from_tensors};
 use crate::ops::philox::{Stream, normals};
 use crate::output::OutputError;
-use crate::sampler::{Measured, Sampler, SamplerError, SamplerOptions, Steps};
+use crate::sampler::{Measured, Sampler, SamplerError, SamplerOptions};
 use evaluation::CLASSIFIER;
 
 /// Stream of x_T; the nodes of a graph count from 1.
@@ -86,9 +86,6 @@ pub struct SampleRequest {
     pub precision: Precision,
     /// x_T `[N, H, W, C]` in place of drawn noise.
     pub init_noise: Option<Images>,
-    /// Number of the sampler's first step that is taken; others than 0 only with `init_noise`, and with samplers whose steps
-    /// are known beforehand.
-    pub first_step: usize,
     /// What steers towards the classes.
     pub guidance: Guidance,
     /// The smaller images that a super-resolution model enlarges.
@@ -109,7 +106,6 @@ impl SampleRequest {
             batch_size: 64,
             precision: Precision::F32,
             init_noise: None,
-            first_step: 0,
             guidance: Guidance::default(),
             low_resolution: None,
             frames: 0,
@@ -164,10 +160,7 @@ pub async fn sample(
     let [height, width] = pipeline.unet.image_size()?;
     let image = [height, width, pipeline.unet.image_channels()];
     check(pipeline, request, image)?;
-    let steps = match request.sampler.start(&pipeline.scheduler, &request.options)? {
-        Steps::Fixed(steps) => Steps::Fixed(steps.into_iter().skip(request.first_step).collect()),
-        adaptive => adaptive,
-    };
+    let steps = request.sampler.start(&pipeline.scheduler, &request.options)?;
     let low_resolution = match &request.low_resolution {
         Some(low) => Some(low.prepare(pipeline, request.seed)?),
         None => None,
@@ -237,10 +230,18 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
     if request.num_images == 0 || request.batch_size == 0 {
         return fault("the number of images and the batch size must be at least 1".to_owned());
     }
-    if pipeline.unet.out_channels != image[2] {
+    if request.sampler.inverts && request.init_noise.is_none() {
         return fault(format!(
-            "the model has {} output channels for {} input channels; models with learned variance cannot be sampled",
-            pipeline.unet.out_channels, image[2]
+            "the sampler `{}` leads from images to noise; give it the images as the initial noise, --init-noise",
+            request.sampler.name
+        ));
+    }
+    let (channels, outputs) = (image[2], pipeline.unet.out_channels);
+    let expected = pipeline.scheduler.variance_type.output_channels(channels);
+    if ![expected, 2 * channels].contains(&outputs) {
+        return fault(format!(
+            "the model has {outputs} output channels for {channels} input channels; its scheduler config asks for \
+             {expected}: see variance_type"
         ));
     }
     request.guidance.check(pipeline)?;

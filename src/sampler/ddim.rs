@@ -12,7 +12,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     default_steps: Some(50),
     slots: 0,
     measures: false,
-    choices: &[Choice::Steps, Choice::Eta],
+    inverts: false,
+    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength, Choice::Eta],
     steps,
 };
 
@@ -23,13 +24,17 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         return Err(SamplerError::EtaRange(eta));
     }
     let timesteps = process.timesteps()?;
-    let stride = process.config.num_train_timesteps / process.steps;
+    let stride = process.stride();
     let last = if process.config.set_alpha_to_one { process.image() } else { process.level(0) };
 
-    let step = |&t: &usize| {
+    let step = |(i, &t): (usize, &usize)| {
         // One stride back, which with linspace spacing need not be the next timestep visited: as diffusers has it.
         let level = process.level(t);
-        let next = t.checked_sub(stride).map_or(last, |next| process.level(next));
+        let next = match stride {
+            Some(stride) => t.checked_sub(stride),
+            None => timesteps.get(i + 1).copied(),
+        };
+        let next = next.map_or(last, |next| process.level(next));
 
         // Equation 16: eta times the standard deviation that DDPM's posterior has.
         let variance = Posterior::between(level.alpha_cumprod, next.alpha_cumprod).variance;
@@ -43,5 +48,5 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
 
         Step::at(t as f64, Update::new(level.x_0(), x).noise(sigma))
     };
-    Ok(Steps::Fixed(timesteps.iter().map(step).collect()))
+    Ok(Steps::Fixed(timesteps.iter().enumerate().map(step).collect()))
 }

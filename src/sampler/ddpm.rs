@@ -10,12 +10,13 @@ pub(super) const SAMPLER: Sampler = Sampler {
     default_steps: None,
     slots: 0,
     measures: false,
-    choices: &[Choice::Steps],
+    inverts: false,
+    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
     steps,
 };
 
 /// The steps of diffusers' `DDPMScheduler`.
-fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
+pub(super) fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let timesteps = process.timesteps()?;
     let step = |(i, &t): (usize, &usize)| {
         // The next timestep visited; after the last one lies the image itself.
@@ -26,15 +27,19 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let posterior = Posterior::between(level.alpha_cumprod, next.alpha_cumprod);
         let mean = posterior.mean_of_x_start * X_0 + posterior.mean_of_x_t * X;
 
-        // Section 3.2: sigma_t^2 is the posterior's variance or beta_t. No noise is added at t = 0 (algorithm 2,
-        // line 3). With `steps_offset` the last timestep is not 0, and diffusers' 1e-20 shows.
-        let variance = match process.config.variance_type {
-            VarianceType::FixedSmall | VarianceType::FixedSmallLog => posterior.variance.max(1e-20),
-            VarianceType::FixedLarge => posterior.beta,
+        // Section 3.2: sigma_t^2 is the posterior's variance or beta_t, or learned between the two (Nichol and Dhariwal
+        // 2021, equation 15). With `steps_offset` the last timestep is not 0, and diffusers' 1e-20 shows.
+        let (small, large) = (posterior.variance.max(1e-20), posterior.beta);
+        let (variance, log_range) = match process.config.variance_type {
+            VarianceType::FixedSmall | VarianceType::FixedSmallLog => (small, 0.0),
+            VarianceType::FixedLarge => (large, 0.0),
+            VarianceType::LearnedRange => ((small * large).sqrt(), (large / small).ln() / 4.0),
         };
-        let sigma = if t > 0 { variance.sqrt() } else { 0.0 };
+        let update = Update::new(level.x_0(), mean);
+        // No noise is added at t = 0 (algorithm 2, line 3).
+        let update = if t > 0 { Update { sigma: variance.sqrt(), log_range, ..update } } else { update };
 
-        Step::at(t as f64, Update::new(level.x_0(), mean).noise(sigma))
+        Step::at(level.timestep, update)
     };
     Ok(Steps::Fixed(timesteps.iter().enumerate().map(step).collect()))
 }

@@ -10,13 +10,22 @@
 //! Adding one takes one file and one line in [`ALL`].
 
 mod ddim;
+mod ddim_inverse;
 mod ddpm;
+mod dpmpp_2m;
+mod dpmpp_2m_sde;
+mod euler;
+mod heun;
+mod ode;
 mod options;
+mod pc;
+mod pndm;
 mod process;
 mod run;
+mod unipc;
 
 pub use options::{Choice, Clip, SamplerError, SamplerOptions};
-pub use process::{Level, Process};
+pub use process::{Level, NoiseLevels, Process};
 pub use run::{Adaptive, Measured, Run, Step, Steps};
 
 use crate::diffusion::SchedulerConfig;
@@ -34,6 +43,8 @@ pub struct Sampler {
     pub slots: usize,
     /// Whether its steps measure.
     pub measures: bool,
+    /// Whether it leads the other way, from images to noise.
+    pub inverts: bool,
     /// The options that it heeds; others are refused.
     pub choices: &'static [Choice],
     /// The steps from noise to image, in the order in which they are taken.
@@ -41,7 +52,20 @@ pub struct Sampler {
 }
 
 /// Every sampler.
-pub const ALL: &[Sampler] = &[ddpm::SAMPLER, ddim::SAMPLER];
+pub const ALL: &[Sampler] = &[
+    ddpm::SAMPLER,
+    ddim::SAMPLER,
+    pndm::PNDM,
+    pndm::PLMS,
+    dpmpp_2m::SAMPLER,
+    dpmpp_2m_sde::SAMPLER,
+    unipc::SAMPLER,
+    euler::SAMPLER,
+    heun::SAMPLER,
+    ode::SAMPLER,
+    pc::SAMPLER,
+    ddim_inverse::SAMPLER,
+];
 
 /// The sampler of that name.
 ///
@@ -52,6 +76,13 @@ pub fn by_name(name: &str) -> Result<&'static Sampler, SamplerError> {
         let known: Vec<&str> = ALL.iter().map(|sampler| sampler.name).collect();
         SamplerError::Unknown { name: name.to_owned(), known: known.join(", ") }
     })
+}
+
+/// The samplers, a line each, for `--help`.
+pub fn help() -> String {
+    let width = ALL.iter().map(|sampler| sampler.name.len()).max().unwrap_or(0);
+    let line = |sampler: &Sampler| format!("- {:width$}  {}", sampler.name, sampler.description);
+    ALL.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 impl Sampler {

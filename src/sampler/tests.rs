@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::diffusion::{TimestepSpacing, VarianceType};
+use crate::diffusion::{Respacing, TimestepSpacing, VarianceType};
 use crate::ops::reverse_step::Update;
 use crate::workbench::Walk;
 
@@ -12,7 +12,7 @@ fn steps_of(
     steps: usize,
     eta: Option<f64>,
 ) -> Result<Steps, SamplerError> {
-    let options = SamplerOptions { steps: Some(steps), eta, ..SamplerOptions::new(config) };
+    let options = SamplerOptions { steps: Some(Respacing::Steps(steps)), eta, ..SamplerOptions::new(config) };
     by_name(name)?.start(config, &options)
 }
 
@@ -56,23 +56,58 @@ fn a_perfect_network_recovers_the_image() {
     }
 }
 
+/// No number of steps, spacing, prediction type or clipping divides by zero.
 #[test]
 fn every_number_of_steps_has_finite_coefficients() {
-    for spacing in [TimestepSpacing::Leading, TimestepSpacing::Trailing, TimestepSpacing::Linspace] {
+    use crate::diffusion::PredictionType::{Epsilon, Sample, VPrediction};
+    let spacings = TimestepSpacing::ALL
+        .iter()
+        .flat_map(|&spacing| [Epsilon, Sample, VPrediction].map(|kind| (spacing, kind)));
+    for (timestep_spacing, prediction_type) in spacings {
         let config = SchedulerConfig {
             num_train_timesteps: 60,
-            timestep_spacing: spacing,
+            timestep_spacing,
+            prediction_type,
             ..SchedulerConfig::default()
         };
-        for steps in 1..=60 {
-            for (name, eta) in [("ddpm", None), ("ddim", None), ("ddim", Some(1.0))] {
-                let found = fixed(steps_of(name, &config, steps, eta).unwrap());
-                assert_eq!(found.len(), steps);
-                for step in found {
-                    let k = step.update.coefficients(1);
-                    assert!(k.iter().all(|k| k.is_finite()), "{name}, {steps} steps: {k:?}");
+        for (sampler, steps) in ALL.iter().flat_map(|sampler| (1..=60).map(move |steps| (sampler, steps))) {
+            for clip in [Clip::None, Clip::Clamp(1.0)] {
+                let steps = (sampler.name != "ode").then_some(Respacing::Steps(steps));
+                let options = SamplerOptions { steps, clip, ..SamplerOptions::new(&config) };
+                let found = match sampler.start(&config, &options) {
+                    Ok(found) => found,
+                    // `pndm` needs 4 steps, and multistep samplers tell 60 steps apart with trailing spacing only.
+                    Err(SamplerError::FewSteps { .. } | SamplerError::Timesteps(_)) => continue,
+                    Err(error) => unreachable!("{error}"),
+                };
+                let mut run = found.run(1);
+                while let Some(steps) = run.next(&[Measured { value: 0.5, noise: 1.0 }]) {
+                    let k = steps[0].update.coefficients(sampler.slots.max(1));
+                    assert!(k.iter().all(|k| k.is_finite()), "{}, {options:?}: {k:?}", sampler.name);
                 }
+                assert!(run.progress() > 1.0 - 1e-9, "{}", sampler.name);
             }
+        }
+    }
+}
+
+/// Image-to-image begins on the way: with the noisiest timesteps left out.
+#[test]
+fn a_strength_leaves_the_noisiest_timesteps_out() {
+    let config = SchedulerConfig::default();
+    for sampler in ALL.iter().filter(|sampler| sampler.choices.contains(&Choice::Strength)) {
+        let steps = sampler.choices.contains(&Choice::Steps).then_some(Respacing::Steps(20));
+        let options = SamplerOptions { steps, strength: 0.5, ..SamplerOptions::new(&config) };
+        let first = sampler.start(&config, &options).unwrap().run(1).next(&[]).unwrap()[0].timestep.unwrap();
+        let inverted = sampler.inverts && first == 0.0;
+        assert!(
+            inverted || (300.0..=550.0).contains(&first) || sampler.name == "euler" || sampler.name == "heun",
+            "{}: {first}",
+            sampler.name
+        );
+        for strength in [0.0, 1.5, f64::NAN] {
+            let options = SamplerOptions { strength, ..options.clone() };
+            assert!(matches!(sampler.start(&config, &options), Err(SamplerError::Strength(_))));
         }
     }
 }
@@ -81,7 +116,8 @@ fn every_number_of_steps_has_finite_coefficients() {
 fn refuses_in_one_sentence() {
     let config = SchedulerConfig::default();
     let refused = |name: &str, steps, eta| steps_of(name, &config, steps, eta).unwrap_err().to_string();
-    assert_eq!(refused("zigzag", 10, None), "there is no sampler `zigzag`; the samplers are: ddpm, ddim");
+    let unknown = refused("zigzag", 10, None);
+    assert!(unknown.starts_with("there is no sampler `zigzag`; the samplers are: ddpm, ddim, "), "{unknown}");
     for name in ["ddpm", "ddim"] {
         assert_eq!(refused(name, 0, None), "cannot sample in 0 steps: this model takes from 1 to 1000");
         assert_eq!(refused(name, 1001, None), "cannot sample in 1001 steps: this model takes from 1 to 1000");
@@ -90,3 +126,5 @@ fn refuses_in_one_sentence() {
     assert!(refused("ddim", 10, Some(f64::NAN)).starts_with("eta is NaN"));
     assert!(refused("ddpm", 10, Some(0.5)).starts_with("the sampler `ddpm` takes no --eta"));
 }
+
+mod mixture;

@@ -9,7 +9,7 @@ use super::{TrainError, TrainOptions, Trainer};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{Batch, Dataset, Loader, LoaderOptions};
 use crate::device::Device;
-use crate::diffusion::SchedulerConfig;
+use crate::diffusion::{Respacing, SchedulerConfig};
 use crate::model::{SuperResolution, UNetConfig};
 use crate::ops::loss_scale::LossScale;
 use crate::output::{GridOptions, tile};
@@ -373,7 +373,8 @@ async fn draw(
     };
     let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
     let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
-    let options = SamplerOptions { steps: Some(steps), ..SamplerOptions::new(&pipeline.scheduler) };
+    let options =
+        SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&pipeline.scheduler) };
     let request = SampleRequest {
         options,
         num_images: match (&low_resolution, &class_labels) {

@@ -59,10 +59,19 @@ impl Walk {
     /// x_0 as the sampler sees it.
     fn x_0(&self, [of_x, of_output]: [f64; 2]) -> Vec<f64> {
         let x_0: Vec<f64> = self.x.iter().zip(&self.output).map(|(x, o)| of_x * x + of_output * o).collect();
-        match self.clip {
-            Clip::None => x_0,
-            Clip::Clamp(limit) => x_0.into_iter().map(|x_0| x_0.clamp(-limit, limit)).collect(),
-        }
+        let (limit, factor) = match self.clip {
+            Clip::None => return x_0,
+            Clip::Clamp(limit) => (limit, 1.0),
+            Clip::Dynamic { ratio, max } => {
+                let mut sorted: Vec<f64> = x_0.iter().map(|x_0| x_0.abs()).collect();
+                sorted.sort_by(f64::total_cmp);
+                let rank = ratio * (sorted.len() - 1) as f64;
+                let (low, high) = (sorted[rank.floor() as usize], sorted[rank.ceil() as usize]);
+                let s = (low + rank.fract() * (high - low)).clamp(1.0, max);
+                (s, 1.0 / s)
+            }
+        };
+        x_0.into_iter().map(|x_0| x_0.clamp(-limit, limit) * factor).collect()
     }
 
     /// x_0, x and output of one element, and what is kept of it.
