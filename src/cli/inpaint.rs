@@ -41,7 +41,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let (channels, size) = sampling.image_form(&pipeline)?;
     let images = read_images(&args.images, Some(channels), Some(size), args.num_images)?;
     let count = images.shape[0];
-    let masks = read_images(&args.mask, Some(1), Some(size), count)?;
+    let masks = read_images(&args.mask, Some(1), Some(size), usize::MAX)?;
     if masks.shape[0] != 1 && masks.shape[0] != count {
         bail!("--mask has {} masks for {count} images; give one, or one for each image", masks.shape[0]);
     }
