@@ -15,8 +15,7 @@ use common::network::random_batch;
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::device::{Device, Selection};
 use ddpm_gpu::model::{Precision, Preset};
-use ddpm_gpu::ops::philox::Stream;
-use ddpm_gpu::sample::Denoiser;
+use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
 use ddpm_gpu::train::{TrainOptions, Trainer};
 use pollster::block_on;
@@ -61,6 +60,7 @@ impl Peer {
             let options = SamplerOptions::new(&self.pipeline.scheduler);
             let steps = ddim.start(&self.pipeline.scheduler, &options).expect("50 steps");
             let step = steps.run(self.batch_size).next(&[]).expect("a first step");
+            let guidance = Guidance::default();
             let denoiser = Denoiser::new(
                 &self.device,
                 &self.pipeline,
@@ -68,10 +68,11 @@ impl Peer {
                 Precision::F32,
                 ddim,
                 options.clip,
+                &guidance,
             );
             let mut denoiser = block_on(denoiser).expect("the model fits");
             let x_t = random_batch(&self.pipeline.unet, self.batch_size).images;
-            denoiser.start(&x_t, None).expect("the images have their size");
+            denoiser.start(&x_t, Conditions::default()).expect("the images have their size");
             (denoiser, step)
         });
         let mut timed = || {

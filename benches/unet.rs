@@ -16,7 +16,7 @@ use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::model::Precision;
-use ddpm_gpu::sample::Denoiser;
+use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
 use ddpm_gpu::train::{TrainOptions, Trainer};
 use pollster::block_on;
@@ -66,9 +66,11 @@ impl Sampling {
         let batch_size = Network::named("S").batch_size;
         let steps = ddim.start(&pipeline.scheduler, &options).expect("there are 50 steps");
         let step = steps.run(batch_size).next(&[]).expect("there is a first step");
-        let denoiser = Denoiser::new(device, &pipeline, batch_size, Precision::F32, ddim, options.clip);
+        let guidance = Guidance::default();
+        let denoiser =
+            Denoiser::new(device, &pipeline, batch_size, Precision::F32, ddim, options.clip, &guidance);
         let mut denoiser = block_on(denoiser).expect("the model fits");
-        denoiser.start(&batch().images, None).expect("the images have their size");
+        denoiser.start(&batch().images, Conditions::default()).expect("the images have their size");
         Self { denoiser, step }
     }
 

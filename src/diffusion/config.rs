@@ -167,7 +167,6 @@ impl SchedulerConfig {
             return Err(unsupported("_class_name", &json!(self.class_name), reason));
         }
         self.thresholding()?;
-        }
         let range = self.clip_sample_range;
         if range <= 0.0 || !range.is_finite() {
             return Err(unsupported("clip_sample_range", &json!(range), "it must be positive".to_owned()));

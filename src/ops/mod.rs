@@ -11,15 +11,18 @@ mod variant;
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod average_pool;
 pub mod calibration;
 pub mod cast;
 pub mod concat;
 pub mod conv2d;
+pub mod cross_entropy;
 pub mod dropout;
 pub mod dynamic_threshold;
 pub mod embedding;
 pub mod grad_norm;
 pub mod group_norm;
+pub mod guidance;
 pub mod linear;
 pub mod loss_scale;
 pub mod philox;
@@ -38,11 +41,13 @@ use std::fmt::Debug;
 
 pub use add::add;
 pub use attention::attention;
+pub use average_pool::average_pool;
 pub use case::{Case, Fill};
 pub use cast::cast;
 pub use concat::concat;
 pub use conv2d::conv2d;
 pub use cpu::{Input, Operands, Output};
+pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
@@ -208,15 +213,18 @@ pub const ALL: &[Room] = rooms![
     adamw,
     add,
     attention,
+    average_pool,
     calibration,
     cast,
     concat,
     conv2d,
+    cross_entropy,
     dropout,
     dynamic_threshold,
     embedding,
     grad_norm,
     group_norm,
+    guidance,
     linear,
     loss_scale,
     philox,

@@ -1,7 +1,7 @@
 //! A model prepared to take denoising steps on one device.
 
 use super::evaluation::Evaluation;
-use super::{SampleError, prepare_with_weights};
+use super::{Conditions, Guidance, SampleError, prepare_with_weights};
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{BufferRole, Graph, GraphError, TensorType, ValueId};
@@ -44,7 +44,7 @@ pub struct Denoiser {
 
 impl Denoiser {
     /// Prepares `pipeline` on `device` for batches of `batch` images and the steps of `sampler`, with activations of
-    /// `precision` and estimates of x_0 clipped by `clip`.
+    /// `precision` and estimates of x_0 clipped by `clip`, towards what `guidance` says.
     ///
     /// # Errors
     /// [`SampleError`] for a model that cannot be built or does not fit the device.
@@ -55,20 +55,21 @@ impl Denoiser {
         precision: Precision,
         sampler: &Sampler,
         clip: Clip,
+        guidance: &Guidance,
     ) -> Result<Self, SampleError> {
         let config = &pipeline.unet;
         let [height, width] = config.image_size()?;
         let slots = sampler.slots.max(1);
         let mut graph = Graph::new();
-        let image = TensorType::f32([batch, height, width, config.in_channels]);
-        let kept = TensorType::f32([slots, batch, height, width, config.in_channels]);
+        let image = TensorType::f32([batch, height, width, config.image_channels()]);
+        let kept = TensorType::f32([slots, batch, height, width, config.image_channels()]);
         let x = graph.state("x", image, BufferRole::Inputs);
         let kept = graph.state("kept", kept, BufferRole::Inputs);
         let coefficients = TensorType::f32([batch, coefficients_length(slots)]);
         let coefficients = graph.input("coefficients", coefficients);
         let given_limits = graph.input("limits", TensorType::f32([batch, 2]));
         let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
-        let evaluation = Evaluation::build(&mut graph, config, precision, x)?;
+        let evaluation = Evaluation::build(&mut graph, pipeline, precision, guidance, sampler, x)?;
         let norms = graph.scoped(UPDATE, |graph| {
             let output = evaluation.output;
             let limits = match clip {
@@ -91,7 +92,7 @@ impl Denoiser {
         // The output is kept, so that its memory still holds it when the second part runs again.
         let mut keep = vec![x, evaluation.output];
         keep.extend(norms.as_ref().map(|norms| norms.norms));
-        let mut executor = prepare_with_weights(device, &graph, pipeline, &keep).await?;
+        let mut executor = prepare_with_weights(device, &graph, pipeline, guidance, &keep).await?;
         let nodes = &executor.plan().nodes;
         let first_of_update =
             nodes.iter().position(|planned| planned.node.path.starts_with(UPDATE)).unwrap_or(nodes.len());
@@ -115,14 +116,22 @@ impl Denoiser {
         })
     }
 
-    /// Sets x_T `[N, H, W, C]` and the classes `[N]`.
+    /// Sets x_T `[N, H, W, C]`, and what the network is told of the images.
     ///
     /// # Errors
     /// [`DeviceError`] for contents of another length.
-    pub fn start(&mut self, x_t: &[f32], class_labels: Option<&[u32]>) -> Result<(), DeviceError> {
+    pub fn start(&mut self, x_t: &[f32], conditions: Conditions<'_>) -> Result<(), DeviceError> {
         self.noises = 0;
-        self.executor.write(self.x, x_t)?;
-        self.evaluation.start(&mut self.executor, class_labels)
+        self.set_images(x_t)?;
+        self.evaluation.start(&mut self.executor, conditions)
+    }
+
+    /// Sets x `[N, H, W, C]` between two steps.
+    ///
+    /// # Errors
+    /// [`DeviceError`] for contents of another length.
+    pub fn set_images(&mut self, x: &[f32]) -> Result<(), DeviceError> {
+        self.executor.write(self.x, x)
     }
 
     /// Takes one step: one for all images, or one for each; images beyond the last step stay as they are.
@@ -155,6 +164,7 @@ impl Denoiser {
         }
         if steps.iter().any(|step| step.timestep.is_some()) {
             self.evaluation.set_timesteps(&mut self.executor, &timesteps)?;
+            self.evaluation.set_shift(&mut self.executor, images())?;
             self.executor.run()
         } else {
             self.executor.run_from(self.first_of_update)

@@ -2,8 +2,21 @@
 
 mod denoiser;
 mod evaluation;
+mod forward_process;
+mod guidance;
+mod image_to_image;
+mod inpaint;
+mod interpolate;
+mod low_resolution;
 
 pub use denoiser::Denoiser;
+pub use evaluation::Conditions;
+pub use forward_process::forward_process;
+pub use guidance::Guidance;
+pub use image_to_image::image_to_image;
+pub use inpaint::{Inpainting, inpaint};
+pub use interpolate::{invert, noise_of_seed, slerp};
+pub use low_resolution::LowResolution;
 
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
@@ -13,6 +26,7 @@ use crate::model::{ModelError, Precision, UNetInputs, WeightsError, from_tensors
 use crate::ops::philox::{Stream, normals};
 use crate::output::OutputError;
 use crate::sampler::{Measured, Sampler, SamplerError, SamplerOptions};
+use evaluation::CLASSIFIER;
 
 /// Stream of x_T; the nodes of a graph count from 1.
 const INIT_NOISE_STREAM: u32 = 0;
@@ -72,6 +86,10 @@ pub struct SampleRequest {
     pub precision: Precision,
     /// x_T `[N, H, W, C]` in place of drawn noise.
     pub init_noise: Option<Images>,
+    /// What steers towards the classes.
+    pub guidance: Guidance,
+    /// The smaller images that a super-resolution model enlarges.
+    pub low_resolution: Option<LowResolution>,
     /// How many x_t to keep along the way, for an animation.
     pub frames: usize,
 }
@@ -88,8 +106,26 @@ impl SampleRequest {
             batch_size: 64,
             precision: Precision::F32,
             init_noise: None,
+            guidance: Guidance::default(),
+            low_resolution: None,
             frames: 0,
         }
+    }
+
+    /// Refuses what makes no sense or does not fit the model.
+    ///
+    /// # Errors
+    /// [`SampleError::Request`] in one sentence.
+    pub fn check(&self, pipeline: &Pipeline) -> Result<(), SampleError> {
+        let [height, width] = pipeline.unet.image_size()?;
+        check(pipeline, self, [height, width, pipeline.unet.image_channels()])
+    }
+
+    /// The classes of images `first..first + count`, filled up to a whole batch.
+    fn batch_labels(&self, first: usize, count: usize, batch: usize) -> Option<Vec<u32>> {
+        let mut labels = self.class_labels.as_ref()?[first..first + count].to_vec();
+        labels.resize(batch, 0);
+        Some(labels)
     }
 }
 
@@ -122,12 +158,17 @@ pub async fn sample(
     progress: &mut (dyn FnMut(SampleProgress) + Send),
 ) -> Result<Sampled, SampleError> {
     let [height, width] = pipeline.unet.image_size()?;
-    let image = [height, width, pipeline.unet.in_channels];
+    let image = [height, width, pipeline.unet.image_channels()];
     check(pipeline, request, image)?;
     let steps = request.sampler.start(&pipeline.scheduler, &request.options)?;
+    let low_resolution = match &request.low_resolution {
+        Some(low) => Some(low.prepare(pipeline, request.seed)?),
+        None => None,
+    };
     let batch = request.batch_size.min(request.num_images);
     let (sampler, clip) = (request.sampler, request.options.clip);
-    let mut denoiser = Denoiser::new(device, pipeline, batch, request.precision, sampler, clip).await?;
+    let mut denoiser =
+        Denoiser::new(device, pipeline, batch, request.precision, sampler, clip, &request.guidance).await?;
     let elements: usize = image.iter().product();
     let batches = request.num_images.div_ceil(batch);
     let mut frames = vec![Vec::new(); request.frames];
@@ -140,12 +181,14 @@ pub async fn sample(
         };
         // The last batch may be short: the rest of it is denoised from zeros and thrown away.
         x_t.resize(batch * elements, 0.0);
-        let labels = request.class_labels.as_ref().map(|labels| {
-            let mut labels = labels[first..first + count].to_vec();
-            labels.resize(batch, 0);
-            labels
+        let labels = request.batch_labels(first, count, batch);
+        let low = low_resolution.as_ref().map(|low| {
+            let mut low = low[first * elements..(first + count) * elements].to_vec();
+            low.resize(batch * elements, 0.0);
+            low
         });
-        denoiser.start(&x_t, labels.as_deref())?;
+        let conditions = Conditions { class_labels: labels.as_deref(), low_resolution: low.as_deref() };
+        denoiser.start(&x_t, conditions)?;
         let mut run = steps.run(count);
         let mut frame = 0;
         let mut measured: Vec<Measured> = vec![Measured::default(); count];
@@ -193,7 +236,7 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
             request.sampler.name
         ));
     }
-    let (channels, outputs) = (pipeline.unet.in_channels, pipeline.unet.out_channels);
+    let (channels, outputs) = (image[2], pipeline.unet.out_channels);
     let expected = pipeline.scheduler.variance_type.output_channels(channels);
     if ![expected, 2 * channels].contains(&outputs) {
         return fault(format!(
@@ -201,7 +244,30 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
              {expected}: see variance_type"
         ));
     }
-    check_labels(pipeline, request.class_labels.as_deref(), request.num_images)?;
+    request.guidance.check(pipeline)?;
+    match (&pipeline.unet.super_resolution, &request.low_resolution) {
+        (Some(model), None) => {
+            let size = model.low_size;
+            return fault(format!("the model enlarges images of {size}x{size}: give low-resolution images"));
+        }
+        (_, Some(low)) if low.images.shape[0] != request.num_images => {
+            return fault(format!(
+                "there are {} low-resolution images for {} images",
+                low.images.shape[0], request.num_images
+            ));
+        }
+        _ => {}
+    }
+    let labels = request.class_labels.as_deref();
+    if let Some((classifier, _)) = &request.guidance.classifier {
+        match labels {
+            Some(labels) => check_label_range(classifier.config.num_classes, labels, request.num_images)?,
+            None => return fault("a classifier guides towards classes: say which class to draw".to_owned()),
+        }
+    }
+    if request.guidance.classifier.is_none() || pipeline.unet.num_class_embeds.is_some() {
+        check_labels(pipeline, labels, request.num_images)?;
+    }
     if let Some(noise) = &request.init_noise {
         let [h, w, c] = image;
         let expected = [request.num_images, h, w, c];
@@ -217,19 +283,26 @@ fn check_labels(pipeline: &Pipeline, labels: Option<&[u32]>, images: usize) -> R
     let fault = |text: String| Err(SampleError::Request(text));
     match (pipeline.unet.num_class_embeds, labels) {
         (None, Some(_)) => fault("the model is unconditional; leave the class labels out".to_owned()),
-        (Some(classes), None) => {
+        (Some(_), None) => {
+            let classes = pipeline.unet.classes().unwrap_or_default();
             fault(format!("the model is conditional on {classes} classes; say which class to draw"))
         }
-        (Some(_), Some(labels)) if labels.len() != images => {
-            fault(format!("there are {} class labels for {images} images", labels.len()))
-        }
-        (Some(classes), Some(labels)) => match labels.iter().find(|&&label| label as usize >= classes) {
-            Some(label) => {
-                fault(format!("there is no class {label}; the model has classes 0 to {}", classes - 1))
-            }
-            None => Ok(()),
-        },
+        // The class that means none can be drawn as well.
+        (Some(embeds), Some(labels)) => check_label_range(embeds, labels, images),
         (None, None) => Ok(()),
+    }
+}
+
+fn check_label_range(classes: usize, labels: &[u32], images: usize) -> Result<(), SampleError> {
+    let fault = |text: String| Err(SampleError::Request(text));
+    if labels.len() != images {
+        return fault(format!("there are {} class labels for {images} images", labels.len()));
+    }
+    match labels.iter().find(|&&label| label as usize >= classes) {
+        Some(label) => {
+            fault(format!("there is no class {label}; the model has classes 0 to {}", classes - 1))
+        }
+        None => Ok(()),
     }
 }
 
@@ -238,9 +311,15 @@ async fn prepare_with_weights(
     device: &Device,
     graph: &Graph,
     pipeline: &Pipeline,
+    guidance: &Guidance,
     keep: &[ValueId],
 ) -> Result<Executor, SampleError> {
-    let weights = from_tensors(graph, &pipeline.weights)?;
+    let mut tensors = pipeline.weights.clone();
+    if let Some((classifier, _)) = &guidance.classifier {
+        let named = classifier.weights.iter();
+        tensors.extend(named.map(|(name, tensor)| (format!("{CLASSIFIER}.{name}"), tensor.clone())));
+    }
+    let weights = from_tensors(graph, &tensors)?;
     let mut executor = device.prepare(graph, keep).await?;
     for (parameter, data) in graph.parameters().iter().zip(&weights) {
         executor.write(parameter.value, data)?;
@@ -282,7 +361,8 @@ pub async fn predict(
         key_step_sample: None,
     };
     let output = precision.unet(&mut graph, &pipeline.unet, inputs)?;
-    let mut executor = prepare_with_weights(device, &graph, pipeline, &[output]).await?;
+    let mut executor =
+        prepare_with_weights(device, &graph, pipeline, &Guidance::default(), &[output]).await?;
     executor.write(inputs.sample, &x_t.data)?;
     executor.write(inputs.timesteps, timesteps)?;
     if let (Some(id), Some(labels)) = (inputs.class_labels, class_labels) {
