@@ -142,6 +142,26 @@ impl Denoiser {
     /// # Errors
     /// [`DeviceError`], also for trouble in earlier steps.
     pub fn step(&mut self, steps: &[Step], seed: u64, first: u32) -> Result<(), DeviceError> {
+        let first_of_update = self.first_of_update;
+        let executor = self.prepare_step(steps, seed, first)?;
+        if steps.iter().any(|step| step.timestep.is_some()) {
+            executor.run()
+        } else {
+            executor.run_from(first_of_update)
+        }
+    }
+
+    /// Writes the inputs of a step, as [`Denoiser::step`] takes it, and gives the executor, which is then to run once: for
+    /// profiles of steps that evaluate the network.
+    ///
+    /// # Errors
+    /// [`DeviceError`], also for trouble in earlier steps.
+    pub fn prepare_step(
+        &mut self,
+        steps: &[Step],
+        seed: u64,
+        first: u32,
+    ) -> Result<&mut Executor, DeviceError> {
         let none = Update::none();
         let of_image = |image: usize| if steps.len() == 1 { steps.first() } else { steps.get(image) };
         let images = || (0..self.batch).map(of_image);
@@ -165,10 +185,8 @@ impl Denoiser {
         if steps.iter().any(|step| step.timestep.is_some()) {
             self.evaluation.set_timesteps(&mut self.executor, &timesteps)?;
             self.evaluation.set_shift(&mut self.executor, images())?;
-            self.executor.run()
-        } else {
-            self.executor.run_from(self.first_of_update)
         }
+        Ok(&mut self.executor)
     }
 
     /// What the last step has measured, for each image.

@@ -25,7 +25,7 @@ pub use filter::Filter;
 pub use gradient::check_gradient;
 pub use list::{Listing, list};
 pub use precision::in_f16;
-pub use profile::{Dispatch, Profile, Steps, TrainingSteps, profile};
+pub use profile::{Dispatch, Profile, SamplingSteps, Steps, TrainingSteps, profile};
 pub use report::{Report, page, report};
 pub use roofline::{Ceilings, ceilings};
 pub use suite::{GRADIENT_TOLERANCE, Suite, Verdict};
@@ -36,6 +36,7 @@ pub use walk::Walk;
 use crate::device::DeviceError;
 use crate::graph::GraphError;
 use crate::model::ModelError;
+use crate::sample::SampleError;
 use crate::train::TrainError;
 
 /// Why the workbench cannot do what it was asked for.
@@ -53,4 +54,7 @@ pub enum WorkbenchError {
     /// The model cannot be trained.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The model cannot draw images.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
 }
