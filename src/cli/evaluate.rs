@@ -114,7 +114,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         let mut progress = Progress::new(0, 1000);
         let options = OdeOptions { tolerance: args.ode_tolerance };
         let found = ode_likelihood(&device, &pipeline, &request, options, &mut |share| {
-            progress.set((1000.0 * share) as u64, "of 1000, ode");
+            progress.set((1000.0 * share) as u64, "thousandths of the ODE");
         })
         .await?;
         progress.finish();

@@ -156,15 +156,17 @@ impl Op for Step {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+    let adamw = |eps| AdamW { beta1: 0.9, beta2: 0.99, eps, weight_decay: 0.1 };
     let clip = [4.0, 0.25];
     [
-        ("less than a workgroup", 20, 1, clip),
-        ("skipped", 20, 1, [f32::INFINITY, 0.0]),
-        ("U-Net S", 701_345 / 4 * 4, 7, clip),
+        ("less than a workgroup", 20, 1, clip, 1e-8),
+        ("an eps that counts", 20, 3, clip, 0.1),
+        ("skipped", 20, 1, [f32::INFINITY, 0.0], 1e-8),
+        ("U-Net S", 701_345 / 4 * 4, 7, clip, 1e-8),
     ]
     .into_iter()
-    .map(|(name, length, step, clip)| {
+    .map(|(name, length, step, clip, eps)| {
+        let adamw = adamw(eps);
         let positive = Fill::Uniform { shape: vec![length], low: 0.01, high: 2.0 };
         let schedule = adamw.schedule(step, 1e-2, 0.9);
         let normal = || Fill::normal([length]);

@@ -202,6 +202,11 @@ pub fn cases() -> Vec<Case> {
         Case::new("U-Net S", Forward, vec![Fill::normal([16, 16, 16, 32]), Fill::normal([16, 16, 16, 32])]),
         Case::new("ragged", ForwardBroadcast, vec![Fill::normal([3, 2, 5, 7]), Fill::normal([3, 7])]),
         Case::new("ragged, in fours", ForwardBroadcast, vec![image(), Fill::normal([2, 12])]),
+        Case::new(
+            "one pixel over",
+            ForwardBroadcast,
+            vec![Fill::normal([2, 17, 1, 12]), Fill::normal([2, 12])],
+        ),
         Case::new("image", ForwardBroadcast, vec![real(), Fill::normal([4, 64])]),
         Case::new("ragged", BackwardBroadcast, vec![image()]),
         Case::new("image", BackwardBroadcast, vec![real()]),

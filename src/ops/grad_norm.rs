@@ -133,5 +133,6 @@ pub fn cases() -> Vec<Case> {
         ),
         Case::new("clipped", Clip { max_norm: 1.0 }, vec![Fill::floats([30.0])]),
         Case::new("within the norm", Clip { max_norm: 1.0 }, vec![Fill::floats([0.2])]),
+        Case::new("no gradient", Clip { max_norm: 1.0 }, vec![Fill::floats([0.0])]),
     ]
 }

@@ -154,6 +154,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         clip("clipped", 30.0 * 64.0),
         clip("within the norm", 0.2),
+        clip("no gradient", 0.0),
         clip("overflow", f32::INFINITY),
         update("a step like others", [0.5, 0.125], [1024.0, 7.0, 3.0]),
         update("the last step before growth", [0.5, 0.125], [1024.0, 1999.0, 3.0]),

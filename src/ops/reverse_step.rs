@@ -240,6 +240,7 @@ impl Op for ForwardInjected {
 pub fn cases() -> Vec<Case> {
     let x_0 = [1.3, -0.8];
     let ddpm = Update::new(x_0, 0.4 * X_0 + 0.6 * X).noise(0.3);
+    let unscaled = Update::new(x_0, 0.4 * X_0 + 0.6 * X).noise(1.0);
     let ddim = Update::new(x_0, 0.4 * X_0 + 0.7 * OUTPUT);
     let learned = Update { log_range: 0.4, ..ddpm.clone() };
     // The kept values change places, and one of them stays.
@@ -253,6 +254,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, shape, slots, outputs, updates) in [
         ("ragged, with noise", ragged, 1, 1, [&ddpm, &ddpm]),
+        ("ragged, noise as it is", ragged, 1, 1, [&unscaled, &unscaled]),
         ("ragged, deterministic", ragged, 1, 1, [&ddim, &ddim]),
         ("ragged, a step of its own for each sample", ragged, 3, 1, [&multistep, &ddim]),
         ("ragged, learned variance", ragged, 3, 2, [&learned, &multistep]),

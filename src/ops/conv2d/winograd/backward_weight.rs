@@ -201,15 +201,12 @@ impl Sum<'_> {
         for (output, rows) in self.block.rows.chunks_exact_mut(9).enumerate() {
             for input in (0..rows[0].len()).step_by(S::F32_LANES) {
                 let at = (input / width * outputs + output) * width + input % width;
-                let mut half = [[simd.splat_f32s(0.0); 4]; 3];
+                let [mut top, mut middle, mut bottom] = [[simd.splat_f32s(0.0); 4]; 3];
                 for j in 0..4 {
                     let m = |i: usize| load::<S>(m, (4 * i + j) * outputs * columns + at);
-                    let down = transform_sum(simd, [m(0), m(1), m(2), m(3)]);
-                    for i in 0..3 {
-                        half[i][j] = down[i];
-                    }
+                    [top[j], middle[j], bottom[j]] = transform_sum(simd, [m(0), m(1), m(2), m(3)]);
                 }
-                for (i, half) in half.into_iter().enumerate() {
+                for (i, half) in [top, middle, bottom].into_iter().enumerate() {
                     for (j, value) in transform_sum(simd, half).into_iter().enumerate() {
                         store::<S>(rows[3 * i + j], input, value);
                     }

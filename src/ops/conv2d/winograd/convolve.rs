@@ -325,14 +325,13 @@ impl WithSimd for TransformOutputs<'_, '_> {
             for (tile, (upper, lower)) in pairs.enumerate() {
                 for lane in (0..upper[0].len()).step_by(S::F32_LANES) {
                     let at = (line * across + tile) * width + lane;
-                    let mut halves = [[simd.splat_f32s(0.0); 4]; 2];
+                    let [mut top, mut bottom] = [[simd.splat_f32s(0.0); 4]; 2];
                     for j in 0..4 {
                         let m = |i: usize| load::<S>(self.m, (4 * i + j) * position + at);
-                        let [y0, y1] = transform_output(simd, [m(0), m(1), m(2), m(3)]);
-                        (halves[0][j], halves[1][j]) = (y0, y1);
+                        [top[j], bottom[j]] = transform_output(simd, [m(0), m(1), m(2), m(3)]);
                     }
                     let bias = load::<S>(self.bias, lane);
-                    for (half, rows) in halves.into_iter().zip([&mut *upper, &mut *lower]) {
+                    for (half, rows) in [(top, &mut *upper), (bottom, &mut *lower)] {
                         let [y0, y1] = transform_output(simd, half);
                         store::<S>(rows[0], lane, simd.add_f32s(y0, bias));
                         store::<S>(rows[1], lane, simd.add_f32s(y1, bias));
