@@ -15,8 +15,7 @@ use common::network::random_batch;
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::device::{Device, Selection};
 use ddpm_gpu::model::{Precision, Preset};
-use ddpm_gpu::ops::philox::Stream;
-use ddpm_gpu::sample::Denoiser;
+use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
 use ddpm_gpu::train::{TrainOptions, Trainer};
 use pollster::block_on;
@@ -32,7 +31,7 @@ struct Peer {
     pipeline: Pipeline,
     batch_size: usize,
     trainer: Option<Trainer>,
-    denoiser: Option<(Denoiser, Step)>,
+    denoiser: Option<(Denoiser, Vec<Step>)>,
 }
 
 impl Peer {
@@ -58,19 +57,27 @@ impl Peer {
     fn forwards(&mut self, count: usize) -> Vec<f64> {
         let (denoiser, step) = self.denoiser.get_or_insert_with(|| {
             let ddim = by_name("ddim").expect("there is ddim");
-            let options = SamplerOptions { steps: 50, eta: 0.0 };
-            let step = (ddim.steps)(&self.pipeline.scheduler, &options).expect("50 steps").remove(0);
-            let mut denoiser =
-                block_on(Denoiser::new(&self.device, &self.pipeline, self.batch_size, Precision::F32))
-                    .expect("the model fits");
+            let options = SamplerOptions::new(&self.pipeline.scheduler);
+            let steps = ddim.start(&self.pipeline.scheduler, &options).expect("50 steps");
+            let step = steps.run(self.batch_size).next(&[]).expect("a first step");
+            let guidance = Guidance::default();
+            let denoiser = Denoiser::new(
+                &self.device,
+                &self.pipeline,
+                self.batch_size,
+                Precision::F32,
+                ddim,
+                options.clip,
+                &guidance,
+            );
+            let mut denoiser = block_on(denoiser).expect("the model fits");
             let x_t = random_batch(&self.pipeline.unet, self.batch_size).images;
-            denoiser.start(&x_t, None).expect("the images have their size");
+            denoiser.start(&x_t, Conditions::default()).expect("the images have their size");
             (denoiser, step)
         });
         let mut timed = || {
             let start = Instant::now();
-            let stream = Stream { seed: 0, step: 1, stream: 0, sample: 0 };
-            denoiser.step(step, stream).expect("the step runs");
+            denoiser.step(step, 0, 0).expect("the step runs");
             block_on(denoiser.images()).expect("the images can be read");
             1e3 * start.elapsed().as_secs_f64()
         };

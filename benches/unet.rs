@@ -16,8 +16,7 @@ use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::model::Precision;
-use ddpm_gpu::ops::philox::Stream;
-use ddpm_gpu::sample::Denoiser;
+use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
 use ddpm_gpu::train::{TrainOptions, Trainer};
 use pollster::block_on;
@@ -56,26 +55,28 @@ fn bench_train(criterion: &mut Criterion, name: &str, device: &Device) {
 
 struct Sampling {
     denoiser: Denoiser,
-    step: Step,
+    step: Vec<Step>,
 }
 
 impl Sampling {
     fn new(device: &Device) -> Self {
         let pipeline: Pipeline = block_on(trainer(&Device::Cpu).pipeline()).expect("the weights can be read");
         let ddim = by_name("ddim").expect("there is ddim");
-        let options = SamplerOptions { steps: 50, eta: 0.0 };
-        let step = (ddim.steps)(&pipeline.scheduler, &options).expect("there are 50 steps").remove(0);
-        let mut denoiser =
-            block_on(Denoiser::new(device, &pipeline, Network::named("S").batch_size, Precision::F32))
-                .expect("the model fits");
-        denoiser.start(&batch().images, None).expect("the images have their size");
+        let options = SamplerOptions::new(&pipeline.scheduler);
+        let batch_size = Network::named("S").batch_size;
+        let steps = ddim.start(&pipeline.scheduler, &options).expect("there are 50 steps");
+        let step = steps.run(batch_size).next(&[]).expect("there is a first step");
+        let guidance = Guidance::default();
+        let denoiser =
+            Denoiser::new(device, &pipeline, batch_size, Precision::F32, ddim, options.clip, &guidance);
+        let mut denoiser = block_on(denoiser).expect("the model fits");
+        denoiser.start(&batch().images, Conditions::default()).expect("the images have their size");
         Self { denoiser, step }
     }
 
     fn run(&mut self, times: u64) {
         for _ in 0..times {
-            let stream = Stream { seed: 0, step: 1, stream: 0, sample: 0 };
-            self.denoiser.step(&self.step, stream).expect("the step runs");
+            self.denoiser.step(&self.step, 0, 0).expect("the step runs");
         }
         block_on(self.denoiser.images()).expect("the images can be read");
     }

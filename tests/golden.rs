@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use ddpm_gpu::device::Device;
 use ddpm_gpu::graph::{Graph, TensorType, ValueId, gradients};
-use ddpm_gpu::model::{Tensor, Tensors, UNetConfig, UNetInputs, from_tensors, to_tensors, unet};
+use ddpm_gpu::model::{Tensor, Tensors, UNetConfig, UNetInputs, classifier, from_tensors, to_tensors, unet};
 use ddpm_gpu::ops::adamw::AdamW;
-use ddpm_gpu::ops::mse_loss;
+use ddpm_gpu::ops::{cross_entropy, mse_loss, weighted_mean};
 use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw};
 use ddpm_gpu::train::{Optimizer, TrainingGraph};
 use pollster::block_on;
@@ -275,5 +275,74 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
             // Ten steps of at most 1e-3 each: a wrong step is off by 1e-3.
             assert!(worst.0 <= 2e-5, "{name}: {prefix}{}: {:.1e}", worst.1, worst.0);
         }
+    }
+}
+
+/// Logits, loss, the gradient of every parameter, and that of log p(class | image) with respect to the image.
+#[test]
+fn the_classifier_and_its_gradients_are_those_of_pytorch() {
+    let golden = Golden::read(&files("classifier")[0]);
+    let classes: usize = golden.metadata["num_classes"].parse().unwrap();
+    let (shape, sample) = golden.images("input.sample");
+    let labels: Vec<u32> = golden.tensors["input.class_labels"].data.iter().map(|&v| v as u32).collect();
+    for (name, device) in common::devices() {
+        let mut graph = Graph::new();
+        let inputs = UNetInputs {
+            sample: graph.input("sample", TensorType::f32(shape)),
+            timesteps: graph.input("timesteps", TensorType::f32([shape[0]])),
+            class_labels: None,
+            key_step_sample: None,
+        };
+        let targets = graph.input("class_labels", TensorType::u32([shape[0]]));
+        let mean_weights = graph.input("weights", TensorType::f32([shape[0]]));
+        let logits = classifier(&mut graph, &golden.config(), classes, inputs).unwrap();
+        let per_sample = cross_entropy(&mut graph, logits, targets).unwrap();
+        let loss = weighted_mean(&mut graph, per_sample, mean_weights).unwrap();
+        let d_loss = graph.input("d_loss", TensorType::f32([1]));
+        let parameters: Vec<ValueId> = graph.parameters().iter().map(|p| p.value).collect();
+        let d_parameters: Vec<ValueId> = gradients(&mut graph, &[(loss, d_loss)], &parameters)
+            .unwrap()
+            .into_iter()
+            .map(|gradient| gradient.expect("every parameter has a gradient"))
+            .collect();
+        let minus_one = graph.input("minus_one", TensorType::f32([shape[0]]));
+        let d_sample =
+            gradients(&mut graph, &[(per_sample, minus_one)], &[inputs.sample]).unwrap()[0].unwrap();
+        let keep: Vec<ValueId> = d_parameters.iter().copied().chain([loss, logits, d_sample]).collect();
+        let mut executor = block_on(device.prepare(&graph, &keep)).unwrap();
+        let weights = from_tensors(&graph, &golden.with_prefix("weights.")).unwrap();
+        for (parameter, data) in graph.parameters().iter().zip(&weights) {
+            executor.write(parameter.value, data).unwrap();
+        }
+        executor.write(inputs.sample, &sample).unwrap();
+        executor.write(inputs.timesteps, &golden.tensors["input.timesteps"].data).unwrap();
+        executor.write(targets, &labels).unwrap();
+        executor.write(mean_weights, &vec![1.0f32; shape[0]]).unwrap();
+        executor.write(d_loss, &[1.0f32]).unwrap();
+        executor.write(minus_one, &vec![-1.0f32; shape[0]]).unwrap();
+        executor.run().unwrap();
+
+        let mut worst = 0.0f32;
+        let mut check = |what: &str, got: &[f32], expected: &[f32]| {
+            assert_eq!(got.len(), expected.len(), "{what}");
+            // Of what is zero in truth, such as the gradient of to_k.bias, only rounding is left.
+            let scale = expected.iter().fold(1e-4f32, |m, v| m.max(v.abs()));
+            for (got, expected) in got.iter().zip(expected) {
+                let error = (got - expected).abs() / scale;
+                assert!(error <= 1e-4, "{name}: {what}: {got}, expected {expected} ({error:.1e})");
+                worst = worst.max(error);
+            }
+        };
+        let mut read = |value: ValueId| block_on(executor.read(value)).unwrap();
+        check("logits", &read(logits), &golden.tensors["output.logits"].data);
+        check("loss", &read(loss), &golden.tensors["loss"].data);
+        check("d_sample", &read(d_sample), &golden.images("grad_log_p").1);
+        let got: Vec<Vec<f32>> = d_parameters.iter().map(|&id| read(id)).collect();
+        let (got, expected) = (to_tensors(&graph, &got), golden.with_prefix("grad."));
+        assert_eq!(got.len(), expected.len(), "number of gradients");
+        for (tensor, expected) in &expected {
+            check(tensor, &got[tensor].data, &expected.data);
+        }
+        println!("{name}: worst {worst:.1e}");
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::{CheckpointError, Pipeline, TrainingState};
+use super::{CheckpointError, TrainingState};
 
 const PREFIX: &str = "checkpoint-";
 
@@ -58,19 +58,23 @@ pub fn resolve(folder: &Path) -> Result<PathBuf, CheckpointError> {
     newest(folder)?.ok_or_else(|| CheckpointError::NoCheckpoint { folder: folder.to_owned() })
 }
 
-/// Writes a checkpoint into `output` and returns its folder.
+/// Writes a checkpoint into `output` and returns its folder; `write_model` writes the model's files into a folder.
 ///
 /// Everything is written to a temporary folder, synced to the disk and renamed: a kill at any moment leaves the
 /// checkpoints before whole, and never half a new one.
 ///
 /// # Errors
 /// [`CheckpointError::Write`] naming the file.
-pub fn save(output: &Path, pipeline: &Pipeline, state: &TrainingState) -> Result<PathBuf, CheckpointError> {
+pub(crate) fn save(
+    output: &Path,
+    state: &TrainingState,
+    write_model: impl FnOnce(&Path) -> Result<(), CheckpointError>,
+) -> Result<PathBuf, CheckpointError> {
     create_folder(output)?;
     let temporary = output.join(TEMPORARY);
     remove(&temporary)?;
     fs::create_dir(&temporary).map_err(CheckpointError::write(&temporary))?;
-    pipeline.write(&temporary)?;
+    write_model(&temporary)?;
     state.write(&temporary)?;
     sync(&temporary)?;
     let path = output.join(format!("{PREFIX}{:06}", state.step));

@@ -1,5 +1,6 @@
 //! Checkpoints: folders that diffusers loads as a pipeline, with the training state beside it.
 
+mod classifier;
 mod folder;
 mod pipeline;
 mod state;
@@ -7,7 +8,9 @@ mod tensor_file;
 
 use std::path::PathBuf;
 
-pub use folder::{create_folder, newest, prune, resolve, save};
+pub use classifier::{Classifier, ClassifierConfig};
+pub(crate) use folder::save;
+pub use folder::{create_folder, newest, prune, resolve};
 pub use pipeline::Pipeline;
 pub use state::TrainingState;
 

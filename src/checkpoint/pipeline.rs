@@ -20,9 +20,9 @@ pub struct Pipeline {
     pub weights: Tensors,
 }
 
-const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+pub(super) const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
-fn read_text(path: &Path) -> Result<String, CheckpointError> {
+pub(super) fn read_text(path: &Path) -> Result<String, CheckpointError> {
     fs::read_to_string(path).map_err(CheckpointError::read(path))
 }
 
@@ -39,6 +39,11 @@ impl Pipeline {
     /// # Errors
     /// [`CheckpointError`] naming the file.
     pub fn load(folder: &Path) -> Result<Self, CheckpointError> {
+        if folder.join("classifier").is_dir() {
+            let message =
+                "this is a classifier, which draws no images: give it as --classifier beside a model";
+            return Err(CheckpointError::invalid(folder, message));
+        }
         let path = part(folder, "unet", "config.json");
         let unet = UNetConfig::from_json(&read_text(&path)?)
             .map_err(|source| CheckpointError::Model { path, source })?;
@@ -57,7 +62,7 @@ impl Pipeline {
     }
 
     /// Writes the pipeline's files into an existing folder.
-    pub(super) fn write(&self, folder: &Path) -> Result<(), CheckpointError> {
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), CheckpointError> {
         let class = self.scheduler.class_name.as_str();
         let index = json!({
             "_class_name": "DDPMPipeline",

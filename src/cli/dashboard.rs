@@ -23,6 +23,7 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, Paragraph}
 use ratatui::{DefaultTerminal, Frame};
 
 use self::half_blocks::HalfBlocks;
+use super::training::accuracy;
 
 /// How often the keyboard is looked at and the screen drawn.
 const EVERY: Duration = Duration::from_millis(200);
@@ -100,6 +101,7 @@ impl State {
                 self.message(format!("drew {}", path.display()));
                 self.grid = Some(grid);
             }
+            Event::Accuracy { quartiles, is_held_out } => self.message(accuracy(quartiles, is_held_out)),
         }
     }
 

@@ -5,15 +5,24 @@ mod data;
 mod dataset;
 mod devices;
 mod evaluate;
+mod image_to_image;
+mod images;
+mod inpaint;
+mod interpolate;
 mod kernels;
 mod model;
+mod noise;
 mod plot;
 mod predict;
+mod process;
 mod profile;
 mod progress;
 mod sample;
+mod sampling;
 mod table;
 mod train;
+mod train_classifier;
+mod training;
 mod tuning;
 
 use std::path::PathBuf;
@@ -38,12 +47,17 @@ enum Command {
     Devices(devices::Args),
     Data(data::Args),
     Train(train::Args),
+    TrainClassifier(train_classifier::Args),
     Plot(plot::Args),
     Sample(sample::Args),
+    ImageToImage(image_to_image::Args),
+    Inpaint(inpaint::Args),
+    Interpolate(interpolate::Args),
+    Noise(noise::Args),
     Predict(predict::Args),
+    Evaluate(evaluate::Args),
     Kernels(kernels::Args),
     Profile(profile::Args),
-    Evaluate(evaluate::Args),
 }
 
 /// Where to compute.
@@ -125,12 +139,17 @@ pub(crate) fn main() -> ExitCode {
             Command::Devices(args) => devices::run(args).await,
             Command::Data(args) => data::run(&args),
             Command::Train(args) => train::run(args).await,
+            Command::TrainClassifier(args) => train_classifier::run(args).await,
             Command::Plot(args) => plot::run(&args),
             Command::Sample(args) => sample::run(args).await,
+            Command::ImageToImage(args) => image_to_image::run(args).await,
+            Command::Inpaint(args) => inpaint::run(args).await,
+            Command::Interpolate(args) => interpolate::run(args).await,
+            Command::Noise(args) => noise::run(&args),
             Command::Predict(args) => predict::run(args).await,
+            Command::Evaluate(args) => evaluate::run(args).await,
             Command::Kernels(args) => kernels::run(args).await,
             Command::Profile(args) => profile::run(args).await,
-            Command::Evaluate(args) => evaluate::run(args).await,
         }
     });
     match result {

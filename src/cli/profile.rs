@@ -7,7 +7,9 @@ use clap::{Subcommand, ValueEnum};
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::output::write_text;
 use ddpm_gpu::train::{TrainOptions, Trainer};
-use ddpm_gpu::workbench::{Dispatch, Profile, TrainingSteps, profile, random_batch, trace};
+use ddpm_gpu::workbench::{
+    Dispatch, Profile, SamplingSteps, Steps, TrainingSteps, profile, random_batch, trace,
+};
 
 use super::progress::Progress;
 use super::table::{giga, table, time};
@@ -23,6 +25,7 @@ pub(super) struct Args {
 #[derive(Subcommand)]
 enum Command {
     Train(TrainArgs),
+    Sample(SampleArgs),
 }
 
 /// Profile training steps on images of noise
@@ -31,6 +34,13 @@ struct TrainArgs {
     /// Keep only what enters residual and attention blocks, and compute the rest again in the backward pass
     #[arg(long)]
     checkpointing: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Profile denoising steps of ddim, from images of noise
+#[derive(clap::Args)]
+struct SampleArgs {
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -104,6 +114,7 @@ enum Sort {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Train(args) => train(args).await,
+        Command::Sample(args) => sample(args).await,
     }
 }
 
@@ -121,12 +132,17 @@ async fn train(args: TrainArgs) -> anyhow::Result<()> {
     let device = common.device.open().await?;
     common.precision.warn(&device);
     let trainer = Trainer::new(&device, config, SchedulerConfig::default(), options, None).await?;
-    let mut progress = Progress::new(0, common.steps.into());
-    let mut steps = TrainingSteps { trainer, batch };
-    let profile =
-        profile(&mut steps, common.steps as usize, &mut |step| progress.set(step as u64, "")).await?;
-    progress.finish();
-    common.show(&profile, &format!("training step of {}", common.model), &device.name())
+    common.profile(&mut TrainingSteps { trainer, batch }, "training", &device.name()).await
+}
+
+async fn sample(SampleArgs { common }: SampleArgs) -> anyhow::Result<()> {
+    let config = model::load(&common.model)?;
+    common.check()?;
+    let device = common.device.open().await?;
+    common.precision.warn(&device);
+    let batch_size = common.batch_size as usize;
+    let mut steps = SamplingSteps::new(&device, &config, batch_size, common.precision.precision).await?;
+    common.profile(&mut steps, "denoising", &device.name()).await
 }
 
 impl CommonArgs {
@@ -136,6 +152,14 @@ impl CommonArgs {
             ddpm_gpu::output::check_writable(path)?;
         }
         Ok(())
+    }
+
+    /// Takes the steps and shows what was found.
+    async fn profile(&self, steps: &mut dyn Steps, kind: &str, device: &str) -> anyhow::Result<()> {
+        let mut progress = Progress::new(0, self.steps.into());
+        let profile = profile(steps, self.steps as usize, &mut |step| progress.set(step as u64, "")).await?;
+        progress.finish();
+        self.show(&profile, &format!("{kind} step of {}", self.model), device)
     }
 
     fn show(&self, profile: &Profile, what: &str, device: &str) -> anyhow::Result<()> {

@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::{Pipeline, resolve};
+use ddpm_gpu::diffusion::{Respacing, TimestepSpacing};
 use ddpm_gpu::output::{
     FrameTimes, Grid, GridOptions, check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile,
     write_animation, write_npy,
 };
-use ddpm_gpu::sample::{Images, SampleRequest, sample};
-use ddpm_gpu::sampler::{self, SamplerOptions};
+use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
+use ddpm_gpu::sampler::{self, Clip, SamplerOptions};
 
-use super::progress::Progress;
+use super::images::{SOURCES, read_images};
+use super::sampling::{GuidanceArgs, SamplingProgress};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
 /// Draw images with a trained model
@@ -29,15 +31,38 @@ pub(super) struct Args {
     /// Images in a row of the grid
     #[arg(long, value_name = "N")]
     columns: Option<usize>,
-    /// How to sample: ddpm (Ho et al. 2020) or ddim (Song et al. 2021)
-    #[arg(long, default_value = "ddim", value_name = "NAME")]
+    #[arg(long, default_value = "ddim", value_name = "NAME", help = sampler_help())]
     sampler: String,
-    /// Number of steps; by default 50 for ddim and all timesteps for ddpm
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
+    /// Number of steps; or which timesteps, as in improved-diffusion: ddimN, or the steps in each of equal sections. By
+    /// default all timesteps for ddpm, 250 for pc, 50 or fewer for others
+    #[arg(long, value_name = "N|ddimN|A,B,C")]
+    steps: Option<Respacing>,
+    /// How the steps are spaced: leading, trailing or linspace, as in diffusers; by default as the model's scheduler
+    /// config says
+    #[arg(long, value_name = "NAME")]
+    timestep_spacing: Option<TimestepSpacing>,
     /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
-    #[arg(long, default_value_t = 0.0, value_name = "X")]
-    eta: f64,
+    #[arg(long, value_name = "X")]
+    eta: Option<f64>,
+    /// Error that ode allows in a step, absolute and relative; 1e-5 by default
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f64>,
+    /// Langevin steps that pc takes before each other step; 1 by default
+    #[arg(long, value_name = "N")]
+    corrector_steps: Option<usize>,
+    /// Signal-to-noise ratio of these steps; 0.16 by default
+    #[arg(long, value_name = "X")]
+    snr: Option<f64>,
+    /// Clamp estimates of x_0 to -R..R, 1 if R is left out; by default as the model's scheduler config says
+    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1")]
+    clip_sample: Option<f64>,
+    /// Leave estimates of x_0 as they are
+    #[arg(long, conflicts_with_all = ["clip_sample", "dynamic_thresholding"])]
+    no_clip_sample: bool,
+    /// Clamp estimates of x_0 to the quantile P of each image's absolute values, such as 0.995, and scale them back to
+    /// -1..1 (Saharia et al. 2022)
+    #[arg(long, value_name = "P", conflicts_with = "clip_sample")]
+    dynamic_thresholding: Option<f64>,
     /// Decides all noise; image i is the same however many are drawn, up to rounding
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -47,6 +72,20 @@ pub(super) struct Args {
     /// Images denoised together
     #[arg(long, default_value_t = 64, value_name = "N")]
     batch_size: usize,
+    #[command(flatten)]
+    guidance: GuidanceArgs,
+    #[arg(long, value_name = "IMAGES", help = format!(
+        "The images that a super-resolution model is to enlarge: {SOURCES}"
+    ))]
+    low_resolution: Option<String>,
+    /// Enlarge what is drawn with this super-resolution model; may be given several times, from small to large. The images keep
+    /// their classes, and guidance does not reach these models
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["low_resolution", "animate"])]
+    then: Vec<PathBuf>,
+    /// Steps of noise on the images to be enlarged; by default none on those of --low-resolution, and with --then half of what
+    /// the model was trained with
+    #[arg(long, value_name = "N")]
+    noise_augmentation: Option<usize>,
     /// Start from this x_T [N, C, H, W] rather than from drawn noise
     #[arg(long, value_name = "x_T.npy")]
     init_noise: Option<PathBuf>,
@@ -62,6 +101,10 @@ pub(super) struct Args {
     device: DeviceArgs,
 }
 
+fn sampler_help() -> String {
+    format!("How to sample:\n{}\n", sampler::help())
+}
+
 /// Frames of an animation: more make large files and show no more.
 const FRAMES: usize = 40;
 
@@ -69,22 +112,27 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let pipeline = Pipeline::load(&resolve(&args.checkpoint)?)?;
     let request = request(&args, &pipeline)?;
     // Wrong options are found before a device is opened or a file is written.
-    (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
+    request.check(&pipeline)?;
+    request.sampler.start(&pipeline.scheduler, &request.options)?;
+    let mut stages = stages(&args, &pipeline, &request)?;
     for path in [Some(&args.output), args.save_npy.as_ref(), args.animate.as_ref()].into_iter().flatten() {
         check_writable(path)?;
     }
     let device = args.device.open().await?;
     args.precision.warn(&device);
-    let mut progress: Option<Progress> = None;
-    let sampled = sample(&device, &pipeline, &request, &mut |state| {
-        progress.get_or_insert_with(|| Progress::new(0, state.total as u64)).set(state.done as u64, "");
-    })
-    .await?;
-    if let Some(progress) = &progress {
+    let mut progress = SamplingProgress::default();
+    let mut sampled = sample(&device, &pipeline, &request, &mut |state| progress.show(state)).await?;
+    progress.finish();
+    for (model, request) in &mut stages {
+        let mut progress = SamplingProgress::default();
+        if let Some(low) = &mut request.low_resolution {
+            low.images = sampled.images;
+        }
+        sampled = sample(&device, model, request, &mut |state| progress.show(state)).await?;
         progress.finish();
     }
     let per_class = request.class_labels.is_some() && args.class_label.is_none();
-    let classes = pipeline.unet.num_class_embeds.unwrap_or(1);
+    let classes = pipeline.unet.classes().unwrap_or(1);
     let columns = args.columns.or_else(|| per_class.then(|| request.num_images.div_ceil(classes)));
     let grid = |images: &Images| -> anyhow::Result<Grid> {
         Ok(tile(&images.data, images.shape, &GridOptions { columns, ..GridOptions::default() })?)
@@ -109,8 +157,6 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         bail!("--columns is 0; it must be at least 1");
     }
     let sampler = sampler::by_name(&args.sampler)?;
-    let all_steps = pipeline.scheduler.num_train_timesteps;
-    let default_steps = if args.sampler == "ddpm" { all_steps } else { all_steps.min(50) };
     let init_noise = match &args.init_noise {
         None => None,
         Some(path) => {
@@ -120,14 +166,26 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     };
     let labels: Option<Vec<u32>> =
         args.class_label.as_deref().map(|text| parse_list("--class-label", text)).transpose()?;
-    let default_images = match (&init_noise, &labels, pipeline.unet.num_class_embeds) {
+    let guidance = args.guidance.guidance()?;
+    let low_resolution = low_resolution(args, pipeline)?;
+    // The classes of an unconditional model are those of the classifier that guides it.
+    let classes = match (&guidance.classifier, &low_resolution) {
+        (Some((classifier, _)), None) => Some(classifier.config.num_classes),
+        _ => pipeline.unet.classes(),
+    };
+    let default_images = match (&init_noise, &labels, classes) {
+        _ if low_resolution.is_some() => low_resolution.as_ref().map_or(0, |low| low.images.shape[0]),
         (Some(noise), ..) => noise.shape[0],
         (None, Some(labels), _) if labels.len() > 1 => labels.len(),
         (None, None, Some(classes)) => 8 * classes,
         _ => 16,
     };
     let num_images = args.num_images.unwrap_or(default_images);
-    let class_labels = match (labels, pipeline.unet.num_class_embeds) {
+    let class_labels = match (labels, classes) {
+        // Which classes given images have is not known.
+        (None, Some(_)) if low_resolution.is_some() => {
+            pipeline.unet.null_class().map(|none| vec![none; num_images])
+        }
         (Some(labels), _) if labels.len() == 1 => Some(vec![labels[0]; num_images]),
         (Some(labels), _) if labels.len() == num_images => Some(labels),
         (Some(labels), _) => {
@@ -142,15 +200,100 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         }
         (None, None) => None,
     };
+    let defaults = SamplerOptions::new(&pipeline.scheduler);
+    let clip = match (args.clip_sample, args.no_clip_sample, args.dynamic_thresholding) {
+        (Some(limit), ..) => Clip::Clamp(limit),
+        (_, true, _) => Clip::None,
+        (.., Some(ratio)) => Clip::Dynamic { ratio, max: f64::from(f32::MAX) },
+        (None, false, None) => defaults.clip,
+    };
+    let options = SamplerOptions {
+        steps: args.steps.clone(),
+        spacing: args.timestep_spacing,
+        eta: args.eta,
+        tolerance: args.tolerance,
+        corrector_steps: args.corrector_steps,
+        snr: args.snr,
+        clip,
+        ..defaults
+    };
     Ok(SampleRequest {
         num_images,
-        options: SamplerOptions { steps: args.steps.unwrap_or(default_steps), eta: args.eta },
+        options,
         class_labels,
         seed: args.seed,
         batch_size: args.batch_size,
         precision: args.precision.precision,
         init_noise,
+        guidance,
+        low_resolution,
         frames: if args.animate.is_some() { FRAMES } else { 0 },
-        ..SampleRequest::new(sampler, default_steps)
+        ..SampleRequest::new(sampler, &pipeline.scheduler)
     })
+}
+
+/// The images to be enlarged, where there are any.
+fn low_resolution(args: &Args, pipeline: &Pipeline) -> anyhow::Result<Option<LowResolution>> {
+    let Some(source) = &args.low_resolution else {
+        if args.noise_augmentation.is_some() && args.then.is_empty() {
+            bail!(
+                "--noise-augmentation noises images to be enlarged; give them by --low-resolution, or a model by --then"
+            );
+        }
+        return Ok(None);
+    };
+    let Some(model) = pipeline.unet.super_resolution else {
+        bail!("--low-resolution: {} is no super-resolution model", args.checkpoint.display());
+    };
+    let channels = pipeline.unet.image_channels();
+    let limit = args.num_images.unwrap_or(64);
+    let images = read_images(source, Some(channels), Some(model.low_size), limit)?;
+    Ok(Some(LowResolution { images, augmentation: args.noise_augmentation.unwrap_or(0) }))
+}
+
+/// The models of --then, and what each is asked for but for the images that it enlarges.
+fn stages(
+    args: &Args,
+    pipeline: &Pipeline,
+    request: &SampleRequest,
+) -> anyhow::Result<Vec<(Pipeline, SampleRequest)>> {
+    let (mut size, channels) = (pipeline.unet.image_size()?, pipeline.unet.image_channels());
+    let mut stages = Vec::new();
+    for folder in &args.then {
+        let next = Pipeline::load(&resolve(folder)?)?;
+        let Some(model) = next.unet.super_resolution else {
+            bail!("--then: {} is no super-resolution model", folder.display());
+        };
+        if size != [model.low_size; 2] || channels != next.unet.image_channels() {
+            let [height, width] = size;
+            bail!(
+                "--then: {} enlarges images of {low}x{low} with {} channels; those before it are {width}x{height} with \
+                 {channels}",
+                folder.display(),
+                next.unet.image_channels(),
+                low = model.low_size
+            );
+        }
+        // Filled in when the images are there.
+        let images = Images {
+            shape: [request.num_images, model.low_size, model.low_size, channels],
+            data: Vec::new(),
+        };
+        let augmentation = args.noise_augmentation.unwrap_or(model.augmentation / 2);
+        let next_request = SampleRequest {
+            class_labels: next.unet.num_class_embeds.and(request.class_labels.clone()),
+            low_resolution: Some(LowResolution { images, augmentation }),
+            init_noise: None,
+            guidance: Guidance::default(),
+            options: SamplerOptions {
+                clip: SamplerOptions::new(&next.scheduler).clip,
+                ..request.options.clone()
+            },
+            ..request.clone()
+        };
+        next_request.check(&next).with_context(|| format!("--then {}", folder.display()))?;
+        size = next.unet.image_size()?;
+        stages.push((next, next_request));
+    }
+    Ok(stages)
 }

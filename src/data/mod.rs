@@ -27,6 +27,7 @@ mod web_dataset;
 
 use std::path::{Path, PathBuf};
 
+pub use codec::{is_image, read_image};
 pub use error::DataError;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use survey::{Survey, survey};

@@ -96,7 +96,12 @@ impl CpuExecutor {
 
     /// Runs every node once.
     pub fn run(&mut self) {
-        for node in &self.plan.nodes {
+        self.run_from(0);
+    }
+
+    /// Runs every node once, from the node number `first` of the plan on.
+    pub fn run_from(&mut self, first: usize) {
+        for node in &self.plan.nodes[first..] {
             run_node(&self.plan, &mut self.buffers, node, self.twin);
         }
     }

@@ -332,12 +332,21 @@ impl Executor {
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run(&mut self) -> Result<(), DeviceError> {
+        self.run_from(0)
+    }
+
+    /// Runs the nodes from number `first` of the plan on, with what earlier runs have left: that which the plan keeps is
+    /// still there.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub fn run_from(&mut self, first: usize) -> Result<(), DeviceError> {
         match self {
             Self::Cpu(executor) => {
-                executor.run();
+                executor.run_from(first);
                 Ok(())
             }
-            Self::Gpu(executor) => executor.run(),
+            Self::Gpu(executor) => executor.run_from(first),
         }
     }
 

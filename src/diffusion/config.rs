@@ -59,6 +59,15 @@ pub struct SchedulerConfig {
     pub other: Map<String, Value>,
 }
 
+/// Dynamic thresholding (Saharia et al. 2022, "Imagen", section 2.3), with diffusers' defaults.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Thresholding {
+    /// Which quantile of the absolute values of x_0 is the threshold.
+    pub ratio: f64,
+    /// The largest threshold.
+    pub max: f64,
+}
+
 /// A scheduler config that cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -129,6 +138,25 @@ impl SchedulerConfig {
         if self.clip_sample { self.clip_sample_range } else { f64::INFINITY }
     }
 
+    /// Dynamic thresholding in place of a clamp: `thresholding`, `dynamic_thresholding_ratio` and `sample_max_value`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unsupported`] for a ratio or a largest value that makes no sense.
+    pub fn thresholding(&self) -> Result<Option<Thresholding>, ConfigError> {
+        // diffusers tests whether the value is true in Python's sense.
+        if matches!(self.other.get("thresholding"), None | Some(Value::Bool(false) | Value::Null)) {
+            return Ok(None);
+        }
+        let number = |key: &str, default: f64, least: f64, most: f64| match self.other.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_f64().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
+                unsupported(key, value, format!("it must be a number from {least} to {most}"))
+            }),
+        };
+        let ratio = number("dynamic_thresholding_ratio", 0.995, 0.0, 1.0)?;
+        Ok(Some(Thresholding { ratio, max: number("sample_max_value", 1.0, 1.0, f64::from(f32::MAX))? }))
+    }
+
     /// Refuses what no type rules out.
     ///
     /// # Errors
@@ -138,12 +166,7 @@ impl SchedulerConfig {
             let reason = format!("files of these schedulers are read: {}", CLASSES.join(", "));
             return Err(unsupported("_class_name", &json!(self.class_name), reason));
         }
-        // diffusers tests whether the value is true in Python's sense; `false` and `null` are not.
-        if let Some(value) = self.other.get("thresholding")
-            && !matches!(value, Value::Bool(false) | Value::Null)
-        {
-            return Err(unsupported("thresholding", value, "only false is implemented".to_owned()));
-        }
+        self.thresholding()?;
         let range = self.clip_sample_range;
         if range <= 0.0 || !range.is_finite() {
             return Err(unsupported("clip_sample_range", &json!(range), "it must be positive".to_owned()));

@@ -11,9 +11,9 @@ mod schedule;
 mod timesteps;
 mod weighting;
 
-pub use config::{ConfigError, SchedulerConfig};
+pub use config::{ConfigError, SchedulerConfig, Thresholding};
 pub use learned_schedule::LearnedSchedule;
 pub use prediction::PredictionType;
 pub use schedule::{BetaSchedule, Posterior, Schedule, ScheduleError, VarianceType, rescale_betas_zero_snr};
-pub use timesteps::{TimestepSpacing, TimestepsError};
+pub use timesteps::{Respacing, TimestepSpacing, TimestepsError};
 pub use weighting::LossWeighting;

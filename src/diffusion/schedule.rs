@@ -221,6 +221,14 @@ impl Schedule {
         self.alphas_cumprod[t]
     }
 
+    /// Share of the image's variance that is left after `steps` steps of noise: 1 after none.
+    ///
+    /// # Panics
+    /// If `steps` is above T.
+    pub fn alphas_cumprod_after(&self, steps: usize) -> f64 {
+        steps.checked_sub(1).map_or(1.0, |t| self.alphas_cumprod[t])
+    }
+
     /// Every product, `[T]`.
     pub fn all_alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod

@@ -1,5 +1,8 @@
 //! Which training timesteps a sampler visits when it takes fewer steps than there are.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -27,6 +30,14 @@ pub enum TimestepsError {
         /// T.
         num_train_timesteps: usize,
     },
+    /// A respacing that the process does not have.
+    #[error("cannot sample at the timesteps `{respacing}`: {reason}")]
+    Respacing {
+        /// The respacing.
+        respacing: String,
+        /// Why not.
+        reason: String,
+    },
     /// `steps_offset` shifts a timestep past the last.
     #[error(
         "with {steps} steps, `steps_offset` = {steps_offset} in the scheduler config leads past the last of the \
@@ -43,6 +54,18 @@ pub enum TimestepsError {
 }
 
 impl TimestepSpacing {
+    /// Every spacing.
+    pub const ALL: &[Self] = &[Self::Leading, Self::Trailing, Self::Linspace];
+
+    /// The name on the command line and in diffusers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leading => "leading",
+            Self::Trailing => "trailing",
+            Self::Linspace => "linspace",
+        }
+    }
+
     /// The timesteps to visit, falling, `[steps]`: those of diffusers' `set_timesteps`, rounded as NumPy rounds.
     ///
     /// As there, `steps_offset` is added with leading spacing only.
@@ -83,10 +106,166 @@ impl TimestepSpacing {
     }
 }
 
+impl TimestepSpacing {
+    /// As [`TimestepSpacing::timesteps`], for samplers whose last step leads from the last timestep visited to the image
+    /// itself: with leading and linspace spacing that one lies a stride away from 0.
+    ///
+    /// Those of `set_timesteps` of diffusers' `DPMSolverMultistepScheduler` and `UniPCMultistepScheduler`.
+    ///
+    /// # Errors
+    /// [`TimestepsError`] if so many steps cannot be told apart, or if the offset leads out of range.
+    pub fn multistep_timesteps(
+        self,
+        num_train_timesteps: usize,
+        steps: usize,
+        steps_offset: usize,
+    ) -> Result<Vec<usize>, TimestepsError> {
+        if self == Self::Trailing {
+            return self.timesteps(num_train_timesteps, steps, steps_offset);
+        }
+        let most = num_train_timesteps - 1;
+        if steps == 0 || steps > most {
+            return Err(TimestepsError::Steps { steps, num_train_timesteps: most });
+        }
+        // One more than the steps to take; the last, 0, is left out.
+        let mut timesteps = self.timesteps(num_train_timesteps, steps + 1, steps_offset)?;
+        timesteps.pop();
+        Ok(timesteps)
+    }
+}
+
+impl FromStr for TimestepSpacing {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().copied().find(|spacing| spacing.name() == name);
+        found.ok_or_else(|| "the spacings are leading, trailing and linspace".to_owned())
+    }
+}
+
+/// How many timesteps are visited, or which: improved-diffusion's `timestep_respacing`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Respacing {
+    /// So many, spaced as [`TimestepSpacing`] says.
+    Steps(usize),
+    /// So many multiples of a whole number from 0 on: improved-diffusion's `ddimN`.
+    Ddim(usize),
+    /// So many in each of equal sections of the timesteps, the first section next to the image: `10,15,20`.
+    Sections(Vec<usize>),
+}
+
+impl Respacing {
+    /// The timesteps of a list, falling; for a number of steps, that of one section.
+    ///
+    /// As improved-diffusion's `space_timesteps` (Nichol and Dhariwal 2021, section 4), rounded as Python rounds.
+    ///
+    /// # Errors
+    /// [`TimestepsError::Respacing`] if there are no such timesteps.
+    pub fn list(&self, num_train_timesteps: usize) -> Result<Vec<usize>, TimestepsError> {
+        let refused = |reason: String| TimestepsError::Respacing { respacing: self.to_string(), reason };
+        let mut timesteps = match self {
+            Self::Steps(count) => return Self::Sections(vec![*count]).list(num_train_timesteps),
+            Self::Ddim(count) => {
+                let strides = 1..num_train_timesteps;
+                let stride =
+                    strides.into_iter().find(|stride| num_train_timesteps.div_ceil(*stride) == *count);
+                let stride = stride.ok_or_else(|| {
+                    refused(format!("no whole stride visits {count} of {num_train_timesteps} timesteps"))
+                })?;
+                (0..num_train_timesteps).step_by(stride).collect()
+            }
+            Self::Sections(counts) if counts.is_empty() => {
+                return Err(refused("it has no section".to_owned()));
+            }
+            Self::Sections(counts) => {
+                let (size, extra) = (num_train_timesteps / counts.len(), num_train_timesteps % counts.len());
+                let (mut timesteps, mut first) = (Vec::new(), 0);
+                for (section, &count) in counts.iter().enumerate() {
+                    let size = size + usize::from(section < extra);
+                    if count > size || count == 0 {
+                        return Err(refused(format!(
+                            "a section of {size} timesteps has no {count} to visit"
+                        )));
+                    }
+                    let stride = if count > 1 { (size - 1) as f64 / (count - 1) as f64 } else { 1.0 };
+                    // Added up as there: what rounding leaves decides which way some halves go.
+                    let mut offset = 0.0_f64;
+                    for _ in 0..count {
+                        timesteps.push(first + offset.round_ties_even() as usize);
+                        offset += stride;
+                    }
+                    first += size;
+                }
+                timesteps
+            }
+        };
+        timesteps.reverse();
+        Ok(timesteps)
+    }
+}
+
+impl FromStr for Respacing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.trim().parse::<usize>().ok();
+        let found = match text.strip_prefix("ddim") {
+            Some(count) => number(count).map(Self::Ddim),
+            None if text.contains(',') => {
+                text.split(',').map(number).collect::<Option<Vec<usize>>>().map(Self::Sections)
+            }
+            None => number(text).map(Self::Steps),
+        };
+        found.ok_or_else(|| {
+            "it is a number of steps (50), ddim and a number (ddim50), or the steps of equal sections (10,15,20)"
+                .to_owned()
+        })
+    }
+}
+
+impl fmt::Display for Respacing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(count) => write!(f, "{count}"),
+            Self::Ddim(count) => write!(f, "ddim{count}"),
+            Self::Sections(counts) => {
+                f.write_str(&counts.iter().map(usize::to_string).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// Numbers of improved-diffusion's `space_timesteps`, which gives sets.
+    #[test]
+    fn respacing_is_that_of_improved_diffusion() {
+        let list = |text: &str, total| text.parse::<Respacing>().unwrap().list(total).unwrap();
+        assert_eq!(list("ddim5", 20), [16, 12, 8, 4, 0]);
+        assert_eq!(list("3,2", 11), [10, 6, 5, 2, 0]);
+        assert_eq!(list("10,15,20", 300).len(), 45);
+        assert_eq!(list("10,15,20", 300)[..4], [299, 294, 289, 283]);
+        assert_eq!(list("1,1", 10), [5, 0]);
+        assert_eq!(list("4", 10), [9, 6, 3, 0]);
+        // Here 99 / 14, added up seven times, is less than 49.5.
+        assert_eq!(list("15", 100)[7..9], [49, 42]);
+        let refused = |text: &str| text.parse::<Respacing>().unwrap().list(10).unwrap_err().to_string();
+        assert!(refused("ddim7").contains("no whole stride visits 7 of 10"));
+        assert!(refused("3,9").contains("a section of 5 timesteps has no 9"));
+        assert!("ddim".parse::<Respacing>().is_err() && "3,x".parse::<Respacing>().is_err());
+    }
+
+    #[test]
+    fn multistep_timesteps_stay_away_from_0() {
+        let spaced = |spacing: TimestepSpacing| spacing.multistep_timesteps(1000, 4, 0).unwrap();
+        assert_eq!(spaced(TimestepSpacing::Leading), [800, 600, 400, 200]);
+        assert_eq!(spaced(TimestepSpacing::Linspace), [999, 749, 500, 250]);
+        assert_eq!(spaced(TimestepSpacing::Trailing), [999, 749, 499, 249]);
+        assert!(TimestepSpacing::Linspace.multistep_timesteps(10, 10, 0).is_err());
+    }
 
     #[test]
     fn every_number_of_steps_falls_within_range() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ModelError;
+use super::{ModelError, SuperResolution};
 
 /// Height and width of the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,12 @@ pub struct UNetConfig {
     pub num_class_embeds: Option<usize>,
     /// Unused by this model; kept for the file.
     pub num_train_timesteps: Option<usize>,
+    /// Whether the last class means "no class" (Ho and Salimans 2022). diffusers keeps keys that begin with an underscore.
+    #[serde(rename = "_null_class", skip_serializing_if = "std::ops::Not::not")]
+    pub null_class: bool,
+    /// What the second half of the input channels is, in a super-resolution model; see `null_class` for the name.
+    #[serde(rename = "_super_resolution", skip_serializing_if = "Option::is_none")]
+    pub super_resolution: Option<SuperResolution>,
 }
 
 impl Default for UNetConfig {
@@ -116,6 +122,8 @@ impl Default for UNetConfig {
             class_embed_type: None,
             num_class_embeds: None,
             num_train_timesteps: None,
+            null_class: false,
+            super_resolution: None,
         }
     }
 }
@@ -173,6 +181,21 @@ impl UNetConfig {
             Some(SampleSize::Rectangle(size)) => Ok(size),
             None => Err(unsupported("sample_size", "null", "give the size of the images")),
         }
+    }
+
+    /// Number of classes that can be asked for; `None` for an unconditional model.
+    pub fn classes(&self) -> Option<usize> {
+        self.num_class_embeds.map(|embeds| embeds - usize::from(self.null_class))
+    }
+
+    /// The class that means "no class", the last row of the embedding.
+    pub fn null_class(&self) -> Option<u32> {
+        self.classes().filter(|_| self.null_class).map(|classes| classes as u32)
+    }
+
+    /// Channels of an image, which are those of x_t.
+    pub fn image_channels(&self) -> usize {
+        if self.super_resolution.is_some() { self.in_channels / 2 } else { self.in_channels }
     }
 
     /// Number of resolutions.
@@ -250,7 +273,30 @@ impl UNetConfig {
                 return Err(unsupported(key, value, "it must be at least 1"));
             }
         }
+        if self.null_class && self.num_class_embeds.is_none_or(|embeds| embeds < 2) {
+            return Err(unsupported(
+                "_null_class",
+                true,
+                "num_class_embeds must count it beside another class",
+            ));
+        }
+        self.check_super_resolution()?;
         self.check_levels()
+    }
+
+    fn check_super_resolution(&self) -> Result<(), ModelError> {
+        let Some(SuperResolution { low_size, .. }) = self.super_resolution else { return Ok(()) };
+        if !self.in_channels.is_multiple_of(2) {
+            let expected = "a super-resolution model takes x_t and an image, so it must be even";
+            return Err(unsupported("in_channels", self.in_channels, expected));
+        }
+        let [height, width] = self.image_size()?;
+        let fits = |size: usize| low_size > 0 && low_size < size && size.is_multiple_of(low_size);
+        if height != width || !fits(height) {
+            let expected = format!("it must divide the size of the images, which is {width}x{height}");
+            return Err(unsupported("_super_resolution.low_size", low_size, expected));
+        }
+        Ok(())
     }
 
     fn check_levels(&self) -> Result<(), ModelError> {

@@ -7,6 +7,7 @@ mod layers;
 mod precision;
 mod presets;
 mod resnet_block;
+mod super_resolution;
 mod time_embedding;
 mod unet;
 mod weights;
@@ -15,7 +16,8 @@ pub use blocks::block_of;
 pub use config::{SampleSize, UNetConfig};
 pub use precision::Precision;
 pub use presets::{PRESETS, Preset};
-pub use unet::{UNetInputs, unet};
+pub use super_resolution::SuperResolution;
+pub use unet::{UNetInputs, classifier, unet};
 pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, to_tensors};
 
 use crate::graph::GraphError;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelError, UNetConfig, UNetInputs, unet};
+use super::{ModelError, UNetConfig, UNetInputs, classifier, unet};
 use crate::graph::{DType, Graph, ValueId};
 use crate::ops;
 
@@ -42,6 +42,22 @@ impl Precision {
         let sample = ops::cast(graph, inputs.sample, self.dtype())?;
         let output = unet(graph, config, UNetInputs { sample, ..inputs })?;
         Ok(ops::cast(graph, output, DType::F32)?)
+    }
+
+    /// As [`classifier`], with f32 images in, f32 logits out and activations of this precision in between.
+    ///
+    /// # Errors
+    /// [`ModelError`] for a configuration that this engine does not have.
+    pub fn classifier(
+        self,
+        graph: &mut Graph,
+        config: &UNetConfig,
+        classes: usize,
+        inputs: UNetInputs,
+    ) -> Result<ValueId, ModelError> {
+        let sample = ops::cast(graph, inputs.sample, self.dtype())?;
+        let logits = classifier(graph, config, classes, UNetInputs { sample, ..inputs })?;
+        Ok(ops::cast(graph, logits, DType::F32)?)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The U-Net, top to bottom.
 
 use super::blocks::{Level, down_block, mid_block, up_block};
-use super::layers::{Conv, WeightInit, group_norm};
+use super::layers::{Conv, WeightInit, group_norm, linear};
 use super::resnet_block::Context;
 use super::time_embedding::time_embedding;
 use super::{ModelError, UNetConfig};
 use crate::graph::{Graph, ValueId};
+use crate::ops;
 
 /// What the network is applied to.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,37 @@ pub struct UNetInputs {
     pub key_step_sample: Option<ValueId>,
 }
 
+/// The first half of the network: what leaves the mid block, what the up blocks take, and what residual blocks share.
+struct Encoded<'a> {
+    x: ValueId,
+    skips: Vec<ValueId>,
+    context: Context<'a>,
+}
+
+fn level(config: &UNetConfig, index: usize, kind: &str, resamples: bool) -> Level {
+    Level { channels: config.block_out_channels[index], has_attention: kind.starts_with("Attn"), resamples }
+}
+
+fn encode<'a>(
+    graph: &mut Graph,
+    config: &'a UNetConfig,
+    inputs: UNetInputs,
+) -> Result<Encoded<'a>, ModelError> {
+    config.check()?;
+    let embedding = time_embedding(graph, config, inputs.timesteps, inputs.class_labels)?;
+    let context = Context { config, embedding, key_step_sample: inputs.key_step_sample };
+    let mut x = Conv::three(config.block_out_channels[0]).build(graph, "conv_in", inputs.sample)?;
+    let mut skips = vec![x];
+    for (index, kind) in config.down_block_types.iter().enumerate() {
+        let level = level(config, index, kind, index + 1 < config.levels());
+        x = graph.scoped(format!("down_blocks.{index}"), |graph| {
+            down_block(graph, context, x, level, &mut skips)
+        })?;
+    }
+    x = graph.scoped("mid_block", |graph| mid_block(graph, context, x))?;
+    Ok(Encoded { x, skips, context })
+}
+
 /// Appends the network that `config` describes and returns its output `[N, H, W, out_channels]`.
 ///
 /// Parameters are declared under diffusers' tensor names. Activations, the output too, have the element type of
@@ -28,31 +60,33 @@ pub struct UNetInputs {
 /// # Errors
 /// [`ModelError`] for a configuration that this engine does not have.
 pub fn unet(graph: &mut Graph, config: &UNetConfig, inputs: UNetInputs) -> Result<ValueId, ModelError> {
-    config.check()?;
+    let Encoded { mut x, mut skips, context } = encode(graph, config, inputs)?;
     let levels = config.levels();
-    let level = |index: usize, kind: &str, resamples: bool| Level {
-        channels: config.block_out_channels[index],
-        has_attention: kind.starts_with("Attn"),
-        resamples,
-    };
-    let embedding = time_embedding(graph, config, inputs.timesteps, inputs.class_labels)?;
-    let context = Context { config, embedding, key_step_sample: inputs.key_step_sample };
-
-    let mut x = Conv::three(config.block_out_channels[0]).build(graph, "conv_in", inputs.sample)?;
-    let mut skips = vec![x];
-    for (index, kind) in config.down_block_types.iter().enumerate() {
-        let level = level(index, kind, index + 1 < levels);
-        x = graph.scoped(format!("down_blocks.{index}"), |graph| {
-            down_block(graph, context, x, level, &mut skips)
-        })?;
-    }
-    x = graph.scoped("mid_block", |graph| mid_block(graph, context, x))?;
     for (index, kind) in config.up_block_types.iter().enumerate() {
-        let level = level(levels - 1 - index, kind, index + 1 < levels);
+        let level = level(config, levels - 1 - index, kind, index + 1 < levels);
         x = graph
             .scoped(format!("up_blocks.{index}"), |graph| up_block(graph, context, x, level, &mut skips))?;
     }
     x = group_norm(graph, "conv_norm_out", x, config.groups(), config.norm_eps, true)?;
     let conv_out = Conv { init: WeightInit::NearZero, ..Conv::three(config.out_channels) };
     Ok(conv_out.build(graph, "conv_out", x)?)
+}
+
+/// Appends the network's encoder (down blocks and mid block) with a head that classifies, and returns logits `[N, classes]`.
+///
+/// The head is group norm, SiLU, the mean over pixels and a linear layer that starts as zero (Dhariwal and Nichol 2021; their
+/// code's `EncoderUNetModel` with pool "adaptive"). Logits have the element type of `inputs.sample`.
+///
+/// # Errors
+/// [`ModelError`] for a configuration that this engine does not have.
+pub fn classifier(
+    graph: &mut Graph,
+    config: &UNetConfig,
+    classes: usize,
+    inputs: UNetInputs,
+) -> Result<ValueId, ModelError> {
+    let Encoded { x, .. } = encode(graph, config, inputs)?;
+    let x = group_norm(graph, "conv_norm_out", x, config.groups(), config.norm_eps, true)?;
+    let pooled = graph.scoped("pool", |graph| ops::average_pool(graph, x))?;
+    Ok(linear(graph, "classifier", pooled, classes, WeightInit::NearZero)?)
 }

@@ -11,14 +11,18 @@ mod variant;
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod average_pool;
 pub mod calibration;
 pub mod cast;
 pub mod concat;
 pub mod conv2d;
+pub mod cross_entropy;
 pub mod dropout;
+pub mod dynamic_threshold;
 pub mod embedding;
 pub mod grad_norm;
 pub mod group_norm;
+pub mod guidance;
 pub mod linear;
 pub mod loss_scale;
 pub mod philox;
@@ -27,6 +31,7 @@ pub mod regression_loss;
 pub mod reverse_step;
 pub mod scale_shift;
 pub mod silu;
+pub mod step_norms;
 pub mod timestep_embedding;
 pub mod upsample;
 pub mod vlb_loss;
@@ -36,12 +41,15 @@ use std::fmt::Debug;
 
 pub use add::add;
 pub use attention::attention;
+pub use average_pool::average_pool;
 pub use case::{Case, Fill};
 pub use cast::cast;
 pub use concat::concat;
 pub use conv2d::conv2d;
 pub use cpu::{Input, Operands, Output};
+pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
+pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
 pub use group_norm::group_norm;
 pub use linear::linear;
@@ -50,6 +58,7 @@ pub use regression_loss::{Regression, mse_loss, regression_loss};
 pub use reverse_step::reverse_step;
 pub use scale_shift::scale_shift;
 pub use silu::silu;
+pub use step_norms::step_norms;
 pub use timestep_embedding::timestep_embedding;
 pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
@@ -204,14 +213,18 @@ pub const ALL: &[Room] = rooms![
     adamw,
     add,
     attention,
+    average_pool,
     calibration,
     cast,
     concat,
     conv2d,
+    cross_entropy,
     dropout,
+    dynamic_threshold,
     embedding,
     grad_norm,
     group_norm,
+    guidance,
     linear,
     loss_scale,
     philox,
@@ -220,6 +233,7 @@ pub const ALL: &[Room] = rooms![
     reverse_step,
     scale_shift,
     silu,
+    step_norms,
     timestep_embedding,
     upsample,
     vlb_loss,

@@ -1,49 +1,60 @@
-//! One step of the reverse process, for samplers that are linear in x_t, the network's output and noise.
+//! One step of the reverse process, for samplers that are linear in what they have at hand.
 
-use super::cpu::{par_chunks, par_rows};
+mod combination;
+
+pub use combination::{Combination, OUTPUT, Update, X, X_0, kept};
+
 use super::philox::{Stream, elements_per_sample, expect_key, fill_normals, key_fill};
-use super::{Case, Fill, Grid, Op, Operands, Types, Variant, Word, expect_shape};
+use super::{Case, Fill, Grid, Input, Op, Operands, Output, Types, Variant, expect, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
-/// The factors of one step; see `kernels/reverse_step.wgsl` for the formula.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Coefficients {
-    /// Factors of x_t and of the network's output in the estimate of x_0.
-    pub x_0: [f64; 2],
-    /// The estimate is clamped to `-limit..=limit`; infinite for no clamp.
-    pub limit: f64,
-    /// Factors of x_0, x_t and the network's output in x_{t-1}.
-    pub x_prev: [f64; 3],
-    /// Standard deviation of the noise that is added.
-    pub sigma: f64,
+/// Most values that a sampler can keep from step to step.
+pub const MAX_SLOTS: usize = 8;
+
+/// Numbers of a sample's coefficients before the rows: see `kernels/reverse_step.wgsl`.
+const HEADER: usize = 5;
+
+/// Length of the `coefficients` of one sample, where `slots` values are kept.
+pub const fn coefficients_length(slots: usize) -> usize {
+    HEADER + (1 + slots) * (4 + slots)
 }
 
-impl Coefficients {
-    /// Contents of the `coefficients` input `[7]`.
-    pub fn to_array(&self) -> [f32; 7] {
-        // WGSL has no infinity that drivers must keep; the largest float clamps nothing that is finite.
-        let limit = self.limit.min(f64::from(f32::MAX));
-        let [a, b] = self.x_0;
-        let [c, d, e] = self.x_prev;
-        [a, b, limit, c, d, e, self.sigma].map(|value| value as f32)
-    }
+/// What a step reads beside x.
+#[derive(Clone, Copy, Debug)]
+pub struct StepInputs {
+    /// The network's output `[N, H, W, C]`, or `[N, H, W, 2 C]` with learned variance.
+    pub output: ValueId,
+    /// [`Update::coefficients`] of each sample, `[N, L]`.
+    pub coefficients: ValueId,
+    /// For each sample the largest absolute value of x_0 before it is multiplied by a factor, and the factor: `[N, 2]`.
+    pub limits: ValueId,
 }
 
-/// Rewrites `x` `[N, H, W, C]` from x_t to x_{t-1}, with noise drawn on the device.
-///
-/// `coefficients` is `[7]`, see [`Coefficients::to_array`]; `key_step_sample` is the generator's key.
+/// Where noise comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Noise {
+    /// The generator's key: `(seed low, seed high, step, number of the first sample)`.
+    pub key_step_sample: ValueId,
+    /// The generator's stream, [`Graph::random_stream`].
+    pub stream: u32,
+}
+
+/// Rewrites `x` `[N, H, W, C]` from x_t to x_{t-1}, and the values `kept` `[slots, N, H, W, C]`, with noise drawn on the
+/// device.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.
 pub fn reverse_step(
     graph: &mut Graph,
     x: ValueId,
-    output: ValueId,
-    coefficients: ValueId,
-    key_step_sample: ValueId,
+    kept: ValueId,
+    inputs: StepInputs,
+    noise: Noise,
 ) -> Result<(), GraphError> {
-    let stream = graph.random_stream();
-    graph.update(Forward { stream }, &[output, coefficients, key_step_sample], &[x])
+    let form = Form::new(graph, x, kept);
+    let op = Forward { stream: noise.stream, form };
+    let StepInputs { output, coefficients, limits } = inputs;
+    graph.update(op, &[output, coefficients, limits, noise.key_step_sample], &[x, kept])
 }
 
 /// As [`reverse_step`], with the noise given `[N, H, W, C]`: for comparing with other implementations.
@@ -53,43 +64,113 @@ pub fn reverse_step(
 pub fn reverse_step_injected(
     graph: &mut Graph,
     x: ValueId,
-    output: ValueId,
-    coefficients: ValueId,
+    kept: ValueId,
+    inputs: StepInputs,
     noise: ValueId,
 ) -> Result<(), GraphError> {
-    graph.update(ForwardInjected, &[output, coefficients, noise], &[x])
+    let form = Form::new(graph, x, kept);
+    let StepInputs { output, coefficients, limits } = inputs;
+    graph.update(ForwardInjected { form }, &[output, coefficients, limits, noise], &[x, kept])
 }
 
 #[derive(Debug)]
 struct Forward {
     stream: u32,
+    form: Form,
 }
 
 #[derive(Debug)]
-struct ForwardInjected;
-
-/// `x_{t-1}` in the arithmetic of the kernel.
-fn reverse(k: &[f32], x_t: f32, output: f32, z: f32) -> f32 {
-    let x_0 = (k[0] * x_t + k[1] * output).clamp(-k[2], k[2]);
-    k[3] * x_0 + k[4] * x_t + k[5] * output + k[6] * z
+struct ForwardInjected {
+    form: Form,
 }
 
-/// `x_{t-1}` in f64.
-fn reverse_f64(k: &[f32], x_t: f32, output: f32, z: f32) -> f32 {
-    let k: Vec<f64> = k.iter().map(|&k| f64::from(k)).collect();
-    let (x_t, output, z) = (f64::from(x_t), f64::from(output), f64::from(z));
-    let x_0 = (k[0] * x_t + k[1] * output).clamp(-k[2], k[2]);
-    (k[3] * x_0 + k[4] * x_t + k[5] * output + k[6] * z) as f32
+/// What the targets say and the inputs do not: the channels of x, and how many values are kept.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    channels: usize,
+    slots: usize,
 }
 
-fn params(ty: &TensorType, stream: u32) -> Vec<(&'static str, Word)> {
-    let elements = elements_per_sample(ty);
-    vec![
-        ("samples", ty.shape[0].into()),
-        ("elements", elements.into()),
-        ("blocks", elements.div_ceil(4).into()),
-        ("stream", stream.into()),
-    ]
+impl Form {
+    fn new(graph: &Graph, x: ValueId, kept: ValueId) -> Self {
+        Self { channels: graph.ty(x).channels(), slots: graph.ty(kept).shape[0] }
+    }
+
+    /// The shape rule: types of x and of the kept values.
+    fn output_types(self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let Self { channels, slots } = self;
+        let output = inputs[0];
+        expect((1..=MAX_SLOTS).contains(&slots), || format!("from 1 to {MAX_SLOTS} values can be kept"))?;
+        expect([channels, 2 * channels].contains(&output.channels()), || {
+            format!("output must have {channels} channels, or {} with learned variance", 2 * channels)
+        })?;
+        let samples = output.shape[0];
+        expect_shape("coefficients", inputs[1], &[samples, coefficients_length(slots)])?;
+        expect_shape("limits", inputs[2], &[samples, 2])?;
+        let mut shape = output.shape.clone();
+        shape.pop();
+        shape.push(channels);
+        let x = TensorType::f32(shape);
+        let kept = TensorType::f32([&[slots], x.shape.as_slice()].concat());
+        Ok(vec![x, kept])
+    }
+
+    fn variant(self, entry: &'static str, grid: Grid, types: Types<'_>, stream: u32) -> Variant {
+        let x = &types.outputs[0];
+        let elements = elements_per_sample(x);
+        let params = vec![
+            ("samples", x.shape[0].into()),
+            ("elements", elements.into()),
+            ("blocks", elements.div_ceil(4).into()),
+            ("stream", stream.into()),
+            ("slots", self.slots.into()),
+            ("channels", self.channels.into()),
+            ("output_channels", types.inputs[0].channels().into()),
+        ];
+        Variant::single(entry, grid, params)
+    }
+
+    /// Rewrites x and the kept values; `noise(n, z)` fills `z` with the noise of sample `n`.
+    fn run(
+        self,
+        [output, coefficients, limits]: [Input<'_>; 3],
+        x: Output<'_>,
+        kept: Output<'_>,
+        noise: impl Fn(usize, &mut [f32]),
+    ) {
+        let Self { channels, slots } = self;
+        let (elements, stride) = (elements_per_sample(x.ty), x.data.len());
+        let length = coefficients_length(slots);
+        let mut z = vec![0.0; elements];
+        for n in 0..x.ty.shape[0] {
+            let k: Vec<f64> =
+                coefficients.data[n * length..][..length].iter().map(|&k| f64::from(k)).collect();
+            let (limit, factor) = (f64::from(limits.data[2 * n]), f64::from(limits.data[2 * n + 1]));
+            let (sigma, range) = (k[2], k[3]);
+            if sigma != 0.0 {
+                noise(n, &mut z);
+            }
+            for (element, &z) in z.iter().enumerate() {
+                let at = n * elements + element;
+                let of_output = at / channels * output.ty.channels() + at % channels;
+                let (x_t, out) = (f64::from(x.data[at]), f64::from(output.data[of_output]));
+                let x_0 = (k[0] * x_t + k[1] * out).clamp(-limit, limit) * factor;
+                let mut now = vec![x_0, x_t, out];
+                now.extend((0..slots).map(|slot| f64::from(kept.data[slot * stride + at])));
+                for (row, r) in k[HEADER..].chunks(4 + slots).enumerate().filter(|(_, r)| r[0] != 0.0) {
+                    let value: f64 = r[1..].iter().zip(&now).map(|(factor, value)| factor * value).sum();
+                    if row > 0 {
+                        kept.data[(row - 1) * stride + at] = value as f32;
+                    } else if sigma == 0.0 {
+                        x.data[at] = value as f32;
+                    } else {
+                        let v = if range == 0.0 { 0.0 } else { f64::from(output.data[of_output + channels]) };
+                        x.data[at] = (value + sigma * (range * v).exp() * f64::from(z)) as f32;
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Op for Forward {
@@ -97,55 +178,30 @@ impl Op for Forward {
         "reverse_step.forward"
     }
     fn inputs(&self) -> &'static [&'static str] {
-        &["output", "coefficients", "key_step_sample"]
+        &["output", "coefficients", "limits", "key_step_sample"]
     }
     fn outputs(&self) -> &'static [&'static str] {
-        &["x"]
+        &["x", "kept"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        expect_shape("coefficients", inputs[1], &[7])?;
-        expect_key(inputs[2])?;
-        Ok(vec![inputs[0].clone()])
+        expect_key(inputs[3])?;
+        self.form.output_types(inputs)
     }
     fn updates_in_place(&self) -> bool {
         true
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let ty = &types.inputs[0];
-        let grid = Grid::Invocations(ty.shape[0] * elements_per_sample(ty).div_ceil(4));
-        vec![Variant::single("forward", grid, params(ty, self.stream))]
+        let x = &types.outputs[0];
+        let grid = Grid::Invocations(x.shape[0] * elements_per_sample(x).div_ceil(4));
+        vec![self.form.variant("forward", grid, types, self.stream)]
     }
     fn tolerance(&self) -> f32 {
         3e-6
     }
     fn reference(&self, operands: Operands<'_>) {
-        let ([output, coefficients, key], [x]) = operands.split();
-        let elements = elements_per_sample(x.ty);
-        let mut z = vec![0.0; elements];
-        for (n, row) in x.data.chunks_mut(elements).enumerate() {
-            fill_normals(Stream::of_sample(key.u32(), self.stream, n), &mut z);
-            for ((x, &output), &z) in row.iter_mut().zip(&output.data[n * elements..]).zip(&z) {
-                *x = reverse_f64(coefficients.data, *x, output, z);
-            }
-        }
-    }
-    fn compute(&self, operands: Operands<'_>) {
-        let ([output, coefficients, key], [x]) = operands.split();
-        let elements = elements_per_sample(x.ty);
-        let k = coefficients.data;
-        par_rows(x.data, elements, |first, rows| {
-            for (row, x) in rows.chunks_mut(elements).enumerate() {
-                let n = first + row;
-                let stream = Stream::of_sample(key.u32(), self.stream, n);
-                let output = &output.data[n * elements..][..elements];
-                for (block, (x, output)) in x.chunks_mut(4).zip(output.chunks(4)).enumerate() {
-                    let z = if k[6] == 0.0 { [0.0; 4] } else { stream.normals(block as u32) };
-                    for ((x, &output), z) in x.iter_mut().zip(output).zip(z) {
-                        *x = reverse(k, *x, output, z);
-                    }
-                }
-            }
-        });
+        let ([output, coefficients, limits, key], [x, kept]) = operands.split();
+        let noise = |n: usize, z: &mut [f32]| fill_normals(Stream::of_sample(key.u32(), self.stream, n), z);
+        self.form.run([output, coefficients, limits], x, kept, noise);
     }
 }
 
@@ -154,58 +210,73 @@ impl Op for ForwardInjected {
         "reverse_step.forward_injected"
     }
     fn inputs(&self) -> &'static [&'static str] {
-        &["output", "coefficients", "noise"]
+        &["output", "coefficients", "limits", "noise"]
     }
     fn outputs(&self) -> &'static [&'static str] {
-        &["x"]
+        &["x", "kept"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        expect_shape("coefficients", inputs[1], &[7])?;
-        expect_shape("noise", inputs[2], &inputs[0].shape)?;
-        Ok(vec![inputs[0].clone()])
+        let types = self.form.output_types(inputs)?;
+        expect_shape("noise", inputs[3], &types[0].shape)?;
+        Ok(types)
     }
     fn updates_in_place(&self) -> bool {
         true
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let ty = &types.inputs[0];
-        vec![Variant::single("forward_injected", Grid::Invocations(ty.len()), params(ty, 0))]
+        vec![self.form.variant("forward_injected", Grid::Invocations(types.outputs[0].len()), types, 0)]
+    }
+    fn tolerance(&self) -> f32 {
+        3e-6
     }
     fn reference(&self, operands: Operands<'_>) {
-        let ([output, coefficients, noise], [x]) = operands.split();
-        for ((x, &output), &z) in x.data.iter_mut().zip(output.data).zip(noise.data) {
-            *x = reverse_f64(coefficients.data, *x, output, z);
-        }
-    }
-    fn compute(&self, operands: Operands<'_>) {
-        let ([output, coefficients, noise], [x]) = operands.split();
-        par_chunks(x.data, |first, x| {
-            for ((x, &output), &z) in x.iter_mut().zip(&output.data[first..]).zip(&noise.data[first..]) {
-                *x = reverse(coefficients.data, *x, output, z);
-            }
-        });
+        let ([output, coefficients, limits, noise], [x, kept]) = operands.split();
+        let noise = |n: usize, z: &mut [f32]| z.copy_from_slice(&noise.data[n * z.len()..][..z.len()]);
+        self.form.run([output, coefficients, limits], x, kept, noise);
     }
 }
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    let posterior =
-        Coefficients { x_0: [1.3, -0.8], limit: 1.0, x_prev: [0.4, 0.6, 0.0], sigma: 0.3 }.to_array();
-    let sigma_one =
-        Coefficients { x_0: [1.3, -0.8], limit: 1.0, x_prev: [0.4, 0.6, 0.0], sigma: 1.0 }.to_array();
-    let ddim = Coefficients { x_0: [1.3, -0.8], limit: f64::INFINITY, x_prev: [0.4, 0.0, 0.7], sigma: 0.0 }
-        .to_array();
+    let x_0 = [1.3, -0.8];
+    let ddpm = Update::new(x_0, 0.4 * X_0 + 0.6 * X).noise(0.3);
+    let unscaled = Update::new(x_0, 0.4 * X_0 + 0.6 * X).noise(1.0);
+    let ddim = Update::new(x_0, 0.4 * X_0 + 0.7 * OUTPUT);
+    let learned = Update { log_range: 0.4, ..ddpm.clone() };
+    // The kept values change places, and one of them stays.
+    let multistep = Update::new(x_0, 0.4 * X_0 + 0.3 * X - 0.6 * kept(0) + 0.2 * kept(2))
+        .noise(0.3)
+        .keep(0, kept(2) - 0.5 * X_0)
+        .keep(2, kept(0) + 0.2 * X - 0.1 * OUTPUT);
+    let last = Update::new(x_0, 0.4 * X - 0.7 * kept(7)).keep(7, kept(6)).keep(6, OUTPUT);
+    let ragged = [3, 5, 3, 3];
+    let image = [4, 32, 32, 3];
     let mut cases = Vec::new();
-    for (name, shape, k) in [
-        ("ragged, clipped, with noise", [3, 5, 3, 3], posterior),
-        ("ragged, noise as it is", [3, 5, 3, 3], sigma_one),
-        ("ragged, deterministic", [3, 5, 3, 3], ddim),
-        ("image, clipped, with noise", [4, 32, 32, 3], posterior),
+    for (name, shape, slots, outputs, updates) in [
+        ("ragged, with noise", ragged, 1, 1, [&ddpm, &ddpm]),
+        ("ragged, noise as it is", ragged, 1, 1, [&unscaled, &unscaled]),
+        ("ragged, deterministic", ragged, 1, 1, [&ddim, &ddim]),
+        ("ragged, a step of its own for each sample", ragged, 3, 1, [&multistep, &ddim]),
+        ("ragged, learned variance", ragged, 3, 2, [&learned, &multistep]),
+        ("most slots", ragged, MAX_SLOTS, 1, [&last, &last]),
+        ("image, with noise", image, 1, 1, [&ddpm, &ddpm]),
+        ("image, multistep", image, 3, 1, [&multistep, &multistep]),
     ] {
-        let targets = vec![Fill::normal(shape)];
-        let inputs = |last: Fill| vec![Fill::offset(shape), Fill::floats(k), last];
-        let forward = Case::new(name, Forward { stream: 5 }, inputs(key_fill()));
-        let injected = Case::new(name, ForwardInjected, inputs(Fill::normal(shape)));
+        let [samples, height, width, channels] = shape;
+        let form = Form { channels, slots };
+        let coefficients = (0..samples).flat_map(|n| updates[n % 2].coefficients(slots)).collect();
+        let limits = (0..samples).flat_map(|n| [[1.0, 1.0], [60.0, 0.5], [f32::MAX, 1.0]][n % 3]).collect();
+        let inputs = |last: Fill| {
+            vec![
+                Fill::normal([samples, height, width, outputs * channels]),
+                Fill::Floats { shape: vec![samples, coefficients_length(slots)], data: coefficients },
+                Fill::Floats { shape: vec![samples, 2], data: limits },
+                last,
+            ]
+        };
+        let targets = vec![Fill::offset(shape), Fill::normal([&[slots], &shape[..]].concat())];
+        let forward = Case::new(name, Forward { stream: 5, form }, inputs.clone()(key_fill()));
+        let injected = Case::new(name, ForwardInjected { form }, inputs(Fill::normal(shape)));
         cases.push(Case { targets: targets.clone(), ..forward });
         cases.push(Case { targets, ..injected });
     }

@@ -1,27 +1,50 @@
 //! A model prepared to take denoising steps on one device.
 
-use super::{SampleError, prepare_with_weights};
+use super::evaluation::Evaluation;
+use super::{Conditions, Guidance, SampleError, prepare_with_weights};
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
-use crate::graph::{BufferRole, Graph, TensorType, ValueId};
-use crate::model::{Precision, UNetInputs};
+use crate::graph::{BufferRole, Graph, GraphError, TensorType, ValueId};
+use crate::model::Precision;
 use crate::ops::philox::Stream;
-use crate::ops::reverse_step;
-use crate::sampler::Step;
+use crate::ops::reverse_step::{Noise, StepInputs, Update, X, coefficients_length};
+use crate::ops::step_norms::{Measure, measures_length};
+use crate::ops::{dynamic_threshold, reverse_step, step_norms};
+use crate::sampler::{Clip, Measured, Sampler, Step};
 
-/// The network and the reverse step as one plan; x_t stays on the device between steps.
+/// The scope of the nodes that follow the evaluation of the network.
+const UPDATE: &str = "reverse_step";
+
+/// The values of the graph by which it measures.
+struct Norms {
+    measures: ValueId,
+    norms: ValueId,
+}
+
+/// The network and the reverse step as one plan; x and what the sampler keeps stay on the device between steps.
+///
+/// The plan has two parts. The first evaluates the network at x (`evaluation.rs`); the second,
+/// from the first node in the scope `reverse_step` on, makes the next x of it as the [`Update`] of a step says. A step
+/// that evaluates runs both, in one submission; a step that does not runs the second, with the output as it was.
 pub struct Denoiser {
     executor: Executor,
     batch: usize,
+    slots: usize,
     x: ValueId,
-    timesteps: ValueId,
-    class_labels: Option<ValueId>,
+    evaluation: Evaluation,
+    /// Number of the first node of the second part.
+    first_of_update: usize,
     coefficients: ValueId,
     key_step_sample: ValueId,
+    /// What is to be measured, and what has been; for samplers that measure.
+    norms: Option<Norms>,
+    /// Updates with noise since the start.
+    noises: u32,
 }
 
 impl Denoiser {
-    /// Prepares `pipeline` on `device` for batches of `batch` images, with activations of `precision`.
+    /// Prepares `pipeline` on `device` for batches of `batch` images and the steps of `sampler`, with activations of
+    /// `precision` and estimates of x_0 clipped by `clip`, towards what `guidance` says.
     ///
     /// # Errors
     /// [`SampleError`] for a model that cannot be built or does not fit the device.
@@ -30,49 +53,154 @@ impl Denoiser {
         pipeline: &Pipeline,
         batch: usize,
         precision: Precision,
+        sampler: &Sampler,
+        clip: Clip,
+        guidance: &Guidance,
     ) -> Result<Self, SampleError> {
         let config = &pipeline.unet;
         let [height, width] = config.image_size()?;
+        let slots = sampler.slots.max(1);
         let mut graph = Graph::new();
-        let x =
-            graph.state("x", TensorType::f32([batch, height, width, config.in_channels]), BufferRole::Inputs);
-        let timesteps = graph.input("timesteps", TensorType::f32([batch]));
-        let class_labels =
-            config.num_class_embeds.map(|_| graph.input("class_labels", TensorType::u32([batch])));
-        let coefficients = graph.input("coefficients", TensorType::f32([7]));
+        let image = TensorType::f32([batch, height, width, config.image_channels()]);
+        let kept = TensorType::f32([slots, batch, height, width, config.image_channels()]);
+        let x = graph.state("x", image, BufferRole::Inputs);
+        let kept = graph.state("kept", kept, BufferRole::Inputs);
+        let coefficients = TensorType::f32([batch, coefficients_length(slots)]);
+        let coefficients = graph.input("coefficients", coefficients);
+        let given_limits = graph.input("limits", TensorType::f32([batch, 2]));
         let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
-        let inputs = UNetInputs { sample: x, timesteps, class_labels, key_step_sample: None };
-        let output = precision.unet(&mut graph, config, inputs)?;
-        graph
-            .scoped("reverse_step", |graph| reverse_step(graph, x, output, coefficients, key_step_sample))?;
-        let executor = prepare_with_weights(device, &graph, pipeline, x).await?;
-        Ok(Self { executor, batch, x, timesteps, class_labels, coefficients, key_step_sample })
+        let evaluation = Evaluation::build(&mut graph, pipeline, precision, guidance, sampler, x)?;
+        let norms = graph.scoped(UPDATE, |graph| {
+            let output = evaluation.output;
+            let limits = match clip {
+                Clip::None | Clip::Clamp(_) => given_limits,
+                Clip::Dynamic { ratio, max } => {
+                    dynamic_threshold(graph, x, output, coefficients, [ratio, max])?
+                }
+            };
+            let inputs = StepInputs { output, coefficients, limits };
+            let noise = Noise { key_step_sample, stream: graph.random_stream() };
+            let mut norms = None;
+            if sampler.measures {
+                let measures = graph.input("measures", TensorType::f32([batch, measures_length(slots)]));
+                norms =
+                    Some(Norms { measures, norms: step_norms(graph, [x, kept, measures], inputs, noise)? });
+            }
+            reverse_step(graph, x, kept, inputs, noise)?;
+            Ok::<_, GraphError>(norms)
+        })?;
+        // The output is kept, so that its memory still holds it when the second part runs again.
+        let mut keep = vec![x, evaluation.output];
+        keep.extend(norms.as_ref().map(|norms| norms.norms));
+        let mut executor = prepare_with_weights(device, &graph, pipeline, guidance, &keep).await?;
+        let nodes = &executor.plan().nodes;
+        let first_of_update =
+            nodes.iter().position(|planned| planned.node.path.starts_with(UPDATE)).unwrap_or(nodes.len());
+        let limit = match clip {
+            // WGSL has no infinity that drivers must keep; the largest float clamps nothing that is finite.
+            Clip::None | Clip::Dynamic { .. } => f32::MAX,
+            Clip::Clamp(limit) => limit as f32,
+        };
+        executor.write(given_limits, &[limit, 1.0].repeat(batch))?;
+        Ok(Self {
+            executor,
+            batch,
+            slots,
+            x,
+            evaluation,
+            first_of_update,
+            coefficients,
+            key_step_sample,
+            norms,
+            noises: 0,
+        })
     }
 
-    /// Sets x_T `[N, H, W, C]` and the classes `[N]`.
+    /// Sets x_T `[N, H, W, C]`, and what the network is told of the images.
     ///
     /// # Errors
     /// [`DeviceError`] for contents of another length.
-    pub fn start(&mut self, x_t: &[f32], class_labels: Option<&[u32]>) -> Result<(), DeviceError> {
-        self.executor.write(self.x, x_t)?;
-        match (self.class_labels, class_labels) {
-            (Some(id), Some(labels)) => self.executor.write(id, labels),
-            _ => Ok(()),
-        }
+    pub fn start(&mut self, x_t: &[f32], conditions: Conditions<'_>) -> Result<(), DeviceError> {
+        self.noises = 0;
+        self.set_images(x_t)?;
+        self.evaluation.start(&mut self.executor, conditions)
     }
 
-    /// Takes one step; `stream` names the noise of the batch's first image.
+    /// Sets x `[N, H, W, C]` between two steps.
+    ///
+    /// # Errors
+    /// [`DeviceError`] for contents of another length.
+    pub fn set_images(&mut self, x: &[f32]) -> Result<(), DeviceError> {
+        self.executor.write(self.x, x)
+    }
+
+    /// Takes one step: one for all images, or one for each; images beyond the last step stay as they are.
+    ///
+    /// `seed` and `first`, the number of the batch's first image, decide the noise: the n-th update with noise since the
+    /// start draws number n of each image.
     ///
     /// # Errors
     /// [`DeviceError`], also for trouble in earlier steps.
-    pub fn step(&mut self, step: &Step, stream: Stream) -> Result<(), DeviceError> {
-        self.executor.write(self.timesteps, &vec![step.timestep as f32; self.batch])?;
-        self.executor.write(self.coefficients, &step.coefficients.to_array())?;
-        self.executor.write(self.key_step_sample, &stream.key_step_sample())?;
-        self.executor.run()
+    pub fn step(&mut self, steps: &[Step], seed: u64, first: u32) -> Result<(), DeviceError> {
+        let first_of_update = self.first_of_update;
+        let executor = self.prepare_step(steps, seed, first)?;
+        if steps.iter().any(|step| step.timestep.is_some()) {
+            executor.run()
+        } else {
+            executor.run_from(first_of_update)
+        }
     }
 
-    /// x_t as it stands, `[N, H, W, C]`.
+    /// Writes the inputs of a step, as [`Denoiser::step`] takes it, and gives the executor, which is then to run once: for
+    /// profiles of steps that evaluate the network.
+    ///
+    /// # Errors
+    /// [`DeviceError`], also for trouble in earlier steps.
+    pub fn prepare_step(
+        &mut self,
+        steps: &[Step],
+        seed: u64,
+        first: u32,
+    ) -> Result<&mut Executor, DeviceError> {
+        let none = Update::none();
+        let of_image = |image: usize| if steps.len() == 1 { steps.first() } else { steps.get(image) };
+        let images = || (0..self.batch).map(of_image);
+        let update = |step: Option<&Step>| step.map_or(&none, |step| &step.update).coefficients(self.slots);
+        let coefficients: Vec<f32> = images().flat_map(update).collect();
+        let timesteps: Vec<f32> =
+            images().map(|step| step.and_then(|step| step.timestep).unwrap_or(0.0) as f32).collect();
+        // Step 0 of the generator belongs to x_T.
+        let stream = Stream { seed, step: self.noises + 1, stream: 0, sample: first };
+        self.executor.write(self.coefficients, &coefficients)?;
+        self.executor.write(self.key_step_sample, &stream.key_step_sample())?;
+        if let Some(norms) = &self.norms {
+            let nothing = Measure { noise: false, ..Measure::norms([0.0, 0.0], X) };
+            let measure = |step: Option<&Step>| step.and_then(|step| step.measure).unwrap_or(nothing);
+            let measures: Vec<f32> = images().flat_map(|step| measure(step).to_row(self.slots)).collect();
+            self.executor.write(norms.measures, &measures)?;
+        }
+        if steps.iter().any(|step| step.update.sigma != 0.0) {
+            self.noises += 1;
+        }
+        if steps.iter().any(|step| step.timestep.is_some()) {
+            self.evaluation.set_timesteps(&mut self.executor, &timesteps)?;
+            self.evaluation.set_shift(&mut self.executor, images())?;
+        }
+        Ok(&mut self.executor)
+    }
+
+    /// What the last step has measured, for each image.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub async fn measured(&mut self) -> Result<Vec<Measured>, DeviceError> {
+        let Some(Norms { norms, .. }) = self.norms else { return Ok(vec![Measured::default(); self.batch]) };
+        let pairs = self.executor.read(norms).await?;
+        let of_pair = |pair: &[f32; 2]| Measured { value: f64::from(pair[0]), noise: f64::from(pair[1]) };
+        Ok(pairs.as_chunks().0.iter().map(of_pair).collect())
+    }
+
+    /// x as it stands, `[N, H, W, C]`.
     ///
     /// # Errors
     /// [`DeviceError`]

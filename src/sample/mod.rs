@@ -1,16 +1,32 @@
 //! Sampling: a trained model, a sampler's steps, images.
 
 mod denoiser;
+mod evaluation;
+mod forward_process;
+mod guidance;
+mod image_to_image;
+mod inpaint;
+mod interpolate;
+mod low_resolution;
 
 pub use denoiser::Denoiser;
+pub use evaluation::Conditions;
+pub use forward_process::forward_process;
+pub use guidance::Guidance;
+pub use image_to_image::image_to_image;
+pub use inpaint::{Inpainting, inpaint};
+pub use interpolate::{invert, noise_of_seed, slerp};
+pub use low_resolution::LowResolution;
 
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
+use crate::diffusion::SchedulerConfig;
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 use crate::model::{ModelError, Precision, UNetInputs, WeightsError, from_tensors};
 use crate::ops::philox::{Stream, normals};
 use crate::output::OutputError;
-use crate::sampler::{Sampler, SamplerError, SamplerOptions};
+use crate::sampler::{Measured, Sampler, SamplerError, SamplerOptions};
+use evaluation::CLASSIFIER;
 
 /// Stream of x_T; the nodes of a graph count from 1.
 const INIT_NOISE_STREAM: u32 = 0;
@@ -70,24 +86,46 @@ pub struct SampleRequest {
     pub precision: Precision,
     /// x_T `[N, H, W, C]` in place of drawn noise.
     pub init_noise: Option<Images>,
+    /// What steers towards the classes.
+    pub guidance: Guidance,
+    /// The smaller images that a super-resolution model enlarges.
+    pub low_resolution: Option<LowResolution>,
     /// How many x_t to keep along the way, for an animation.
     pub frames: usize,
 }
 
 impl SampleRequest {
-    /// 16 images with seed 0.
-    pub fn new(sampler: &'static Sampler, steps: usize) -> Self {
+    /// 16 images with seed 0, of a model with this scheduler config.
+    pub fn new(sampler: &'static Sampler, config: &SchedulerConfig) -> Self {
         Self {
             num_images: 16,
             sampler,
-            options: SamplerOptions { steps, eta: 0.0 },
+            options: SamplerOptions::new(config),
             class_labels: None,
             seed: 0,
             batch_size: 64,
             precision: Precision::F32,
             init_noise: None,
+            guidance: Guidance::default(),
+            low_resolution: None,
             frames: 0,
         }
+    }
+
+    /// Refuses what makes no sense or does not fit the model.
+    ///
+    /// # Errors
+    /// [`SampleError::Request`] in one sentence.
+    pub fn check(&self, pipeline: &Pipeline) -> Result<(), SampleError> {
+        let [height, width] = pipeline.unet.image_size()?;
+        check(pipeline, self, [height, width, pipeline.unet.image_channels()])
+    }
+
+    /// The classes of images `first..first + count`, filled up to a whole batch.
+    fn batch_labels(&self, first: usize, count: usize, batch: usize) -> Option<Vec<u32>> {
+        let mut labels = self.class_labels.as_ref()?[first..first + count].to_vec();
+        labels.resize(batch, 0);
+        Some(labels)
     }
 }
 
@@ -103,7 +141,7 @@ pub struct Sampled {
 /// How far sampling is.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleProgress {
-    /// Steps done, over all batches.
+    /// Steps done, over all batches; hundredths of the way with a sampler that finds its steps on the way.
     pub done: usize,
     /// Steps in all.
     pub total: usize,
@@ -120,22 +158,22 @@ pub async fn sample(
     progress: &mut (dyn FnMut(SampleProgress) + Send),
 ) -> Result<Sampled, SampleError> {
     let [height, width] = pipeline.unet.image_size()?;
-    let image = [height, width, pipeline.unet.in_channels];
+    let image = [height, width, pipeline.unet.image_channels()];
     check(pipeline, request, image)?;
-    let steps = (request.sampler.steps)(&pipeline.scheduler, &request.options)?;
-    let batch = request.batch_size.min(request.num_images);
-    let mut denoiser = Denoiser::new(device, pipeline, batch, request.precision).await?;
-    let elements: usize = image.iter().product();
-    let total = steps.len() * request.num_images.div_ceil(batch);
-    // Numbers of steps after which a frame is kept, 0 for x_T.
-    let frame_steps: Vec<usize> = match request.frames {
-        0 => Vec::new(),
-        frames => (0..frames).map(|frame| frame * steps.len() / (frames - 1).max(1)).collect(),
+    let steps = request.sampler.start(&pipeline.scheduler, &request.options)?;
+    let low_resolution = match &request.low_resolution {
+        Some(low) => Some(low.prepare(pipeline, request.seed)?),
+        None => None,
     };
-    let mut frames = vec![Vec::new(); frame_steps.len()];
+    let batch = request.batch_size.min(request.num_images);
+    let (sampler, clip) = (request.sampler, request.options.clip);
+    let mut denoiser =
+        Denoiser::new(device, pipeline, batch, request.precision, sampler, clip, &request.guidance).await?;
+    let elements: usize = image.iter().product();
+    let batches = request.num_images.div_ceil(batch);
+    let mut frames = vec![Vec::new(); request.frames];
     let mut data = Vec::with_capacity(request.num_images * elements);
-    let mut done = 0;
-    for first in (0..request.num_images).step_by(batch) {
+    for (number, first) in (0..request.num_images).step_by(batch).enumerate() {
         let count = batch.min(request.num_images - first);
         let mut x_t = match &request.init_noise {
             Some(noise) => noise.data[first * elements..(first + count) * elements].to_vec(),
@@ -143,25 +181,35 @@ pub async fn sample(
         };
         // The last batch may be short: the rest of it is denoised from zeros and thrown away.
         x_t.resize(batch * elements, 0.0);
-        let labels = request.class_labels.as_ref().map(|labels| {
-            let mut labels = labels[first..first + count].to_vec();
-            labels.resize(batch, 0);
-            labels
+        let labels = request.batch_labels(first, count, batch);
+        let low = low_resolution.as_ref().map(|low| {
+            let mut low = low[first * elements..(first + count) * elements].to_vec();
+            low.resize(batch * elements, 0.0);
+            low
         });
-        denoiser.start(&x_t, labels.as_deref())?;
-        for index in 0..=steps.len() {
-            if frame_steps.contains(&index) {
+        let conditions = Conditions { class_labels: labels.as_deref(), low_resolution: low.as_deref() };
+        denoiser.start(&x_t, conditions)?;
+        let mut run = steps.run(count);
+        let mut frame = 0;
+        let mut measured: Vec<Measured> = vec![Measured::default(); count];
+        loop {
+            // Frame f shows the first x_t after that share of the steps; frame 0 is x_T, the last one the image.
+            let is_due =
+                |frame: usize| run.progress() * (request.frames - 1).max(1) as f64 >= frame as f64 - 1e-9;
+            if frame < request.frames && is_due(frame) {
                 let x_t = denoiser.images().await?;
-                for (frame, _) in frame_steps.iter().enumerate().filter(|(_, step)| **step == index) {
+                while frame < request.frames && is_due(frame) {
                     frames[frame].extend_from_slice(&x_t[..count * elements]);
+                    frame += 1;
                 }
             }
-            let Some(step) = steps.get(index) else { break };
-            // Step 0 of the generator belongs to x_T.
-            let (number, sample) = (index as u32 + 1, first as u32);
-            denoiser.step(step, Stream { seed: request.seed, step: number, stream: 0, sample })?;
-            done += 1;
-            progress(SampleProgress { done, total });
+            let Some(step) = run.next(&measured) else { break };
+            denoiser.step(&step, request.seed, first as u32)?;
+            if step.iter().any(|step| step.measure.is_some()) {
+                measured = denoiser.measured().await?;
+            }
+            let done = (run.progress() * run.total() as f64).round() as usize;
+            progress(SampleProgress { done: number * run.total() + done, total: batches * run.total() });
         }
         let x_0 = denoiser.images().await?;
         data.extend_from_slice(&x_0[..count * elements]);
@@ -182,13 +230,44 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
     if request.num_images == 0 || request.batch_size == 0 {
         return fault("the number of images and the batch size must be at least 1".to_owned());
     }
-    if pipeline.unet.out_channels != pipeline.unet.in_channels {
+    if request.sampler.inverts && request.init_noise.is_none() {
         return fault(format!(
-            "the model has {} output channels for {} input channels; models with learned variance cannot be sampled",
-            pipeline.unet.out_channels, pipeline.unet.in_channels
+            "the sampler `{}` leads from images to noise; give it the images as the initial noise, --init-noise",
+            request.sampler.name
         ));
     }
-    check_labels(pipeline, request.class_labels.as_deref(), request.num_images)?;
+    let (channels, outputs) = (image[2], pipeline.unet.out_channels);
+    let expected = pipeline.scheduler.variance_type.output_channels(channels);
+    if ![expected, 2 * channels].contains(&outputs) {
+        return fault(format!(
+            "the model has {outputs} output channels for {channels} input channels; its scheduler config asks for \
+             {expected}: see variance_type"
+        ));
+    }
+    request.guidance.check(pipeline)?;
+    match (&pipeline.unet.super_resolution, &request.low_resolution) {
+        (Some(model), None) => {
+            let size = model.low_size;
+            return fault(format!("the model enlarges images of {size}x{size}: give low-resolution images"));
+        }
+        (_, Some(low)) if low.images.shape[0] != request.num_images => {
+            return fault(format!(
+                "there are {} low-resolution images for {} images",
+                low.images.shape[0], request.num_images
+            ));
+        }
+        _ => {}
+    }
+    let labels = request.class_labels.as_deref();
+    if let Some((classifier, _)) = &request.guidance.classifier {
+        match labels {
+            Some(labels) => check_label_range(classifier.config.num_classes, labels, request.num_images)?,
+            None => return fault("a classifier guides towards classes: say which class to draw".to_owned()),
+        }
+    }
+    if request.guidance.classifier.is_none() || pipeline.unet.num_class_embeds.is_some() {
+        check_labels(pipeline, labels, request.num_images)?;
+    }
     if let Some(noise) = &request.init_noise {
         let [h, w, c] = image;
         let expected = [request.num_images, h, w, c];
@@ -204,19 +283,26 @@ fn check_labels(pipeline: &Pipeline, labels: Option<&[u32]>, images: usize) -> R
     let fault = |text: String| Err(SampleError::Request(text));
     match (pipeline.unet.num_class_embeds, labels) {
         (None, Some(_)) => fault("the model is unconditional; leave the class labels out".to_owned()),
-        (Some(classes), None) => {
+        (Some(_), None) => {
+            let classes = pipeline.unet.classes().unwrap_or_default();
             fault(format!("the model is conditional on {classes} classes; say which class to draw"))
         }
-        (Some(_), Some(labels)) if labels.len() != images => {
-            fault(format!("there are {} class labels for {images} images", labels.len()))
-        }
-        (Some(classes), Some(labels)) => match labels.iter().find(|&&label| label as usize >= classes) {
-            Some(label) => {
-                fault(format!("there is no class {label}; the model has classes 0 to {}", classes - 1))
-            }
-            None => Ok(()),
-        },
+        // The class that means none can be drawn as well.
+        (Some(embeds), Some(labels)) => check_label_range(embeds, labels, images),
         (None, None) => Ok(()),
+    }
+}
+
+fn check_label_range(classes: usize, labels: &[u32], images: usize) -> Result<(), SampleError> {
+    let fault = |text: String| Err(SampleError::Request(text));
+    if labels.len() != images {
+        return fault(format!("there are {} class labels for {images} images", labels.len()));
+    }
+    match labels.iter().find(|&&label| label as usize >= classes) {
+        Some(label) => {
+            fault(format!("there is no class {label}; the model has classes 0 to {}", classes - 1))
+        }
+        None => Ok(()),
     }
 }
 
@@ -225,10 +311,16 @@ async fn prepare_with_weights(
     device: &Device,
     graph: &Graph,
     pipeline: &Pipeline,
-    keep: ValueId,
+    guidance: &Guidance,
+    keep: &[ValueId],
 ) -> Result<Executor, SampleError> {
-    let weights = from_tensors(graph, &pipeline.weights)?;
-    let mut executor = device.prepare(graph, &[keep]).await?;
+    let mut tensors = pipeline.weights.clone();
+    if let Some((classifier, _)) = &guidance.classifier {
+        let named = classifier.weights.iter();
+        tensors.extend(named.map(|(name, tensor)| (format!("{CLASSIFIER}.{name}"), tensor.clone())));
+    }
+    let weights = from_tensors(graph, &tensors)?;
+    let mut executor = device.prepare(graph, keep).await?;
     for (parameter, data) in graph.parameters().iter().zip(&weights) {
         executor.write(parameter.value, data)?;
     }
@@ -269,7 +361,8 @@ pub async fn predict(
         key_step_sample: None,
     };
     let output = precision.unet(&mut graph, &pipeline.unet, inputs)?;
-    let mut executor = prepare_with_weights(device, &graph, pipeline, output).await?;
+    let mut executor =
+        prepare_with_weights(device, &graph, pipeline, &Guidance::default(), &[output]).await?;
     executor.write(inputs.sample, &x_t.data)?;
     executor.write(inputs.timesteps, timesteps)?;
     if let (Some(id), Some(labels)) = (inputs.class_labels, class_labels) {

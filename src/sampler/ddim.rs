@@ -2,51 +2,51 @@
 //!
 //! The paper's alpha_t is alpha-bar here.
 
-use super::{Sampler, SamplerError, SamplerOptions, Step};
-use crate::diffusion::{Posterior, SchedulerConfig};
-use crate::ops::reverse_step::Coefficients;
+use super::{Choice, Process, Sampler, SamplerError, Step, Steps};
+use crate::diffusion::Posterior;
+use crate::ops::reverse_step::{Update, X_0};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ddim",
     description: "implicit sampling (Song et al. 2021): without noise unless --eta is given, good with 20 to 100 steps",
+    default_steps: Some(50),
+    slots: 0,
+    measures: false,
+    inverts: false,
+    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength, Choice::Eta],
     steps,
 };
 
 /// The steps of diffusers' `DDIMScheduler`, with `use_clipped_model_output` false.
-fn steps(config: &SchedulerConfig, options: &SamplerOptions) -> Result<Vec<Step>, SamplerError> {
-    let eta = options.eta;
+fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
+    let eta = process.options.eta.unwrap_or(0.0);
     if !(0.0..=1.0).contains(&eta) {
         return Err(SamplerError::EtaRange(eta));
     }
-    let schedule = config.schedule()?;
-    let timesteps = config.timesteps(options.steps)?;
-    let stride = config.num_train_timesteps / options.steps;
-    let final_alpha_cumprod = if config.set_alpha_to_one { 1.0 } else { schedule.alphas_cumprod(0) };
+    let timesteps = process.timesteps()?;
+    let stride = process.stride();
+    let last = if process.config.set_alpha_to_one { process.image() } else { process.level(0) };
 
-    let step = |&t: &usize| {
+    let step = |(i, &t): (usize, &usize)| {
         // One stride back, which with linspace spacing need not be the next timestep visited: as diffusers has it.
-        let alpha_cumprod = schedule.alphas_cumprod(t);
-        let alpha_cumprod_prev = match t.checked_sub(stride) {
-            Some(prev) => schedule.alphas_cumprod(prev),
-            None => final_alpha_cumprod,
+        let level = process.level(t);
+        let next = match stride {
+            Some(stride) => t.checked_sub(stride),
+            None => timesteps.get(i + 1).copied(),
         };
-
-        // "predicted x_0" (the first term of equation 12), clamped to the range of images, and the noise, which
-        // stays what the network says even where x_0 is clamped.
-        let x_0 = config.prediction_type.x_start_factors(alpha_cumprod);
-        let limit = config.clip_limit();
-        let [eps_of_x_t, eps_of_output] = config.prediction_type.eps_factors(alpha_cumprod);
+        let next = next.map_or(last, |next| process.level(next));
 
         // Equation 16: eta times the standard deviation that DDPM's posterior has.
-        let variance = Posterior::between(alpha_cumprod, alpha_cumprod_prev).variance;
+        let variance = Posterior::between(level.alpha_cumprod, next.alpha_cumprod).variance;
         let sigma = eta * variance.sqrt();
 
-        // Equation 12: x_0 scaled to the next timestep, "direction pointing to x_t", random noise. Rounding may
+        // Equation 12: "predicted x_0" scaled to the next timestep, "direction pointing to x_t", random noise. The
+        // noise that the direction is made of stays what the network says even where x_0 is clipped. Rounding may
         // leave a trifle below zero under the root.
-        let direction = (1.0 - alpha_cumprod_prev - sigma * sigma).max(0.0).sqrt();
-        let x_prev = [alpha_cumprod_prev.sqrt(), direction * eps_of_x_t, direction * eps_of_output];
+        let direction = (1.0 - next.alpha_cumprod - sigma * sigma).max(0.0).sqrt();
+        let x = next.alpha() * X_0 + direction * level.eps_of_output();
 
-        Step { timestep: t, coefficients: Coefficients { x_0, limit, x_prev, sigma } }
+        Step::at(t as f64, Update::new(level.x_0(), x).noise(sigma))
     };
-    Ok(timesteps.iter().map(step).collect())
+    Ok(Steps::Fixed(timesteps.iter().enumerate().map(step).collect()))
 }

@@ -1,34 +1,34 @@
-//! Samplers: which timesteps to visit, and what each step does with x_t and the network's output.
+//! Samplers: at which timesteps the network is evaluated, and what each step makes of x and of the network's output.
 //!
-//! A sampler is plain f64 arithmetic that turns a process and a number of steps into the coefficients of
-//! [`reverse_step`](mod@crate::ops::reverse_step); running the network is its caller's work. Adding one takes one file
-//! and one line in [`ALL`].
+//! A sampler is plain f64 arithmetic; running the network and combining tensors is its caller's work
+//! ([`Denoiser`](crate::sample::Denoiser), by [`reverse_step`](mod@crate::ops::reverse_step)). It turns a [`Process`] into
+//! [`Steps`]: each says at which timestep the network is evaluated, and the next x as a linear combination of x, the
+//! estimate of x_0, the network's output and up to eight values that earlier steps kept. So nothing that a sampler knows
+//! depends on what the network predicts, on guidance, or on how x_0 is clipped. x always has variance 1 where the image
+//! and the noise have: samplers that the literature writes for x / alpha are written for x here.
+//!
+//! Adding one takes one file and one line in [`ALL`].
 
 mod ddim;
+mod ddim_inverse;
 mod ddpm;
+mod dpmpp_2m;
+mod dpmpp_2m_sde;
+mod euler;
+mod heun;
+mod ode;
+mod options;
+mod pc;
+mod pndm;
+mod process;
+mod run;
+mod unipc;
 
-use thiserror::Error;
+pub use options::{Choice, Clip, SamplerError, SamplerOptions};
+pub use process::{Level, NoiseLevels, Process};
+pub use run::{Adaptive, Measured, Run, Step, Steps};
 
-use crate::diffusion::{ScheduleError, SchedulerConfig, TimestepsError};
-use crate::ops::reverse_step::Coefficients;
-
-/// One step of the reverse process.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
-    /// The timestep that the network is told.
-    pub timestep: usize,
-    /// What leads from x_t and the network's output to the next x_t.
-    pub coefficients: Coefficients,
-}
-
-/// What a user may choose about sampling.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SamplerOptions {
-    /// Number of steps, 1..=T.
-    pub steps: usize,
-    /// Noise of DDIM, 0 for none up to 1 for as much as DDPM has.
-    pub eta: f64,
-}
+use crate::diffusion::SchedulerConfig;
 
 /// A method of sampling.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +37,35 @@ pub struct Sampler {
     pub name: &'static str,
     /// One line for `--help`.
     pub description: &'static str,
+    /// Number of steps where the user names none; `None` for every training timestep.
+    pub default_steps: Option<usize>,
+    /// How many values it keeps from step to step, at most [`MAX_SLOTS`](crate::ops::reverse_step::MAX_SLOTS).
+    pub slots: usize,
+    /// Whether its steps measure.
+    pub measures: bool,
+    /// Whether it leads the other way, from images to noise.
+    pub inverts: bool,
+    /// The options that it heeds; others are refused.
+    pub choices: &'static [Choice],
     /// The steps from noise to image, in the order in which they are taken.
-    pub steps: fn(&SchedulerConfig, &SamplerOptions) -> Result<Vec<Step>, SamplerError>,
+    pub steps: fn(&Process<'_>) -> Result<Steps, SamplerError>,
 }
 
 /// Every sampler.
-pub const ALL: &[Sampler] = &[ddpm::SAMPLER, ddim::SAMPLER];
+pub const ALL: &[Sampler] = &[
+    ddpm::SAMPLER,
+    ddim::SAMPLER,
+    pndm::PNDM,
+    pndm::PLMS,
+    dpmpp_2m::SAMPLER,
+    dpmpp_2m_sde::SAMPLER,
+    unipc::SAMPLER,
+    euler::SAMPLER,
+    heun::SAMPLER,
+    ode::SAMPLER,
+    pc::SAMPLER,
+    ddim_inverse::SAMPLER,
+];
 
 /// The sampler of that name.
 ///
@@ -55,36 +78,26 @@ pub fn by_name(name: &str) -> Result<&'static Sampler, SamplerError> {
     })
 }
 
-/// Sampling that cannot be done as asked.
-#[derive(Clone, Debug, Error, PartialEq)]
-pub enum SamplerError {
-    /// No sampler has this name.
-    #[error("there is no sampler `{name}`; the samplers are: {known}")]
-    Unknown {
-        /// The name asked for.
-        name: String,
-        /// The names there are.
-        known: String,
-    },
-    /// A number of steps that the process does not have.
-    #[error(transparent)]
-    Timesteps(#[from] TimestepsError),
-    /// A process that cannot be sampled from.
-    #[error(transparent)]
-    Schedule(#[from] ScheduleError),
-    /// An eta out of range.
-    #[error("eta is {0}; it must be from 0 (no noise) to 1 (the noise of DDPM)")]
-    EtaRange(f64),
-    /// An eta for a sampler that has none.
-    #[error(
-        "the sampler `{sampler}` takes no eta (it was given {eta}); leave it out, or use the sampler `ddim`"
-    )]
-    EtaUnused {
-        /// The sampler.
-        sampler: &'static str,
-        /// The eta given.
-        eta: f64,
-    },
+/// The samplers, a line each, for `--help`.
+pub fn help() -> String {
+    let width = ALL.iter().map(|sampler| sampler.name.len()).max().unwrap_or(0);
+    let line = |sampler: &Sampler| format!("- {:width$}  {}", sampler.name, sampler.description);
+    ALL.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+impl Sampler {
+    /// The steps by which this sampler reverses a process.
+    ///
+    /// # Errors
+    /// [`SamplerError`] for options that the sampler does not have or the process does not allow.
+    pub fn start(&self, config: &SchedulerConfig, options: &SamplerOptions) -> Result<Steps, SamplerError> {
+        for choice in Choice::ALL {
+            if choice.is_given(options) && !self.choices.contains(choice) {
+                return Err(SamplerError::unused(self, *choice));
+            }
+        }
+        (self.steps)(&Process::new(self, config, options)?)
+    }
 }
 
 #[cfg(test)]

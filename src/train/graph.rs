@@ -1,10 +1,12 @@
 //! The training step as a graph: loss, gradients, clip, AdamW, moving average.
 
+use super::TrainError;
+use crate::checkpoint::TrainingState;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{
     BufferRole, Graph, GraphError, Storage, TensorType, ValueId, gradients, recompute_blocks, recompute_cheap,
 };
-use crate::model::block_of;
+use crate::model::{Tensors, block_of, from_tensors};
 use crate::ops::adamw::{AdamW, State};
 use crate::ops::grad_norm;
 use crate::ops::loss_scale::{self, LossScale};
@@ -50,7 +52,7 @@ impl TrainingGraph {
     /// [`recompute_blocks`]. Results are the same to the bit.
     ///
     /// # Errors
-    /// [`GraphError`] if a shape does not fit or a parameter is too large to bind.
+    /// [`GraphError`] if a parameter is too large to bind, or the loss does not depend on it.
     pub fn new(
         graph: &mut Graph,
         loss: ValueId,
@@ -145,6 +147,37 @@ impl TrainingGraph {
         }
         self.write(graph, executor, &self.weights, weights)?;
         self.write(graph, executor, &self.ema, ema)
+    }
+
+    /// Sets everything that a resumed run goes on from; `ema` are the averaged weights.
+    ///
+    /// # Errors
+    /// [`TrainError::Weights`] for tensors of another model.
+    pub fn restore(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+        ema: &Tensors,
+        state: &TrainingState,
+    ) -> Result<(), TrainError> {
+        let (weights, ema) = (from_tensors(graph, &state.weights)?, from_tensors(graph, ema)?);
+        self.initialize(graph, executor, &weights, &ema)?;
+        self.write(graph, executor, &self.first_moment, &from_tensors(graph, &state.first_moment)?)?;
+        self.write(graph, executor, &self.second_moment, &from_tensors(graph, &state.second_moment)?)?;
+        if let (Some(scaler), Some(state)) = (self.loss_scale, state.loss_scale) {
+            executor.write(scaler, &state.to_array())?;
+        }
+        Ok(())
+    }
+
+    /// Where loss scaling stands; `None` for a precision that needs none.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read_loss_scale(&self, executor: &mut Executor) -> Result<Option<LossScale>, DeviceError> {
+        let Some(scaler) = self.loss_scale else { return Ok(None) };
+        let state = executor.read(scaler).await?;
+        Ok(Some(LossScale::from_array([state[0], state[1], state[2]])))
     }
 
     /// Sets the scalars of the next step, see [`AdamW::schedule`].

@@ -1,5 +1,6 @@
 //! Training: the step as a graph, the loop, and what is saved.
 
+mod classifier;
 mod graph;
 mod objective;
 mod options;
@@ -7,6 +8,7 @@ mod run;
 mod timestep_sampler;
 mod trainer;
 
+pub use classifier::{accuracy, train_classifier};
 pub use graph::{Optimizer, TrainingGraph};
 pub use objective::{LossType, Objective};
 pub use options::{LrSchedule, TrainOptions};

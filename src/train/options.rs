@@ -71,9 +71,11 @@ pub struct TrainOptions {
     pub learned_schedule: bool,
     /// How timesteps are drawn.
     pub timestep_sampling: TimestepSampling,
+    /// Share of the images that are trained on as of no class, for classifier-free guidance.
+    pub label_dropout: f64,
     /// How activations are stored; with f16 the loss is scaled.
     pub precision: Precision,
-    /// Decides initial weights, order of the data, timesteps, noise and dropout.
+    /// Decides initial weights, order of the data, timesteps, noise and all dropout.
     pub seed: u64,
     /// Whether the reverse pass computes the inside of blocks again instead of keeping it: less memory, the same results.
     #[serde(default)]
@@ -98,6 +100,7 @@ impl Default for TrainOptions {
             loss_weighting: LossWeighting::Uniform,
             learned_schedule: false,
             timestep_sampling: TimestepSampling::Uniform,
+            label_dropout: 0.0,
             precision: Precision::F32,
             seed: 0,
             checkpointing: false,
@@ -123,6 +126,12 @@ impl TrainOptions {
         }
         if !(0.0..1.0).contains(&self.ema_decay) {
             return fault(format!("--ema-decay is {}; it must be at least 0 and below 1", self.ema_decay));
+        }
+        if !(0.0..1.0).contains(&self.label_dropout) {
+            return fault(format!(
+                "--label-dropout is {}; it must be at least 0 and below 1",
+                self.label_dropout
+            ));
         }
         for (flag, value) in [("--adam-beta1", self.betas[0]), ("--adam-beta2", self.betas[1])] {
             if !(0.0..1.0).contains(&value) {

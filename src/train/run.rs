@@ -7,15 +7,15 @@ use std::time::Instant;
 
 use super::{TrainError, TrainOptions, Trainer};
 use crate::checkpoint::{self, CheckpointError};
-use crate::data::{Dataset, Loader, LoaderOptions};
+use crate::data::{Batch, Dataset, Loader, LoaderOptions};
 use crate::device::Device;
-use crate::diffusion::SchedulerConfig;
+use crate::diffusion::{Respacing, SchedulerConfig};
 use crate::log::{Log, Scalars};
-use crate::model::UNetConfig;
+use crate::model::{SuperResolution, UNetConfig};
 use crate::ops::loss_scale::LossScale;
 use crate::output::{Grid, GridOptions, tile};
-use crate::sample::{SampleRequest, sample};
-use crate::sampler;
+use crate::sample::{Images, LowResolution, SampleRequest, sample};
+use crate::sampler::{self, SamplerOptions};
 
 /// A training run.
 pub struct Run {
@@ -37,7 +37,7 @@ pub struct Run {
     pub checkpoint_every: u64,
     /// How many of the newest checkpoints stay.
     pub checkpoints_to_keep: usize,
-    /// Steps between sample grids; 0 for none.
+    /// Steps between sample grids, or measurements of a classifier; 0 for none.
     pub sample_every: u64,
 }
 
@@ -67,6 +67,13 @@ pub enum Event {
         /// What is in it.
         grid: Grid,
     },
+    /// A classifier was measured.
+    Accuracy {
+        /// Share of images given their class, for timesteps of each quarter of 0..T, the least noisy first.
+        quartiles: [f64; 4],
+        /// Whether the images were held out from training.
+        is_held_out: bool,
+    },
 }
 
 /// How a run ended.
@@ -87,9 +94,9 @@ pub enum Outcome {
 }
 
 /// The newest checkpoint.
-struct Saved {
-    step: u64,
-    folder: PathBuf,
+pub(super) struct Saved {
+    pub(super) step: u64,
+    pub(super) folder: PathBuf,
 }
 
 /// The loss is read back this often: each reading waits for the device.
@@ -112,27 +119,110 @@ pub async fn train(
 ) -> Result<Outcome, TrainError> {
     run.options.check()?;
     check_fit(run)?;
-    let mut saved: Option<Saved> = None;
-    let resume = match (run.resume, checkpoint::newest(&run.output)?) {
-        (true, Some(folder)) => {
-            let pipeline = checkpoint::Pipeline::load(&folder)?;
-            let state = checkpoint::TrainingState::load(&folder)?;
-            saved = Some(Saved { step: state.step, folder });
-            Some((pipeline, state))
+    let mut saved = None;
+    let mut resume = None;
+    if let Some(folder) = checkpoint_to_resume(run)? {
+        let pipeline = checkpoint::Pipeline::load(&folder)?;
+        let state = checkpoint::TrainingState::load(&folder)?;
+        let mut scheduler = pipeline.scheduler.clone();
+        if run.options.learned_schedule && state.learned_schedule.is_some() {
+            // The betas are what has been learned; its ends are compared.
+            scheduler.trained_betas = None;
         }
-        (false, Some(folder)) => return Err(CheckpointError::AlreadyThere { folder }.into()),
-        (true, None) => return Err(CheckpointError::NothingToResume { folder: run.output.clone() }.into()),
-        (false, None) => None,
-    };
-    if let Some((pipeline, state)) = &resume {
-        check_resume(run, pipeline, state)?;
+        check_resume(run, pipeline.unet == run.config && scheduler == run.scheduler, &state)?;
+        saved = Some(Saved { step: state.step, folder });
+        resume = Some((pipeline, state));
     }
     let mut trainer =
         Trainer::new(&run.device, run.config.clone(), run.scheduler.clone(), run.options.clone(), resume)
             .await?;
+    go_on(run, &mut trainer, saved, stop, report).await
+}
+
+/// What [`go_on`] trains: a denoiser or a classifier.
+pub(super) trait Training {
+    /// Steps done.
+    fn done(&self) -> u64;
+    /// Bytes of all buffers.
+    fn bytes(&self) -> usize;
+    /// Trains on one batch.
+    fn step(&mut self, batch: &Batch) -> Result<(), TrainError>;
+    /// Lets what learns from the losses of the last step learn.
+    async fn observe(&mut self) -> Result<(), TrainError>;
+    /// Loss of the last step.
+    async fn loss(&mut self) -> Result<f32, TrainError>;
+    /// Norm of the gradient in the last step, before it was clipped.
+    async fn gradient_norm(&mut self) -> Result<f32, TrainError>;
+    /// Where loss scaling stands.
+    async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError>;
+    /// Writes a checkpoint and gives its folder.
+    async fn save(&mut self, output: &Path) -> Result<PathBuf, TrainError>;
+    /// Reports what the averaged weights can do.
+    async fn show(
+        &mut self,
+        run: &Run,
+        log: &mut Log,
+        report: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<(), TrainError>;
+}
+
+impl Training for Trainer {
+    fn done(&self) -> u64 {
+        self.done()
+    }
+    fn bytes(&self) -> usize {
+        self.memory().total()
+    }
+    fn step(&mut self, batch: &Batch) -> Result<(), TrainError> {
+        self.step(batch)
+    }
+    async fn observe(&mut self) -> Result<(), TrainError> {
+        self.observe().await
+    }
+    async fn loss(&mut self) -> Result<f32, TrainError> {
+        self.loss().await
+    }
+    async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
+        self.gradient_norm().await
+    }
+    async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
+        self.loss_scale().await
+    }
+    async fn save(&mut self, output: &Path) -> Result<PathBuf, TrainError> {
+        let (pipeline, state) = (self.pipeline().await?, self.state().await?);
+        Ok(checkpoint::save(output, &state, |folder| pipeline.write(folder))?)
+    }
+    async fn show(
+        &mut self,
+        run: &Run,
+        log: &mut Log,
+        report: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<(), TrainError> {
+        draw(run, self, log, report).await
+    }
+}
+
+/// The newest checkpoint, where the run is to go on from one.
+pub(super) fn checkpoint_to_resume(run: &Run) -> Result<Option<PathBuf>, TrainError> {
+    match (run.resume, checkpoint::newest(&run.output)?) {
+        (true, Some(folder)) => Ok(Some(folder)),
+        (false, Some(folder)) => Err(CheckpointError::AlreadyThere { folder }.into()),
+        (true, None) => Err(CheckpointError::NothingToResume { folder: run.output.clone() }.into()),
+        (false, None) => Ok(None),
+    }
+}
+
+/// Trains to the last step, or until `stop` becomes true, and saves.
+pub(super) async fn go_on(
+    run: &Run,
+    trainer: &mut impl Training,
+    mut saved: Option<Saved>,
+    stop: &AtomicBool,
+    report: &mut (dyn FnMut(Event) + Send),
+) -> Result<Outcome, TrainError> {
     checkpoint::create_folder(&run.output)?;
     let mut log = Log::open(&run.output, trainer.done())?;
-    report(Event::Started { step: trainer.done(), bytes: trainer.memory().total() });
+    report(Event::Started { step: trainer.done(), bytes: trainer.bytes() });
     let mut loader = Loader::new(
         run.dataset.clone(),
         LoaderOptions {
@@ -153,7 +243,7 @@ pub async fn train(
         let checkpoint_is_due = done.is_multiple_of(run.checkpoint_every) || is_last;
         let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
         if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
-            let (loss, loss_scale) = sound_loss(&mut trainer, saved.as_ref()).await?;
+            let (loss, loss_scale) = sound_loss(trainer, saved.as_ref()).await?;
             let images = (done - since.1) as f64 * run.options.batch_size as f64;
             let images_per_second = images / since.0.elapsed().as_secs_f64();
             let scalars = Scalars {
@@ -170,10 +260,10 @@ pub async fn train(
             since = (Instant::now(), done);
         }
         if checkpoint_is_due {
-            saved = Some(save(run, &mut trainer, report).await?);
+            saved = Some(save(run, trainer, report).await?);
         }
         if samples_are_due {
-            draw(run, &mut trainer, &mut log, report).await?;
+            trainer.show(run, &mut log, report).await?;
         }
         if checkpoint_is_due || samples_are_due {
             // Sampling and saving are not counted as training time.
@@ -183,8 +273,8 @@ pub async fn train(
     let checkpoint = match saved {
         Some(saved) if saved.step == trainer.done() => saved.folder,
         saved => {
-            sound_loss(&mut trainer, saved.as_ref()).await?;
-            save(run, &mut trainer, report).await?.folder
+            sound_loss(trainer, saved.as_ref()).await?;
+            save(run, trainer, report).await?.folder
         }
     };
     Ok(if trainer.done() < run.options.steps {
@@ -194,20 +284,28 @@ pub async fn train(
     })
 }
 
-fn check_fit(run: &Run) -> Result<(), TrainError> {
-    let shape = run.dataset.image_shape();
-    let [height, width] = run.config.image_size()?;
-    let channels = run.config.in_channels;
-    if [shape.height, shape.width, shape.channels] != [height, width, channels] {
+impl Run {
+    /// Refuses images of another shape than the model's.
+    pub(super) fn check_images(&self) -> Result<(), TrainError> {
+        let shape = self.dataset.image_shape();
+        let [height, width] = self.config.image_size()?;
+        let channels = self.config.image_channels();
+        if [shape.height, shape.width, shape.channels] == [height, width, channels] {
+            return Ok(());
+        }
         let describe = |h: usize, w: usize, c: usize| format!("{w}x{h} with {c} channels");
-        return Err(TrainError::Shape {
-            dataset: run.dataset.name().to_owned(),
+        Err(TrainError::Shape {
+            dataset: self.dataset.name().to_owned(),
             found: describe(shape.height, shape.width, shape.channels),
             expected: describe(height, width, channels),
-        });
+        })
     }
+}
+
+fn check_fit(run: &Run) -> Result<(), TrainError> {
+    run.check_images()?;
     let classes = run.dataset.classes().len();
-    match run.config.num_class_embeds {
+    match run.config.classes() {
         Some(embeds) if embeds < classes || classes == 0 => Err(TrainError::Options(format!(
             "the model has num_class_embeds {embeds}, {} has {classes} classes; use --model with a fitting config.json",
             run.dataset.name()
@@ -216,17 +314,13 @@ fn check_fit(run: &Run) -> Result<(), TrainError> {
     }
 }
 
-fn check_resume(
+/// Refuses to go on from a checkpoint of another model or with other settings.
+pub(super) fn check_resume(
     run: &Run,
-    pipeline: &checkpoint::Pipeline,
+    is_same_model: bool,
     state: &checkpoint::TrainingState,
 ) -> Result<(), TrainError> {
-    let mut scheduler = pipeline.scheduler.clone();
-    if run.options.learned_schedule && state.learned_schedule.is_some() {
-        // The betas are what has been learned; its ends are compared.
-        scheduler.trained_betas = None;
-    }
-    if pipeline.unet != run.config || scheduler != run.scheduler {
+    if !is_same_model {
         return Err(TrainError::Options(format!(
             "the checkpoint in {} is of another model or noise schedule; give the same --model and schedule, or \
              another --output",
@@ -269,7 +363,7 @@ fn check_resume(
 
 /// The loss of the last step, where the weights are numbers: others are never saved. And where loss scaling stands.
 async fn sound_loss(
-    trainer: &mut Trainer,
+    trainer: &mut impl Training,
     saved: Option<&Saved>,
 ) -> Result<(f32, Option<LossScale>), TrainError> {
     let last_checkpoint = saved.map_or(0, |saved| saved.step);
@@ -288,11 +382,10 @@ async fn sound_loss(
 
 async fn save(
     run: &Run,
-    trainer: &mut Trainer,
+    trainer: &mut impl Training,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Saved, TrainError> {
-    let (pipeline, state) = (trainer.pipeline().await?, trainer.state().await?);
-    let folder = checkpoint::save(&run.output, &pipeline, &state)?;
+    let folder = trainer.save(&run.output).await?;
     report(Event::Checkpoint(folder.clone()));
     checkpoint::prune(&run.output, run.checkpoints_to_keep)?;
     Ok(Saved { step: trainer.done(), folder })
@@ -307,18 +400,33 @@ async fn draw(
 ) -> Result<(), TrainError> {
     const COLUMNS: usize = 8;
     let pipeline = trainer.pipeline().await?;
-    let class_labels = pipeline
+    let per_class = pipeline
         .unet
-        .num_class_embeds
+        .classes()
         .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
+    let (class_labels, low_resolution) = match pipeline.unet.super_resolution {
+        None => (per_class, None),
+        Some(model) => {
+            let (low, labels) = first_images(run, model, 4 * COLUMNS)?;
+            (labels.filter(|_| per_class.is_some()), Some(low))
+        }
+    };
     let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
     let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
+    let options =
+        SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&pipeline.scheduler) };
     let request = SampleRequest {
-        num_images: class_labels.as_ref().map_or(4 * COLUMNS, Vec::len),
+        options,
+        num_images: match (&low_resolution, &class_labels) {
+            (Some(low), _) => low.images.shape[0],
+            (None, Some(labels)) => labels.len(),
+            (None, None) => 4 * COLUMNS,
+        },
         class_labels,
+        low_resolution,
         seed: run.options.seed,
         precision: run.options.precision,
-        ..SampleRequest::new(ddim, steps)
+        ..SampleRequest::new(ddim, &pipeline.scheduler)
     };
     let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
     let grid =
@@ -331,4 +439,22 @@ async fn draw(
     log.samples(trainer.done(), &grid, &Path::new("samples").join(name))?;
     report(Event::Samples { path, grid });
     Ok(())
+}
+
+/// Up to `count` images of the data set, shrunk for a super-resolution model, and their classes.
+fn first_images(
+    run: &Run,
+    model: SuperResolution,
+    count: usize,
+) -> Result<(LowResolution, Option<Vec<u32>>), TrainError> {
+    let shape = run.dataset.image_shape();
+    let count = count.min(run.dataset.len());
+    let mut data = vec![0.0; count * shape.elements()];
+    let mut labels = Vec::new();
+    for (index, pixels) in data.chunks_mut(shape.elements()).enumerate() {
+        labels.push(run.dataset.read(index, pixels)?);
+    }
+    let shrunk = model.shrink(&data, [count, shape.height, shape.width, shape.channels]);
+    let images = Images { shape: [count, model.low_size, model.low_size, shape.channels], data: shrunk };
+    Ok((LowResolution { images, augmentation: 0 }, labels.into_iter().collect()))
 }

@@ -8,13 +8,20 @@ use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::{LearnedSchedule, Schedule, SchedulerConfig};
 use crate::graph::{Graph, MemoryReport, Plan, TensorType, ValueId};
-use crate::model::{Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors};
+use crate::model::{
+    SuperResolution, Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors,
+};
 use crate::ops::loss_scale::LossScale;
 use crate::ops::philox::Stream;
-use crate::ops::q_sample;
+use crate::ops::{concat, q_sample};
 
 /// Stream of the timesteps; the nodes of a graph count from 1.
 const TIMESTEP_STREAM: u32 = 0;
+
+/// Streams of which labels are dropped, and of the noise levels of smaller images; the top bit is set in those of initial
+/// weights too.
+const LABEL_STREAM: u32 = 0x8000_0001;
+const AUGMENTATION_STREAM: u32 = 0x8000_0002;
 
 /// The training step of one model and batch size, before it is prepared on a device.
 struct Step {
@@ -35,6 +42,8 @@ struct Inputs {
     timesteps: ValueId,
     /// Classes `[N]`.
     class_labels: Option<ValueId>,
+    /// For a super-resolution model, the enlarged images `[N, H, W, C]` and rows of factors for q_sample, `[N, 4]`.
+    low: Option<[ValueId; 2]>,
     /// The generator's key `[4]`.
     key_step_sample: ValueId,
 }
@@ -50,28 +59,46 @@ impl Step {
         let mut graph = Graph::new();
         let [height, width] = config.image_size()?;
         let batch = options.batch_size;
-        let out_channels = scheduler.variance_type.output_channels(config.in_channels);
+        let channels = config.image_channels();
+        let out_channels = scheduler.variance_type.output_channels(channels);
         if config.out_channels != out_channels {
             return Err(TrainError::Options(format!(
-                "the model has {} output channels for {} input channels; training with this --variance-type needs \
+                "the model has {} output channels for images of {channels}; training with this --variance-type needs \
                  {out_channels}",
-                config.out_channels, config.in_channels
+                config.out_channels
             )));
         }
+        if options.label_dropout > 0.0 && !config.null_class {
+            return Err(TrainError::Options(
+                "--label-dropout needs a model with classes, the last of which means none; this one has no such class"
+                    .to_owned(),
+            ));
+        }
+        let image = || TensorType::f32([batch, height, width, channels]);
         let inputs = Inputs {
-            x_start: graph.input("x_start", TensorType::f32([batch, height, width, config.in_channels])),
+            x_start: graph.input("x_start", image()),
             coefficients: graph.input("coefficients", TensorType::f32([batch, 4])),
             timesteps: graph.input("timesteps", TensorType::f32([batch])),
             class_labels: config
                 .num_class_embeds
                 .map(|_| graph.input("class_labels", TensorType::u32([batch]))),
+            low: config.super_resolution.map(|_| {
+                [graph.input("low", image()), graph.input("low_coefficients", TensorType::f32([batch, 4]))]
+            }),
             key_step_sample: graph.input("key_step_sample", TensorType::u32([4])),
         };
         let (x_t, target) = graph.scoped("q_sample", |graph| {
             q_sample(graph, inputs.x_start, inputs.coefficients, inputs.key_step_sample)
         })?;
+        let sample = match inputs.low {
+            Some([low, coefficients]) => graph.scoped("low_resolution", |graph| {
+                let (noised, _) = q_sample(graph, low, coefficients, inputs.key_step_sample)?;
+                concat(graph, x_t, noised)
+            })?,
+            None => x_t,
+        };
         let unet_inputs = UNetInputs {
-            sample: x_t,
+            sample,
             timesteps: inputs.timesteps,
             class_labels: inputs.class_labels,
             key_step_sample: Some(inputs.key_step_sample),
@@ -146,6 +173,14 @@ impl Trainer {
         resume: Option<(Pipeline, TrainingState)>,
     ) -> Result<Self, TrainError> {
         let schedule = scheduler.schedule()?;
+        if let Some(SuperResolution { augmentation, .. }) = config.super_resolution
+            && augmentation > schedule.num_train_timesteps()
+        {
+            return Err(TrainError::Options(format!(
+                "--noise-augmentation is {augmentation}; the process has {} steps of noise",
+                schedule.num_train_timesteps()
+            )));
+        }
         let step = Step::build(&config, &scheduler, &options)?;
         let executor = device.prepare(&step.graph, &step.kept()).await?;
         let is_importance = options.timestep_sampling == TimestepSampling::Importance;
@@ -170,18 +205,8 @@ impl Trainer {
                 trainer.initialize(&weights, &weights)?;
             }
             Some((pipeline, state)) => {
-                let graph = &trainer.step.graph;
-                let weights = from_tensors(graph, &state.weights)?;
-                let ema = from_tensors(graph, &pipeline.weights)?;
-                let first = from_tensors(graph, &state.first_moment)?;
-                let second = from_tensors(graph, &state.second_moment)?;
-                trainer.initialize(&weights, &ema)?;
                 let Self { step: Step { graph, training, .. }, executor, .. } = &mut trainer;
-                training.write(graph, executor, &training.first_moment, &first)?;
-                training.write(graph, executor, &training.second_moment, &second)?;
-                if let (Some(scaler), Some(state)) = (training.loss_scale, state.loss_scale) {
-                    executor.write(scaler, &state.to_array())?;
-                }
+                training.restore(graph, executor, &pipeline.weights, &state)?;
                 if let Some(moments) = &mut trainer.moments {
                     let saved = state.timestep_sampler.as_ref();
                     let found = saved.and_then(|saved| {
@@ -286,7 +311,28 @@ impl Trainer {
         executor.write(inputs.coefficients, &coefficients)?;
         executor.write(inputs.timesteps, &timesteps)?;
         if let Some(labels) = inputs.class_labels {
-            executor.write(labels, &batch.labels)?;
+            let null_class = self.config.null_class();
+            let is_dropped = |n: usize| {
+                let stream = Stream { stream: LABEL_STREAM, sample: n as u32, ..stream };
+                f64::from(stream.uniform(0)) < self.options.label_dropout
+            };
+            let dropped = |(n, &label): (usize, &u32)| null_class.filter(|_| is_dropped(n)).unwrap_or(label);
+            executor.write(labels, &batch.labels.iter().enumerate().map(dropped).collect::<Vec<u32>>())?;
+        }
+        if let (Some([low, low_coefficients]), Some(model)) = (inputs.low, self.config.super_resolution) {
+            let [height, width] = self.config.image_size()?;
+            let channels = self.config.image_channels();
+            let shrunk = model.shrink(&batch.images, [self.options.batch_size, height, width, channels]);
+            executor.write(low, &model.enlarge(&shrunk, channels, height))?;
+            let coefficients = |n: usize| {
+                let stream = Stream { stream: AUGMENTATION_STREAM, sample: n as u32, ..stream };
+                let levels = model.augmentation + 1;
+                let level = ((f64::from(stream.uniform(0)) * levels as f64) as usize).min(model.augmentation);
+                let alpha_cumprod = self.schedule.alphas_cumprod_after(level);
+                [alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt(), 0.0, 0.0].map(|value| value as f32)
+            };
+            let factors: Vec<f32> = (0..self.options.batch_size).flat_map(coefficients).collect();
+            executor.write(low_coefficients, &factors)?;
         }
         executor.write(inputs.key_step_sample, &stream.key_step_sample())?;
         let schedule = self.options.optimizer().adamw.schedule(
@@ -372,9 +418,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`]
     pub async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
-        let Some(scaler) = self.step.training.loss_scale else { return Ok(None) };
-        let state = self.executor.read(scaler).await?;
-        Ok(Some(LossScale::from_array([state[0], state[1], state[2]])))
+        Ok(self.step.training.read_loss_scale(&mut self.executor).await?)
     }
 
     async fn read(&mut self, packed: &[ValueId]) -> Result<Tensors, TrainError> {

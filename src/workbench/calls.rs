@@ -36,7 +36,7 @@ pub struct ModelCall {
 /// [`WorkbenchError::Model`] for a model without a size.
 pub fn random_batch(config: &UNetConfig, batch_size: usize) -> Result<Batch, WorkbenchError> {
     let [height, width] = config.image_size()?;
-    let length = batch_size * height * width * config.in_channels;
+    let length = batch_size * height * width * config.image_channels();
     let images = normals(Stream { seed: 1, step: 0, stream: 0, sample: 0 }, length);
     let labels = match config.num_class_embeds {
         Some(classes) => (0..batch_size).map(|image| (image % classes.max(1)) as u32).collect(),

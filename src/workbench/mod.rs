@@ -1,5 +1,5 @@
 //! The workbench of those who write and port kernels: what there is, whether it is right, how fast it is, where a step's
-//! time goes, and where a port goes wrong.
+//! time goes, and where a port goes wrong; and a sampler's steps taken on the host.
 
 mod bench;
 mod bisect;
@@ -15,6 +15,7 @@ mod roofline;
 mod suite;
 mod trace;
 mod tune;
+mod walk;
 
 pub use bench::{Measurement, bench};
 pub use bisect::{Culprit, bisect};
@@ -24,16 +25,18 @@ pub use filter::Filter;
 pub use gradient::check_gradient;
 pub use list::{Listing, list};
 pub use precision::in_f16;
-pub use profile::{Dispatch, Profile, Steps, TrainingSteps, profile};
+pub use profile::{Dispatch, Profile, SamplingSteps, Steps, TrainingSteps, profile};
 pub use report::{Report, page, report};
 pub use roofline::{Ceilings, ceilings};
 pub use suite::{GRADIENT_TOLERANCE, Suite, Verdict};
 pub use trace::trace;
 pub use tune::{Choice, tune};
+pub use walk::Walk;
 
 use crate::device::DeviceError;
 use crate::graph::GraphError;
 use crate::model::ModelError;
+use crate::sample::SampleError;
 use crate::train::TrainError;
 
 /// Why the workbench cannot do what it was asked for.
@@ -51,4 +54,7 @@ pub enum WorkbenchError {
     /// The model cannot be trained.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The model cannot draw images.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
 }

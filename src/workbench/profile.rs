@@ -6,12 +6,17 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::WorkbenchError;
 use super::bench::median;
+use super::{WorkbenchError, random_batch};
+use crate::checkpoint::Pipeline;
 use crate::data::Batch;
-use crate::device::{Executor, Timing};
-use crate::graph::{BufferRole, Plan};
+use crate::device::{Device, Executor, Timing};
+use crate::diffusion::SchedulerConfig;
+use crate::graph::{BufferRole, Graph, Plan, TensorType};
+use crate::model::{Precision, Tensors, UNetConfig, UNetInputs, initial_weights, to_tensors, unet};
 use crate::ops::Types;
+use crate::sample::{Conditions, Denoiser, Guidance, SampleError};
+use crate::sampler::{self, SamplerOptions, Step};
 use crate::train::Trainer;
 
 /// A program that takes one step after another by one plan.
@@ -34,6 +39,69 @@ pub struct TrainingSteps {
 impl Steps for TrainingSteps {
     fn prepare(&mut self) -> Result<&mut Executor, WorkbenchError> {
         Ok(self.trainer.prepare_step(&self.batch)?)
+    }
+}
+
+/// Denoising steps of a model with fresh weights, by DDIM: each evaluates the network once, as most samplers' do.
+pub struct SamplingSteps {
+    denoiser: Denoiser,
+    steps: Vec<Step>,
+    taken: usize,
+}
+
+impl SamplingSteps {
+    /// Prepares `config` on `device` for batches of `batch_size` images, with activations of `precision`.
+    ///
+    /// # Errors
+    /// [`WorkbenchError`] for a model that cannot be built or does not fit the device.
+    pub async fn new(
+        device: &Device,
+        config: &UNetConfig,
+        batch_size: usize,
+        precision: Precision,
+    ) -> Result<Self, WorkbenchError> {
+        let scheduler = SchedulerConfig::default();
+        let pipeline =
+            Pipeline { unet: config.clone(), scheduler: scheduler.clone(), weights: fresh_weights(config)? };
+        let ddim = sampler::by_name("ddim").map_err(SampleError::from)?;
+        let options = SamplerOptions::new(&scheduler);
+        let guidance = Guidance::default();
+        let mut denoiser =
+            Denoiser::new(device, &pipeline, batch_size, precision, ddim, options.clip, &guidance).await?;
+        let Batch { images, labels } = random_batch(config, batch_size)?;
+        let conditions = Conditions {
+            class_labels: (!labels.is_empty()).then_some(&labels[..]),
+            low_resolution: config.super_resolution.map(|_| &images[..]),
+        };
+        denoiser.start(&images, conditions)?;
+        let steps = ddim.start(&scheduler, &options).map_err(SampleError::from)?;
+        let mut run = steps.run(batch_size);
+        let steps = std::iter::from_fn(|| run.next(&[])).flatten().collect();
+        Ok(Self { denoiser, steps, taken: 0 })
+    }
+}
+
+/// Weights of a model that has not been trained.
+fn fresh_weights(config: &UNetConfig) -> Result<Tensors, WorkbenchError> {
+    let mut graph = Graph::new();
+    let [height, width] = config.image_size()?;
+    let inputs = UNetInputs {
+        sample: graph.input("sample", TensorType::f32([1, height, width, config.in_channels])),
+        timesteps: graph.input("timesteps", TensorType::f32([1])),
+        class_labels: config.num_class_embeds.map(|_| graph.input("class_labels", TensorType::u32([1]))),
+        key_step_sample: None,
+    };
+    unet(&mut graph, config, inputs)?;
+    Ok(to_tensors(&graph, &initial_weights(&graph, 0)))
+}
+
+impl Steps for SamplingSteps {
+    fn prepare(&mut self) -> Result<&mut Executor, WorkbenchError> {
+        // After the last step comes the first again.
+        let step = self.taken % self.steps.len().max(1);
+        self.taken += 1;
+        let next = self.steps.get(step..=step).unwrap_or_default();
+        Ok(self.denoiser.prepare_step(next, 0, 0)?)
     }
 }
 

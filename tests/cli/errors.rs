@@ -32,6 +32,10 @@ fn wrong_usage_is_status_2() {
         ("train --dataset digits --output run --variance-type large", "fixed_large"),
         ("train --dataset digits --output run --precision f8", "f32, f16"),
         ("sample run", "--output"),
+        ("sample run --output a.png --steps many", "10,15,20"),
+        ("sample run --output a.png --timestep-spacing even", "leading, trailing and linspace"),
+        ("sample run --output a.png --clip-sample --no-clip-sample", "--no-clip-sample"),
+        ("sample run --output a.png --clip-sample --dynamic-thresholding 0.9", "--dynamic-thresholding"),
         ("predict run --input x.npy --output y.npy", "--timesteps"),
     ] {
         workspace.fails(line, 2, &[word]);
@@ -216,8 +220,18 @@ fn samples_that_cannot_be_drawn() {
         ("--class-label one", &["--class-label", "'one'"]),
         ("--eta 1.5", &["eta is 1.5", "from 0"]),
         ("--eta nan", &["eta is NaN", "from 0"]),
-        ("--sampler ddpm --eta 0.5", &["ddpm", "no eta"]),
-        ("--sampler euler", &["euler", "ddpm", "ddim"]),
+        ("--sampler ddpm --eta 0.5", &["`ddpm` takes no --eta", "ddim"]),
+        ("--sampler unipc --eta 0", &["`unipc` takes no --eta", "ddim"]),
+        ("--sampler zigzag", &["zigzag", "ddpm, ddim, pndm, plms", "heun"]),
+        ("--sampler ode", &["`ode` takes no --steps", "ddpm, ddim"]),
+        ("--sampler heun --tolerance 1e-4", &["`heun` takes no --tolerance", "ode"]),
+        ("--sampler ddim --snr 0.2", &["`ddim` takes no --snr", "pc"]),
+        ("--corrector-steps 2", &["`ddim` takes no --corrector-steps", "pc"]),
+        ("--sampler pc --snr 0", &["--snr is 0", "above 0"]),
+        ("--sampler pndm", &["`pndm` takes at least 4 steps, not 2"]),
+        ("--sampler ddim_inverse", &["from images to noise", "--init-noise"]),
+        ("--clip-sample 0", &["--clip-sample is 0", "above 0"]),
+        ("--dynamic-thresholding 1.5", &["quantile", "1.5", "at most 1"]),
         ("--num-images 0", &["at least 1"]),
         ("--batch-size 0", &["at least 1"]),
         ("--init-noise wide.npy", &["[1, 1, 8, 9]", "[1, 1, 8, 8]"]),
@@ -226,7 +240,15 @@ fn samples_that_cannot_be_drawn() {
     ] {
         workspace.fails(&format!("{SAMPLE} {flags}"), 1, words);
     }
-    for (steps, words) in [("0", &["steps"][..]), ("1001", &["1001", "1000"])] {
+    for (steps, words) in [
+        ("0", &["steps"][..]),
+        ("1001", &["1001", "1000"]),
+        ("ddim3 --timestep-spacing trailing", &["ddim3", "--timestep-spacing"]),
+        ("ddim700", &["ddim700", "no whole stride"]),
+        ("400,700", &["400,700", "section of 500"]),
+        ("5,3 --sampler plms", &["`plms`", "`5,3`", "a number of steps"]),
+        ("ddim3 --sampler euler", &["`euler`", "`ddim3`", "a number of steps"]),
+    ] {
         workspace.fails(&SAMPLE.replace("--steps 2", &format!("--steps {steps}")), 1, words);
     }
     for output in ["in-the-way/grid.png", "no-folder/grid.png", "run"] {

@@ -162,3 +162,29 @@ fn profile_reads_like_the_model() {
     }
     workspace.fails("profile train --model nothing --device cpu", 1, &["nothing", "unet-s"]);
 }
+
+#[test]
+fn a_profile_of_sampling_has_the_network_once_and_the_reverse_step() {
+    let workspace = Workspace::new();
+    for device in devices() {
+        let line = format!(
+            "profile sample --model model.json --batch-size 2 --steps 2 --tuning off --device {device} --trace trace.json"
+        );
+        let shown = workspace.succeeds(&line).stdout;
+        for word in ["denoising step", "down_blocks.0.resnets", "reverse_step", "GFLOP/s", "memory", "host"] {
+            assert!(shown.contains(word), "{device}: no `{word}` in\n{shown}");
+        }
+        assert!(!shown.contains("backward"), "{device}: a denoising step goes backward in\n{shown}");
+        let profile: Value =
+            serde_json::from_str(&workspace.succeeds(&format!("{line} --json")).stdout).unwrap();
+        let calls = |op: &str| {
+            let dispatches = profile["dispatches"].as_array().unwrap();
+            dispatches.iter().filter(|dispatch| dispatch["op"].as_str().unwrap().starts_with(op)).count()
+        };
+        assert_eq!((calls("reverse_step"), calls("timestep_embedding")), (1, 1), "{device}");
+        let trace: Value = serde_json::from_slice(&workspace.read("trace.json")).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        assert!(events.iter().any(|event| event["name"] == "down_blocks"), "{device}");
+    }
+    workspace.fails("profile sample --model nothing --device cpu", 1, &["nothing", "unet-s"]);
+}

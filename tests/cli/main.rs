@@ -4,12 +4,14 @@
 mod data;
 mod errors;
 mod evaluate;
+mod guidance;
 mod kernels;
 mod objectives;
 mod sample;
 mod support;
 mod train;
 mod tuning;
+mod using;
 
 use support::Workspace;
 

@@ -59,6 +59,32 @@ fn the_batch_size_changes_nothing() {
     }
 }
 
+/// Every sampler draws, with every way to bound x_0, and its images do not depend on the batch.
+#[test]
+fn every_sampler_draws_the_same_in_any_batch() {
+    let workspace = trained();
+    let noise: Vec<f32> = (0..3 * PIXELS).map(|i| (i as f32).sin()).collect();
+    ddpm_gpu::output::write_npy(&workspace.path("noise.npy"), [3, 1, 8, 8], &noise).unwrap();
+    let clips = ["", "--clip-sample", "--dynamic-thresholding 0.9"];
+    for (sampler, clip) in ddpm_gpu::sampler::ALL.iter().zip(clips.iter().cycle()) {
+        let steps = if sampler.name == "ode" { "--tolerance 1e-2" } else { "--steps 5" };
+        let flags =
+            format!("--sampler {} {steps} {clip} --class-label 1,2,3 --init-noise noise.npy", sampler.name);
+        let at_once = images(&workspace, &flags);
+        assert!(at_once.iter().all(|value| value.is_finite()), "{flags}");
+        assert!(at_once != noise, "{flags}");
+        let parts = images(&workspace, &format!("{flags} --batch-size 2"));
+        assert_close(&at_once, &parts, &flags);
+    }
+    for steps in ["ddim4", "2,1", "4 --timestep-spacing trailing"] {
+        assert!(images(&workspace, &format!("--steps {steps} --num-images 2")).len() == 2 * PIXELS);
+    }
+    let help = workspace.succeeds("sample --help").stdout;
+    for sampler in ddpm_gpu::sampler::ALL {
+        assert!(help.contains(sampler.name), "{} is not in the help", sampler.name);
+    }
+}
+
 /// Image i depends on the seed and on i alone.
 #[test]
 fn fewer_images_are_the_first_of_more() {

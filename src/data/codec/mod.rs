@@ -11,9 +11,9 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use super::DataError;
 use super::error::open_regular_file;
-use super::picture::{MAX_PIXELS, Picture};
+use super::picture::{Layout, MAX_PIXELS, Picture};
+use super::{DataError, ImageShape};
 
 /// Every format of image files.
 pub(super) const ALL: &[Codec] = &[png_file::CODEC, jpeg_file::CODEC, webp_file::CODEC];
@@ -49,9 +49,31 @@ pub(super) fn names() -> String {
 }
 
 /// Whether a file's extension is that of an image.
-pub(super) fn is_image(path: &Path) -> bool {
+pub fn is_image(path: &Path) -> bool {
     let Some(extension) = path.extension() else { return false };
     ALL.iter().flat_map(|codec| codec.extensions).any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+/// Reads an image file as one image: its shape, and pixels \[H, W, C\] in \[-1, 1\].
+///
+/// The centre square is cut out and resized to `size`; without that, it stays as large as it is. Without `channels`, grey
+/// files have 1 and others 3.
+///
+/// # Errors
+/// As those of a dataset's images.
+pub fn read_image(
+    path: &Path,
+    channels: Option<usize>,
+    size: Option<usize>,
+) -> Result<(ImageShape, Vec<f32>), DataError> {
+    let picture = decode_file(path)?;
+    let is_grey = matches!(picture.layout, Layout::Grey | Layout::GreyAlpha);
+    let channels = channels.unwrap_or(if is_grey { 1 } else { 3 });
+    let size = size.unwrap_or(picture.width.min(picture.height));
+    let shape = ImageShape { channels, height: size, width: size };
+    let mut pixels = vec![0.0; shape.elements()];
+    picture.write(shape, &mut pixels);
+    Ok((shape, pixels))
 }
 
 /// Decodes an image file.

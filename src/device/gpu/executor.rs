@@ -181,9 +181,17 @@ impl GpuExecutor {
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run(&mut self) -> Result<(), DeviceError> {
+        self.run_from(0)
+    }
+
+    /// Queues every dispatch once, from those of the node number `first` of the plan on, as one submission.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
+    pub fn run_from(&mut self, first: usize) -> Result<(), DeviceError> {
         let index = self.submit(|executor, encoder| {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in &executor.dispatches {
+            for dispatch in executor.dispatches.iter().filter(|dispatch| dispatch.node >= first) {
                 dispatch.encode(&mut pass);
             }
         });

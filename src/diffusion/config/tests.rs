@@ -52,7 +52,12 @@ fn round_trips_with_unknown_keys() {
 #[test]
 fn refuses_in_one_sentence_that_names_key_and_value() {
     for (text, key, value) in [
-        (r#"{"thresholding": true}"#, "thresholding", "true"),
+        (
+            r#"{"thresholding": true, "dynamic_thresholding_ratio": 1.5}"#,
+            "dynamic_thresholding_ratio",
+            "from 0 to 1",
+        ),
+        (r#"{"thresholding": true, "sample_max_value": null}"#, "sample_max_value", "null"),
         (r#"{"rescale_betas_zero_snr": true}"#, "prediction_type", "epsilon"),
         (r#"{"rescale_betas_zero_snr": "yes"}"#, "rescale_betas_zero_snr", "yes"),
         (r#"{"variance_type": "learned"}"#, "variance_type", "learned"),

@@ -1,0 +1,43 @@
+//! `ddpm-gpu image-to-image`
+
+use ddpm_gpu::sample::image_to_image;
+
+use super::images::{SOURCES, read_images};
+use super::sampling::{SamplingArgs, SamplingProgress};
+
+/// Draw given images anew: noise them part of the way and denoise them (SDEdit, Meng et al. 2022)
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[arg(long, value_name = "IMAGES", help = format!("What to start from: {SOURCES}"))]
+    images: String,
+    /// At most so many images
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    num_images: usize,
+    /// How far to noise them, above 0 (hardly) to 1 (little is left of them)
+    #[arg(long, default_value_t = 0.5, value_name = "X", allow_negative_numbers = true)]
+    strength: f64,
+    /// How to sample, as in `sample`
+    #[arg(long, default_value = "ddim", value_name = "NAME")]
+    sampler: String,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let sampling = &args.sampling;
+    let pipeline = sampling.load()?;
+    let (channels, size) = sampling.image_form(&pipeline)?;
+    let images = read_images(&args.images, Some(channels), Some(size), args.num_images)?;
+    let mut request = sampling.request(&pipeline, &args.sampler, images.shape[0])?;
+    request.options.strength = args.strength;
+    // A strength that leaves no step is found before a device is opened or a file is written.
+    request.sampler.start(&pipeline.scheduler, &request.options)?;
+    let device = sampling.open().await?;
+    let mut progress = SamplingProgress::default();
+    let sampled = image_to_image(&device, &pipeline, &images, &request, &mut |state| {
+        progress.show(state);
+    })
+    .await?;
+    progress.finish();
+    sampling.write(&sampled.images, None)
+}

@@ -1,0 +1,69 @@
+//! `ddpm-gpu noise`
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use ddpm_gpu::checkpoint::{Pipeline, resolve};
+use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
+use ddpm_gpu::output::{GridOptions, check_writable, tile};
+use ddpm_gpu::sample::forward_process;
+
+use super::images::{SOURCES, read_images, write_floats};
+use super::parse_list;
+
+/// Draw the forward process of an image: a strip with the image at chosen timesteps
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[arg(value_name = "IMAGES", help = format!("The images, a row each: {SOURCES}"))]
+    images: String,
+    /// PNG of the strip
+    #[arg(long, value_name = "FILE.png")]
+    output: PathBuf,
+    /// Timesteps, separated by commas; 0 has one step's noise
+    #[arg(long, default_value = "0,50,100,200,300,400,600,999", value_name = "T,...")]
+    timesteps: String,
+    /// Noise schedule: linear, scaled_linear, cosine, sigmoid; by default linear
+    #[arg(long, value_name = "NAME", conflicts_with = "checkpoint")]
+    beta_schedule: Option<BetaSchedule>,
+    /// Take the noise schedule of this model
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Height and width of the images; by default their own
+    #[arg(long, value_name = "N")]
+    image_size: Option<usize>,
+    /// At most so many images
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    num_images: usize,
+    /// Decides the noise
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Also write x_t as floats [N T, C, H, W], unclipped
+    #[arg(long, value_name = "FILE.npy")]
+    save_npy: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let scheduler = match (&args.checkpoint, args.beta_schedule) {
+        (Some(folder), _) => Pipeline::load(&resolve(folder)?)?.scheduler,
+        (None, Some(beta_schedule)) => SchedulerConfig { beta_schedule, ..SchedulerConfig::default() },
+        (None, None) => SchedulerConfig::default(),
+    };
+    let schedule = scheduler.schedule()?;
+    let timesteps: Vec<usize> = parse_list("--timesteps", &args.timesteps)?;
+    let last = schedule.num_train_timesteps() - 1;
+    if let Some(t) = timesteps.iter().find(|&&t| t > last) {
+        bail!("--timesteps: there is no timestep {t}; the process has 0 to {last}");
+    }
+    let images = read_images(&args.images, None, args.image_size, args.num_images)?;
+    for path in [Some(&args.output), args.save_npy.as_ref()].into_iter().flatten() {
+        check_writable(path)?;
+    }
+    let noised = forward_process(&images, &schedule, &timesteps, args.seed);
+    let options = GridOptions { columns: Some(timesteps.len()), ..GridOptions::default() };
+    tile(&noised.data, noised.shape, &options)?.write_png(&args.output)?;
+    eprintln!("wrote {}", args.output.display());
+    match &args.save_npy {
+        Some(path) => write_floats(path, &noised),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,172 @@
+//! What the commands that draw images share: the model, guidance, and the files they write.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
+use ddpm_gpu::device::Device;
+use ddpm_gpu::diffusion::Respacing;
+use ddpm_gpu::output::{GridOptions, check_writable, tile};
+use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
+use ddpm_gpu::sampler::{self, SamplerOptions};
+
+use super::images::write_floats;
+use super::progress::Progress;
+use super::{DeviceArgs, PrecisionArgs, parse_list};
+
+/// What steers towards a class.
+#[derive(clap::Args)]
+pub(super) struct GuidanceArgs {
+    /// Scale of classifier-free guidance, as diffusers counts it: 1 is none (the paper's w is one less); 2 to 5 are usual. The
+    /// model must have been trained with --label-dropout
+    #[arg(long, default_value_t = 1.0, value_name = "W", allow_negative_numbers = true)]
+    guidance_scale: f64,
+    /// How far to bring the guided output back to the standard deviation of the unguided one, from 0 to 1: against
+    /// overexposure at large scales (Lin et al. 2023)
+    #[arg(long, default_value_t = 0.0, value_name = "PHI", allow_negative_numbers = true)]
+    guidance_rescale: f64,
+    /// Also guide by the gradient of a classifier of `train-classifier`
+    #[arg(long, value_name = "DIR")]
+    classifier: Option<PathBuf>,
+    /// Factor of the classifier's gradient; by default 1
+    #[arg(long, value_name = "S", requires = "classifier", allow_negative_numbers = true)]
+    classifier_scale: Option<f64>,
+}
+
+impl GuidanceArgs {
+    /// The guidance asked for.
+    pub(super) fn guidance(&self) -> anyhow::Result<Guidance> {
+        let classifier = match &self.classifier {
+            Some(folder) => {
+                Some((Classifier::load(&resolve(folder)?)?, self.classifier_scale.unwrap_or(1.0)))
+            }
+            None => None,
+        };
+        Ok(Guidance { scale: self.guidance_scale, rescale: self.guidance_rescale, classifier })
+    }
+}
+
+/// The model and how it draws, for commands that start from given images or noise.
+#[derive(clap::Args)]
+pub(super) struct SamplingArgs {
+    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
+    #[arg(value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// PNG grid of the images
+    #[arg(long, value_name = "FILE.png")]
+    output: PathBuf,
+    /// Number of steps
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    steps: usize,
+    /// Decides all noise
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(super) seed: u64,
+    /// Class of all images; or one class for each image, separated by commas. By default none, where the model has a class for
+    /// that
+    #[arg(long, value_name = "K,...", alias = "class-labels")]
+    class_label: Option<String>,
+    #[command(flatten)]
+    guidance: GuidanceArgs,
+    /// Images denoised together
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    batch_size: usize,
+    /// Images in a row of the grid
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    columns: Option<u64>,
+    /// Also write the images as floats [N, C, H, W], unclipped
+    #[arg(long, value_name = "FILE.npy")]
+    save_npy: Option<PathBuf>,
+    #[command(flatten)]
+    precision: PrecisionArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl SamplingArgs {
+    /// The model.
+    pub(super) fn load(&self) -> anyhow::Result<Pipeline> {
+        Ok(Pipeline::load(&resolve(&self.checkpoint)?)?)
+    }
+
+    /// Channels of the model's images, and their size.
+    pub(super) fn image_form(&self, pipeline: &Pipeline) -> anyhow::Result<(usize, usize)> {
+        match pipeline.unet.image_size()? {
+            [height, width] if height == width => Ok((pipeline.unet.image_channels(), height)),
+            [height, width] => {
+                bail!("the model draws images of {width}x{height}; only square images can be read")
+            }
+        }
+    }
+
+    /// What the library is asked for.
+    pub(super) fn request(
+        &self,
+        pipeline: &Pipeline,
+        sampler: &str,
+        num_images: usize,
+    ) -> anyhow::Result<SampleRequest> {
+        let labels: Option<Vec<u32>> =
+            self.class_label.as_deref().map(|text| parse_list("--class-label", text)).transpose()?;
+        let class_labels = match labels {
+            Some(labels) if labels.len() == 1 => Some(vec![labels[0]; num_images]),
+            Some(labels) => Some(labels),
+            None => pipeline.unet.null_class().map(|none| vec![none; num_images]),
+        };
+        let options = SamplerOptions {
+            steps: Some(Respacing::Steps(self.steps)),
+            ..SamplerOptions::new(&pipeline.scheduler)
+        };
+        let request = SampleRequest {
+            num_images,
+            options,
+            class_labels,
+            seed: self.seed,
+            batch_size: self.batch_size,
+            precision: self.precision.precision,
+            guidance: self.guidance.guidance()?,
+            ..SampleRequest::new(sampler::by_name(sampler)?, &pipeline.scheduler)
+        };
+        request.check(pipeline)?;
+        Ok(request)
+    }
+
+    /// Opens the device, after a look at what is to be written.
+    pub(super) async fn open(&self) -> anyhow::Result<Device> {
+        for path in [Some(&self.output), self.save_npy.as_ref()].into_iter().flatten() {
+            check_writable(path)?;
+        }
+        let device = self.device.open().await?;
+        self.precision.warn(&device);
+        Ok(device)
+    }
+
+    /// Writes the grid, in rows of `columns` unless the user says otherwise, and the floats.
+    pub(super) fn write(&self, images: &Images, columns: Option<usize>) -> anyhow::Result<()> {
+        let columns = self.columns.map(|columns| columns as usize).or(columns);
+        let options = GridOptions { columns, ..GridOptions::default() };
+        tile(&images.data, images.shape, &options)?.write_png(&self.output)?;
+        eprintln!("wrote {}", self.output.display());
+        match &self.save_npy {
+            Some(path) => write_floats(path, images),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A progress bar for sampling.
+#[derive(Default)]
+pub(super) struct SamplingProgress(Option<Progress>);
+
+impl SamplingProgress {
+    /// Shows how far it is.
+    pub(super) fn show(&mut self, state: SampleProgress) {
+        self.0.get_or_insert_with(|| Progress::new(0, state.total as u64)).set(state.done as u64, "");
+    }
+
+    /// Ends the bar.
+    pub(super) fn finish(&self) {
+        if let Some(progress) = &self.0 {
+            progress.finish();
+        }
+    }
+}

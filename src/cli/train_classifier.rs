@@ -1,0 +1,80 @@
+//! `ddpm-gpu train-classifier`
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use ddpm_gpu::diffusion::VarianceType;
+use ddpm_gpu::train::{Run, train_classifier};
+
+use super::process::ProcessArgs;
+use super::training::{DataArgs, TrainingArgs, Watch};
+use super::{DeviceArgs, dashboard};
+
+/// Train a classifier of noised images, for classifier guidance (sample --classifier)
+///
+/// It is the encoder of the model with average pooling and a linear layer (Dhariwal and Nichol 2021). The output folder
+/// receives checkpoints; accuracy is printed by quarter of the timesteps, on held-out images where the data set has some.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Folder for checkpoints
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Share of activations to drop; overrides the model's
+    #[arg(long, value_name = "P")]
+    dropout: Option<f32>,
+    #[command(flatten)]
+    process: ProcessArgs,
+    #[command(flatten)]
+    training: TrainingArgs,
+    /// Steps between measurements of the accuracy; 0 for none
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    measure_every: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let scheduler = args.process.scheduler()?;
+    if args.process.is_learned() {
+        bail!(
+            "--beta-schedule learned is learned by a model that draws images; give the classifier that model's betas by \
+             --trained-betas"
+        );
+    }
+    if args.process.variance_type == VarianceType::LearnedRange {
+        bail!(
+            "--variance-type learned_range is of models that draw images; a classifier has no variance: leave it out"
+        );
+    }
+    let mut config = args.data.model()?;
+    let dataset = args.data.open(&config)?;
+    let held_out = args.data.open_held_out(&config)?;
+    (config.num_class_embeds, config.null_class) = (None, false);
+    if let Some(dropout) = args.dropout {
+        config.dropout = dropout;
+    }
+    config.check()?;
+    if args.training.dashboard {
+        dashboard::check_terminal()?;
+    }
+    let device = args.device.open().await?;
+    args.training.precision.warn(&device);
+    let run = Run {
+        device,
+        dataset,
+        config,
+        scheduler,
+        options: args.training.options(),
+        output: args.output,
+        resume: args.training.resume,
+        checkpoint_every: args.training.checkpoint_every,
+        checkpoints_to_keep: args.training.checkpoints_to_keep,
+        sample_every: args.measure_every,
+    };
+    let mut watch = Watch::new(&args.training, &run.device.name())?;
+    let stop = watch.stop.clone();
+    let outcome = train_classifier(&run, held_out.as_ref(), &stop, &mut |event| watch.show(event)).await;
+    watch.finish(outcome)
+}

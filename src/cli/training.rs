@@ -1,0 +1,286 @@
+//! What `train` and `train-classifier` share: data, settings, and the run on the terminal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, bail};
+use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
+use ddpm_gpu::log::Scalars;
+use ddpm_gpu::model::{SampleSize, UNetConfig};
+use ddpm_gpu::train::{Event, LrSchedule, Outcome, TrainError, TrainOptions};
+
+use super::dashboard::Dashboard;
+use super::dataset::{DatasetArgs, describe};
+use super::progress::Progress;
+use super::{PrecisionArgs, model, one_of};
+
+/// The images and the model.
+#[derive(clap::Args)]
+pub(super) struct DataArgs {
+    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP), with a
+    /// subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a folder of them. `ddpm-gpu
+    /// data` shows what is seen in it
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(super) dataset: String,
+    /// Preset (digits, fashion, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the preset that
+    /// suits the data set
+    #[arg(long, value_name = "PRESET|FILE")]
+    pub(super) model: Option<String>,
+    /// Height and width of the images; overrides the model's
+    #[arg(long, value_name = "N")]
+    pub(super) image_size: Option<usize>,
+    #[command(flatten)]
+    pub(super) files: DatasetArgs,
+    /// Leave out images that cannot be read, and count them
+    #[arg(long)]
+    pub(super) skip_bad_images: bool,
+}
+
+/// The settings of a run.
+#[derive(clap::Args)]
+pub(super) struct TrainingArgs {
+    /// Steps in all, those before a resume included
+    #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N")]
+    pub(super) steps: u64,
+    /// Images in a step
+    #[arg(long, default_value_t = TrainOptions::default().batch_size, value_name = "N")]
+    pub(super) batch_size: usize,
+    /// AdamW's learning rate
+    #[arg(long, default_value_t = TrainOptions::default().learning_rate, value_name = "X")]
+    pub(super) learning_rate: f64,
+    /// Steps over which the learning rate grows from 0
+    #[arg(long, default_value_t = TrainOptions::default().warmup_steps, value_name = "N")]
+    pub(super) warmup_steps: u64,
+    /// What the learning rate does after that: constant; cosine or linear: fall to 0 at the last step
+    #[arg(long, default_value = "constant", value_name = "NAME", value_parser = parse_lr_schedule)]
+    pub(super) lr_schedule: LrSchedule,
+    /// AdamW's decay of the first moment
+    #[arg(long, default_value_t = TrainOptions::default().betas[0], value_name = "X")]
+    pub(super) adam_beta1: f32,
+    /// AdamW's decay of the second moment
+    #[arg(long, default_value_t = TrainOptions::default().betas[1], value_name = "X")]
+    pub(super) adam_beta2: f32,
+    /// AdamW's weight decay
+    #[arg(long, default_value_t = TrainOptions::default().weight_decay, value_name = "X")]
+    pub(super) weight_decay: f32,
+    /// Largest norm of all gradients; 0 for no clip
+    #[arg(long, default_value_t = TrainOptions::default().max_grad_norm, value_name = "X")]
+    pub(super) max_grad_norm: f32,
+    /// Largest decay of the moving average of the weights; early steps use (1 + step) / (10 + step)
+    #[arg(long, default_value_t = TrainOptions::default().ema_decay, value_name = "X")]
+    pub(super) ema_decay: f64,
+    /// Mirror images at random
+    #[arg(long)]
+    pub(super) random_flip: bool,
+    /// Decides initial weights, order of the data, timesteps, noise and all dropout
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(super) seed: u64,
+    /// Keep only what enters residual and attention blocks, and compute the rest again in the backward pass: less than
+    /// half the activations for about a sixth more time, and the same weights to the bit
+    #[arg(long)]
+    pub(super) checkpointing: bool,
+    /// Go on from the newest checkpoint in the output folder
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Steps between checkpoints; one is also written at the end
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) checkpoint_every: u64,
+    /// How many of the newest checkpoints to keep
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(super) checkpoints_to_keep: usize,
+    /// Show the loss curve, speed, memory and the newest samples on the whole terminal
+    #[arg(long)]
+    pub(super) dashboard: bool,
+    #[command(flatten)]
+    pub(super) precision: PrecisionArgs,
+}
+
+fn parse_lr_schedule(name: &str) -> Result<LrSchedule, String> {
+    one_of("schedules", &LrSchedule::ALL, name)
+}
+
+impl DataArgs {
+    /// The model asked for, or the preset that suits the data.
+    pub(super) fn model(&self) -> anyhow::Result<UNetConfig> {
+        let mut model = self.named_model()?;
+        if let Some(size) = self.image_size {
+            model.sample_size = Some(SampleSize::Square(size));
+        }
+        Ok(model)
+    }
+
+    fn named_model(&self) -> anyhow::Result<UNetConfig> {
+        model::load(match (&self.model, self.dataset.as_str()) {
+            (Some(name), _) => name.as_str(),
+            (None, "digits") => "digits",
+            (None, "fashion-mnist") => "fashion",
+            (None, _) => "ddpm-cifar10-32",
+        })
+    }
+
+    /// The images, of the shape that the model takes.
+    pub(super) fn open(&self, model: &UNetConfig) -> anyhow::Result<Arc<dyn Dataset>> {
+        let dataset: Arc<dyn Dataset> =
+            data::open(&self.dataset, &self.open_options(model, Split::Train)?)?.into();
+        eprintln!("data: {}", describe(dataset.as_ref()));
+        if !dataset.skipped().is_empty() {
+            eprintln!("skipped {} bad images:", dataset.skipped().len());
+            for skipped in dataset.skipped().iter().take(10) {
+                eprintln!("  {}: {}", skipped.path.display(), skipped.reason);
+            }
+        }
+        Ok(dataset)
+    }
+
+    /// The images held out from training, where the data set has any.
+    pub(super) fn open_held_out(&self, model: &UNetConfig) -> anyhow::Result<Option<Arc<dyn Dataset>>> {
+        Ok(data::open(&self.dataset, &self.open_options(model, Split::Test)?).ok().map(Arc::from))
+    }
+
+    fn open_options(&self, model: &UNetConfig, split: Split) -> anyhow::Result<OpenOptions> {
+        let size = match model.sample_size {
+            Some(SampleSize::Square(size)) => Some(size),
+            Some(SampleSize::Rectangle([height, width])) if height == width => Some(height),
+            Some(SampleSize::Rectangle([height, width])) => {
+                bail!("the model takes images of {width}x{height}; only square images can be read")
+            }
+            None => None,
+        };
+        Ok(OpenOptions {
+            channels: Some(model.image_channels()),
+            image_size: size,
+            skip_bad_images: self.skip_bad_images,
+            split,
+            ..self.files.options()
+        })
+    }
+}
+
+impl TrainingArgs {
+    /// The settings as the library takes them.
+    pub(super) fn options(&self) -> TrainOptions {
+        TrainOptions {
+            steps: self.steps,
+            batch_size: self.batch_size,
+            learning_rate: self.learning_rate,
+            warmup_steps: self.warmup_steps,
+            lr_schedule: self.lr_schedule,
+            betas: [self.adam_beta1, self.adam_beta2],
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            ema_decay: self.ema_decay,
+            random_flip: self.random_flip,
+            precision: self.precision.precision,
+            seed: self.seed,
+            checkpointing: self.checkpointing,
+            ..TrainOptions::default()
+        }
+    }
+}
+
+pub(super) fn mib(bytes: usize) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
+
+/// A run on the terminal: progress or the dashboard, and Ctrl-C.
+pub(super) struct Watch {
+    /// Becomes true when the user asks the run to stop.
+    pub(super) stop: Arc<AtomicBool>,
+    steps: u64,
+    progress: Option<Progress>,
+    /// Where the dashboard is to run: the name of the device.
+    device: Option<String>,
+    board: Option<anyhow::Result<Dashboard>>,
+}
+
+impl Watch {
+    /// Watches over a run on `device`.
+    pub(super) fn new(args: &TrainingArgs, device: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            stop: stop_on_interrupt(args.dashboard)?,
+            steps: args.steps,
+            progress: None,
+            device: args.dashboard.then(|| device.to_owned()),
+            board: None,
+        })
+    }
+
+    /// Says how the run ended.
+    pub(super) fn finish(self, outcome: Result<Outcome, TrainError>) -> anyhow::Result<()> {
+        // gives the terminal back before anything is printed
+        self.board.transpose()?;
+        let outcome = outcome?;
+        if let Some(progress) = &self.progress {
+            progress.finish();
+        }
+        match outcome {
+            Outcome::Finished { checkpoint } => eprintln!("done: {}", checkpoint.display()),
+            Outcome::Interrupted { checkpoint, step } => eprintln!(
+                "stopped after {step} steps and saved {}; run the same command with --resume to go on",
+                checkpoint.display()
+            ),
+        }
+        Ok(())
+    }
+
+    /// Shows what happened.
+    pub(super) fn show(&mut self, event: Event) {
+        if let Some(device) = &self.device {
+            // not before there is something to show: until then, what is printed is seen
+            let start = || Dashboard::start(device.clone(), self.steps, self.stop.clone());
+            match self.board.get_or_insert_with(start) {
+                Ok(board) => board.show(event),
+                Err(_) => self.stop.store(true, Ordering::Relaxed),
+            }
+            return;
+        }
+        let bar = self.progress.get_or_insert_with(|| {
+            let first = if let Event::Started { step, .. } = &event { *step } else { 0 };
+            Progress::new(first, self.steps)
+        });
+        match event {
+            Event::Started { step, bytes } => {
+                let from = if step > 0 { format!(", from step {step}") } else { String::new() };
+                bar.line(&format!("training to step {}{from}; {:.0} MiB of buffers", self.steps, mib(bytes)));
+            }
+            Event::Progress { scalars: Scalars { step, loss, images_per_second, .. }, loss_scale } => {
+                let skipped = match loss_scale {
+                    Some(state) if state.skipped_steps > 0.0 => {
+                        format!("  loss scale {}, {} steps skipped", state.scale, state.skipped_steps)
+                    }
+                    _ => String::new(),
+                };
+                bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s{skipped}"));
+            }
+            Event::Checkpoint(path) => bar.line(&format!("saved {}", path.display())),
+            Event::Samples { path, .. } => bar.line(&format!("drew {}", path.display())),
+            Event::Accuracy { quartiles, is_held_out } => bar.line(&accuracy(quartiles, is_held_out)),
+        }
+    }
+}
+
+/// A classifier's accuracy in a line.
+pub(super) fn accuracy(quartiles: [f64; 4], is_held_out: bool) -> String {
+    let shares = quartiles.map(|share| format!("{:.1}%", 100.0 * share)).join(", ");
+    let images = if is_held_out { "held-out" } else { "training" };
+    format!("accuracy on {images} images, by quarter of the timesteps from the least noisy: {shares}")
+}
+
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
+fn stop_on_interrupt(dashboard: bool) -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            if dashboard {
+                ratatui::restore();
+            }
+            std::process::exit(130);
+        }
+        if !dashboard {
+            eprintln!("\nfinishing the step and saving; press Ctrl-C again to stop without saving");
+        }
+    })
+    .context("Ctrl-C cannot be handled")?;
+    Ok(stop)
+}

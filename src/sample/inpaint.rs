@@ -1,0 +1,212 @@
+//! Inpainting with a model that was not trained for it (Lugmayr et al. 2022, "RePaint").
+
+use super::forward_process::add_noise;
+use super::{Conditions, Denoiser, Images, SampleError, SampleProgress, SampleRequest, check, init_noise};
+use crate::checkpoint::Pipeline;
+use crate::device::Device;
+use crate::ops::philox::{Stream, normals};
+use crate::sampler::{Sampler, Step, Steps};
+
+/// Streams of the noise of known pixels, and of steps back; see `forward_process` for the others.
+const KNOWN_STREAM: u32 = 0x8000_0004;
+const BACK_STREAM: u32 = 0x8000_0005;
+
+/// What is to be painted, and how often.
+#[derive(Clone, Debug)]
+pub struct Inpainting {
+    /// The images `[N, H, W, C]`.
+    pub images: Images,
+    /// 1 where a pixel is to be painted, 0 where it is known, `[N, H, W, C]`.
+    pub mask: Vec<f32>,
+    /// j of the paper: how many steps of noise a jump back adds.
+    pub jump_length: usize,
+    /// r of the paper: how often each stretch of `jump_length` steps is taken; 1 for no jumps.
+    pub resample: usize,
+}
+
+/// The steps of a sampler that can go back: each evaluates the network once, at a whole timestep, and keeps nothing.
+fn independent_steps(sampler: &Sampler, steps: Steps) -> Result<Vec<Step>, SampleError> {
+    let is_independent =
+        |step: &Step| step.timestep.is_some_and(|t| t.fract() == 0.0) && step.update.keep.is_empty();
+    match steps {
+        Steps::Fixed(steps)
+            if steps.iter().all(is_independent)
+                && steps.windows(2).all(|pair| pair[0].timestep > pair[1].timestep) =>
+        {
+            Ok(steps)
+        }
+        _ => Err(SampleError::Request(format!(
+            "the sampler `{}` cannot go back to more noise; use ddpm or ddim",
+            sampler.name
+        ))),
+    }
+}
+
+/// A move along the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    /// Denoise, from the level of this step.
+    Denoise(usize),
+    /// Add the noise that lies between the level that this step leads to and its own.
+    Back(usize),
+}
+
+/// The moves through `steps` steps, numbered from the noisiest: the order of diffusers' `RePaintScheduler`.
+fn moves(steps: usize, jump_length: usize, resample: usize) -> Vec<Move> {
+    // Steps still to go, as the paper counts t; at every multiple of the jump's length there are jumps left.
+    let mut jumps = vec![0; steps + 1];
+    for at in (0..steps.saturating_sub(jump_length)).step_by(jump_length) {
+        jumps[at] = resample - 1;
+    }
+    let mut moves = Vec::new();
+    let mut left = steps;
+    while left > 0 {
+        moves.push(Move::Denoise(steps - left));
+        left -= 1;
+        if jumps[left] > 0 {
+            jumps[left] -= 1;
+            for _ in 0..jump_length {
+                left += 1;
+                moves.push(Move::Back(steps - left));
+            }
+        }
+    }
+    moves
+}
+
+/// Paints the masked pixels of images, so that they fit the known ones; known pixels come out as they were.
+///
+/// After each step the known pixels are replaced by those of the image, noised as far (equation 8); jumps back in between
+/// let the painted ones adapt to them (section 4.2). The sampler must be one whose steps keep nothing, ddpm or ddim.
+///
+/// # Errors
+/// [`SampleError`] for a request that does not fit the model, or trouble on the device.
+pub async fn inpaint(
+    device: &Device,
+    pipeline: &Pipeline,
+    inpainting: &Inpainting,
+    request: &SampleRequest,
+    progress: &mut (dyn FnMut(SampleProgress) + Send),
+) -> Result<Images, SampleError> {
+    let Inpainting { images, mask, jump_length, resample } = inpainting;
+    let request =
+        SampleRequest { num_images: images.shape[0], init_noise: Some(images.clone()), ..request.clone() };
+    if *jump_length == 0 || *resample == 0 || mask.len() != images.data.len() {
+        return Err(SampleError::Request(
+            "the jump length and the number of times must be at least 1, and the mask as large as the images"
+                .to_owned(),
+        ));
+    }
+    let [h, w] = pipeline.unet.image_size()?;
+    check(pipeline, &request, [h, w, pipeline.unet.image_channels()])?;
+    let steps =
+        independent_steps(request.sampler, request.sampler.start(&pipeline.scheduler, &request.options)?)?;
+    let schedule = pipeline.scheduler.schedule().map_err(|error| SampleError::Sampler(error.into()))?;
+    // alpha-bar before each step, and 1 after the last.
+    let timesteps = steps.iter().filter_map(|step| step.timestep);
+    let levels: Vec<f64> = timesteps.map(|t| schedule.alphas_cumprod(t as usize)).chain([1.0]).collect();
+    let moves = moves(steps.len(), *jump_length, *resample);
+
+    let (count, seed) = (images.shape[0], request.seed);
+    let batch = request.batch_size.min(count);
+    let elements = images.data.len() / count;
+    let (sampler, clip) = (request.sampler, request.options.clip);
+    let mut denoiser =
+        Denoiser::new(device, pipeline, batch, request.precision, sampler, clip, &request.guidance).await?;
+    let total = moves.len() * count.div_ceil(batch);
+    let mut done = 0;
+    let mut data = Vec::with_capacity(images.data.len());
+    for first in (0..count).step_by(batch) {
+        let here = batch.min(count - first);
+        let range = first * elements..(first + here) * elements;
+        let (known, mask) = (&images.data[range.clone()], &mask[range]);
+        // All numbers of one move: those of image i depend on the seed, the move and i.
+        let noise = |stream: u32, step: usize| -> Vec<f32> {
+            let of_image = |image: usize| Stream { seed, step: step as u32, stream, sample: image as u32 };
+            (first..first + here).flat_map(|image| normals(of_image(image), elements)).collect()
+        };
+        let mut x = init_noise(seed, first, here, elements);
+        x.resize(batch * elements, 0.0);
+        let labels = request.batch_labels(first, here, batch);
+        denoiser.start(&x, Conditions { class_labels: labels.as_deref(), ..Conditions::default() })?;
+        for (number, &next) in moves.iter().enumerate() {
+            match next {
+                Move::Denoise(step) => {
+                    denoiser.step(&steps[step..=step], seed, first as u32)?;
+                    let mut x = denoiser.images().await?;
+                    let noised = add_noise(known, &noise(KNOWN_STREAM, number), levels[step + 1]);
+                    for ((x, known), mask) in x.iter_mut().zip(noised).zip(mask) {
+                        if *mask == 0.0 {
+                            *x = known;
+                        } else if *mask != 1.0 {
+                            *x = mask * *x + (1.0 - mask) * known;
+                        }
+                    }
+                    denoiser.set_images(&x)?;
+                }
+                Move::Back(step) => {
+                    let mut x = denoiser.images().await?;
+                    // q(x_t | x_s) for s < t, whose signal is less by the root of the ratio.
+                    let ratio = levels[step] / levels[step + 1];
+                    let noisier = add_noise(&x[..here * elements], &noise(BACK_STREAM, number), ratio);
+                    x[..here * elements].copy_from_slice(&noisier);
+                    denoiser.set_images(&x)?;
+                }
+            }
+            done += 1;
+            progress(SampleProgress { done, total });
+        }
+        data.extend_from_slice(&denoiser.images().await?[..here * elements]);
+    }
+    Ok(Images { shape: images.shape, data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The positions that diffusers' `RePaintScheduler` visits; a step back visits the one above.
+    fn positions(steps: usize, jump_length: usize, resample: usize) -> Vec<usize> {
+        let position = |next: Move| match next {
+            Move::Denoise(step) => steps - 1 - step,
+            Move::Back(step) => steps - step,
+        };
+        moves(steps, jump_length, resample).into_iter().map(position).collect()
+    }
+
+    /// `RePaintScheduler(num_train_timesteps=N).set_timesteps(N, jump_length, jump_n_sample)`, whose timesteps are then the
+    /// positions themselves.
+    #[test]
+    fn moves_are_those_of_diffusers() {
+        assert_eq!(
+            positions(10, 3, 2),
+            [9, 8, 7, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 4, 5, 6, 5, 4, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
+        );
+        assert_eq!(
+            positions(8, 2, 3),
+            [7, 6, 5, 4, 5, 6, 5, 4, 5, 6, 5, 4, 3, 2, 3, 4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1, 0]
+        );
+        assert_eq!(positions(4, 10, 5), [3, 2, 1, 0]);
+        assert_eq!(positions(5, 2, 1), [4, 3, 2, 1, 0]);
+    }
+
+    #[test]
+    fn every_move_starts_where_the_last_one_ended() {
+        for (steps, jump_length, resample) in [(10, 3, 2), (8, 2, 3), (50, 10, 10), (7, 1, 4)] {
+            let mut level = 0;
+            for next in moves(steps, jump_length, resample) {
+                match next {
+                    Move::Denoise(step) => {
+                        assert_eq!(step, level);
+                        level += 1;
+                    }
+                    Move::Back(step) => {
+                        level -= 1;
+                        assert_eq!(step, level);
+                    }
+                }
+            }
+            assert_eq!(level, steps);
+        }
+    }
+}

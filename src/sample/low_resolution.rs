@@ -1,0 +1,51 @@
+//! What a super-resolution model is given: smaller images, enlarged and noised.
+
+use super::forward_process::{add_noise, forward_noise};
+use super::{Images, SampleError};
+use crate::checkpoint::Pipeline;
+
+/// The smaller images that a super-resolution model enlarges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LowResolution {
+    /// `[N, low_size, low_size, C]`
+    pub images: Images,
+    /// Steps of the forward process by which they are noised (conditioning augmentation, Ho et al. 2021, section 4.2).
+    pub augmentation: usize,
+}
+
+impl LowResolution {
+    /// Images `[N, H, W, C]` as the model takes them, with noise that `seed` decides.
+    pub(super) fn prepare(&self, pipeline: &Pipeline, seed: u64) -> Result<Vec<f32>, SampleError> {
+        let fault = |text: String| Err(SampleError::Request(text));
+        let unet = &pipeline.unet;
+        let Some(model) = unet.super_resolution else {
+            return fault(
+                "the model is none of super-resolution: it takes no low-resolution images".to_owned(),
+            );
+        };
+        let ([n, h, w, c], size) = (self.images.shape, model.low_size);
+        if [h, w, c] != [size, size, unet.image_channels()] {
+            let expected = [n, unet.image_channels(), size, size];
+            return fault(format!(
+                "the low-resolution images are {:?}, the model takes {expected:?}",
+                [n, c, h, w]
+            ));
+        }
+        let schedule = pipeline.scheduler.schedule().map_err(|error| SampleError::Sampler(error.into()))?;
+        let most = schedule.num_train_timesteps();
+        if self.augmentation > most {
+            return fault(format!(
+                "the noise augmentation is {}; the process has {most} steps",
+                self.augmentation
+            ));
+        }
+        let [height, _] = unet.image_size()?;
+        let enlarged = model.enlarge(&self.images.data, c, height);
+        let alpha_cumprod = schedule.alphas_cumprod_after(self.augmentation);
+        let elements = enlarged.len() / n.max(1);
+        let noised = enlarged.chunks(elements.max(1)).enumerate();
+        Ok(noised
+            .flat_map(|(index, image)| add_noise(image, &forward_noise(seed, index, elements), alpha_cumprod))
+            .collect())
+    }
+}

@@ -1,0 +1,196 @@
+//! The probability flow ODE (Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
+//! Equations", section 4.3), solved by an adaptive Runge-Kutta method (Dormand and Prince 1980).
+//!
+//! On the circle alpha = cos(angle), sigma = sin(angle) the ODE is dx / d angle = v (Salimans and Ho 2022, appendix D),
+//! from nearly pi / 2 to nearly 0. The last step takes the estimate of x_0 there. Each image has step sizes of its own, so
+//! that it does not depend on the others.
+
+use super::{Adaptive, Choice, Level, Measured, NoiseLevels, Process, Sampler, SamplerError, Step, Steps};
+use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
+use crate::ops::step_norms::Measure;
+
+pub(super) const SAMPLER: Sampler = Sampler {
+    name: "ode",
+    description: "the probability flow ODE by an adaptive Runge-Kutta method (Song et al. 2021): as exact as --tolerance asks",
+    default_steps: None,
+    slots: 7,
+    measures: true,
+    inverts: false,
+    choices: &[Choice::Strength, Choice::Tolerance],
+    steps,
+};
+
+/// The tolerance of the authors' code, absolute and relative.
+const TOLERANCE: f64 = 1e-5;
+
+/// Row s - 2: the weights of the slopes before in the point at which slope s is taken; the last is the new x.
+const A: [&[f64]; 6] = [
+    &[1.0 / 5.0],
+    &[3.0 / 40.0, 9.0 / 40.0],
+    &[44.0 / 45.0, -56.0 / 15.0, 32.0 / 9.0],
+    &[19372.0 / 6561.0, -25360.0 / 2187.0, 64448.0 / 6561.0, -212.0 / 729.0],
+    &[9017.0 / 3168.0, -355.0 / 33.0, 46732.0 / 5247.0, 49.0 / 176.0, -5103.0 / 18656.0],
+    &[35.0 / 384.0, 0.0, 500.0 / 1113.0, 125.0 / 192.0, -2187.0 / 6784.0, 11.0 / 84.0],
+];
+
+/// How far along the step each of these points lies.
+const C: [f64; 6] = [1.0 / 5.0, 3.0 / 10.0, 4.0 / 5.0, 8.0 / 9.0, 1.0, 1.0];
+
+/// The new x less that of the embedded method of fourth order, in slopes 1 to 7.
+const ERROR: [f64; 7] =
+    [71.0 / 57600.0, 0.0, -71.0 / 16695.0, 71.0 / 1920.0, -17253.0 / 339_200.0, 22.0 / 525.0, -1.0 / 40.0];
+
+/// No step is shorter, in radians, except for the last.
+const SMALLEST: f64 = 1e-6;
+
+/// The x that the step began at; the slots after it hold slopes 1 to 6.
+const BEGIN: usize = 0;
+
+fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
+    let tolerance = process.options.tolerance.unwrap_or(TOLERANCE);
+    if !(tolerance > 0.0 && tolerance.is_finite()) {
+        return Err(SamplerError::NotPositive { flag: Choice::Tolerance.flag(), value: tolerance });
+    }
+    let circle = Circle::new(process);
+    Ok(Steps::Adaptive(Box::new(move |images| {
+        Box::new(DormandPrince {
+            images: vec![Image { angle: circle.begin, length: (circle.begin - circle.end) / 50.0 }; images],
+            circle: circle.clone(),
+            tolerance,
+            stage: 1,
+        })
+    })))
+}
+
+/// The levels of noise between the first timestep and the last, by their angle.
+#[derive(Clone, Debug)]
+struct Circle {
+    begin: f64,
+    end: f64,
+    noise: NoiseLevels,
+}
+
+impl Circle {
+    fn new(process: &Process<'_>) -> Self {
+        let noise = process.noise_levels();
+        let last = (process.config.num_train_timesteps - 1) as f64 * process.options.strength;
+        let angle = |t: f64| noise.at(t).ratio().atan();
+        Self { begin: angle(last), end: angle(0.0), noise }
+    }
+
+    fn level(&self, angle: f64) -> Level {
+        self.noise.of_ratio(angle.tan())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Image {
+    angle: f64,
+    /// Of the step under way or to come; 0 at the end.
+    length: f64,
+}
+
+struct DormandPrince {
+    images: Vec<Image>,
+    circle: Circle,
+    tolerance: f64,
+    /// The slope that is evaluated next, 1 to 7; 8 where all seven are known.
+    stage: usize,
+}
+
+impl Adaptive for DormandPrince {
+    fn next(&mut self, measured: &[Measured]) -> Option<Vec<Step>> {
+        let stage = self.stage;
+        if stage <= 7 {
+            self.stage += 1;
+            return Some(self.images.iter().map(|image| self.evaluation(stage, *image)).collect());
+        }
+        self.stage = 2;
+        if self.images.iter().all(|image| image.length == 0.0) {
+            return None;
+        }
+        let pairs = self.images.iter().zip(measured);
+        let (images, steps) = pairs.map(|(image, measured)| self.decide(*image, measured.value)).unzip();
+        self.images = images;
+        if self.images.iter().all(|image| image.length == 0.0) {
+            self.stage = 8;
+        }
+        Some(steps)
+    }
+
+    fn progress(&self) -> f64 {
+        let Circle { begin, end, .. } = self.circle;
+        let left =
+            |image: &Image| if image.length == 0.0 { 0.0 } else { (image.angle - end) / (begin - end) };
+        1.0 - self.images.iter().map(left).fold(0.0, f64::max)
+    }
+}
+
+impl DormandPrince {
+    /// The evaluation of slope `stage`, and the way to the point of the next.
+    fn evaluation(&self, stage: usize, Image { angle, length }: Image) -> Step {
+        let share = if stage == 1 { 0.0 } else { C[stage - 2] };
+        let level = self.circle.level(angle - share * length);
+        let slope = level.v();
+        if length == 0.0 {
+            return Step::at(level.timestep, Update::none());
+        }
+        if stage == 7 {
+            let error = combined(&ERROR, slope);
+            let measure = Measure {
+                x_0: level.x_0(),
+                value: length * error,
+                beside: kept(BEGIN),
+                absolute: self.tolerance,
+                relative: self.tolerance,
+                noise: false,
+            };
+            return Step::at(level.timestep, Update::new(level.x_0(), X)).measuring(measure);
+        }
+        let begin = if stage == 1 { X } else { kept(BEGIN) };
+        let point = begin - length * combined(A[stage - 1], slope);
+        let update = Update::new(level.x_0(), point).keep(stage, slope);
+        Step::at(level.timestep, if stage == 1 { update.keep(BEGIN, X) } else { update })
+    }
+
+    /// What becomes of an image whose step has this error, in units of the tolerance.
+    fn decide(&self, image: Image, error: f64) -> (Image, Step) {
+        if image.length == 0.0 {
+            return (image, Step::again(Update::none()));
+        }
+        let angle = image.angle - image.length;
+        let level = self.circle.level(angle);
+        // Hairer, Norsett and Wanner 1993, equation II.4.13.
+        let factor = (0.9 * error.powf(-0.2)).clamp(0.2, 10.0);
+        // Beyond the precision of f32 no step is small enough: then the error must do. A network that says NaN is not
+        // asked for ever.
+        let is_smallest = image.length <= SMALLEST;
+        if is_smallest && error.is_nan() {
+            return (Image { length: 0.0, ..image }, Step::again(Update::none()));
+        }
+        let is_within = error <= 1.0;
+        if !is_smallest && !is_within {
+            let length = (image.length * if error.is_nan() { 0.2 } else { factor }).max(SMALLEST);
+            let again = Update::new(level.x_0(), kept(BEGIN) - length * A[0][0] * kept(1));
+            return (Image { length, ..image }, Step::again(again));
+        }
+        if angle <= self.circle.end + 1e-12 {
+            return (Image { angle, length: 0.0 }, Step::again(Update::new(level.x_0(), X_0)));
+        }
+        // The last slope of this step is the first of the next.
+        let length = (image.length * factor).max(SMALLEST).min(angle - self.circle.end);
+        let slope = level.v();
+        let next = Update::new(level.x_0(), X - length * A[0][0] * slope).keep(BEGIN, X).keep(1, slope);
+        (Image { angle, length }, Step::again(next))
+    }
+}
+
+/// The slopes kept in slots 1, 2, ... and the one at hand, weighted.
+fn combined(weights: &[f64], now: Combination) -> Combination {
+    let (last, kept_weights) = match weights.split_last() {
+        Some((last, rest)) => (*last, rest),
+        None => (0.0, weights),
+    };
+    let slopes = kept_weights.iter().enumerate().map(|(i, &weight)| weight * kept(i + 1));
+    slopes.fold(last * now, |sum, slope| sum + slope)
+}

@@ -1,0 +1,206 @@
+//! What a user may choose about sampling, and what is refused.
+
+use thiserror::Error;
+
+use super::{ALL, Sampler};
+use crate::diffusion::{
+    Respacing, ScheduleError, SchedulerConfig, Thresholding, TimestepSpacing, TimestepsError,
+};
+
+/// What a user may choose about sampling. What is `None` is left to the sampler.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// Number of steps, 1..=T, or which timesteps to visit.
+    pub steps: Option<Respacing>,
+    /// How these are spaced, if not as the config says.
+    pub spacing: Option<TimestepSpacing>,
+    /// Share of the way to go, above 0 and up to 1: sampling begins that far from the image, as in image-to-image.
+    pub strength: f64,
+    /// Noise of `ddim`, 0 for none up to 1 for as much as `ddpm` has.
+    pub eta: Option<f64>,
+    /// Error that `ode` allows in a step, absolute and relative.
+    pub tolerance: Option<f64>,
+    /// Langevin steps of `pc` before each step of its predictor.
+    pub corrector_steps: Option<usize>,
+    /// Signal-to-noise ratio of these.
+    pub snr: Option<f64>,
+    /// What becomes of estimates of x_0 beyond the range of images.
+    pub clip: Clip,
+}
+
+impl SamplerOptions {
+    /// What the sampler and the model's config say themselves.
+    pub fn new(config: &SchedulerConfig) -> Self {
+        let clip = if config.clip_sample { Clip::Clamp(config.clip_sample_range) } else { Clip::None };
+        Self {
+            steps: None,
+            spacing: None,
+            strength: 1.0,
+            eta: None,
+            tolerance: None,
+            corrector_steps: None,
+            snr: None,
+            clip: match config.thresholding() {
+                Ok(Some(Thresholding { ratio, max })) => Clip::Dynamic { ratio, max },
+                // A config is checked when it is read.
+                Ok(None) | Err(_) => clip,
+            },
+        }
+    }
+}
+
+/// What becomes of an estimate of x_0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Clip {
+    /// It stays as it is.
+    None,
+    /// It is clamped to minus this value up to this value.
+    Clamp(f64),
+    /// Dynamic thresholding (Saharia et al. 2022, "Imagen", section 2.3): it is clamped to s, then divided by s, the
+    /// quantile at `ratio` of its absolute values within the image, but at least 1.
+    Dynamic {
+        /// Which quantile, from 0 to 1.
+        ratio: f64,
+        /// The largest s.
+        max: f64,
+    },
+}
+
+/// An option that some samplers have and others do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// `--steps`
+    Steps,
+    /// `--timestep-spacing`
+    Spacing,
+    /// A strength below 1; set by image-to-image.
+    Strength,
+    /// `--eta`
+    Eta,
+    /// `--tolerance`
+    Tolerance,
+    /// `--corrector-steps`
+    CorrectorSteps,
+    /// `--snr`
+    Snr,
+}
+
+impl Choice {
+    /// Every option.
+    pub const ALL: &[Self] = &[
+        Self::Steps,
+        Self::Spacing,
+        Self::Strength,
+        Self::Eta,
+        Self::Tolerance,
+        Self::CorrectorSteps,
+        Self::Snr,
+    ];
+
+    /// The option on the command line.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::Steps => "--steps",
+            Self::Spacing => "--timestep-spacing",
+            Self::Strength => "--strength",
+            Self::Eta => "--eta",
+            Self::Tolerance => "--tolerance",
+            Self::CorrectorSteps => "--corrector-steps",
+            Self::Snr => "--snr",
+        }
+    }
+
+    /// Whether the user has chosen.
+    pub fn is_given(self, options: &SamplerOptions) -> bool {
+        match self {
+            Self::Steps => options.steps.is_some(),
+            Self::Spacing => options.spacing.is_some(),
+            Self::Strength => options.strength != 1.0,
+            Self::Eta => options.eta.is_some(),
+            Self::Tolerance => options.tolerance.is_some(),
+            Self::CorrectorSteps => options.corrector_steps.is_some(),
+            Self::Snr => options.snr.is_some(),
+        }
+    }
+}
+
+/// Sampling that cannot be done as asked.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum SamplerError {
+    /// No sampler has this name.
+    #[error("there is no sampler `{name}`; the samplers are: {known}")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A number of steps that the process does not have.
+    #[error(transparent)]
+    Timesteps(#[from] TimestepsError),
+    /// A process that cannot be sampled from.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// An eta out of range.
+    #[error("eta is {0}; it must be from 0 (no noise) to 1 (the noise of DDPM)")]
+    EtaRange(f64),
+    /// A number that must be positive.
+    #[error("{flag} is {value}; it must be above 0")]
+    NotPositive {
+        /// The option.
+        flag: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// A strength out of range, or of less than a step.
+    #[error("a strength of {0} leaves no step to take; it must be above 0 and at most 1")]
+    Strength(f64),
+    /// A quantile out of range.
+    #[error("the quantile of dynamic thresholding is {0}; it must be above 0 and at most 1")]
+    Quantile(f64),
+    /// Fewer steps than the method needs.
+    #[error(
+        "the sampler `{sampler}` takes at least {least} steps, not {steps}; use more steps or the sampler `plms`"
+    )]
+    FewSteps {
+        /// The sampler.
+        sampler: &'static str,
+        /// The steps asked for.
+        steps: usize,
+        /// The steps that it needs.
+        least: usize,
+    },
+    /// Listed timesteps and a spacing.
+    #[error(
+        "`{0}` says which timesteps to visit, so --timestep-spacing has nothing to say: leave one of them out"
+    )]
+    SpacingOfList(String),
+    /// Listed timesteps for a sampler that takes even ones.
+    #[error(
+        "the sampler `{sampler}` spaces its timesteps itself and cannot visit `{steps}`; give a number of steps"
+    )]
+    Uneven {
+        /// The sampler.
+        sampler: &'static str,
+        /// The timesteps asked for.
+        steps: String,
+    },
+    /// An option for a sampler that does not have it.
+    #[error("the sampler `{sampler}` takes no {flag}; leave it out, or use a sampler that does: {known}")]
+    Unused {
+        /// The sampler.
+        sampler: &'static str,
+        /// The option.
+        flag: &'static str,
+        /// The samplers that have it.
+        known: String,
+    },
+}
+
+impl SamplerError {
+    pub(super) fn unused(sampler: &Sampler, choice: Choice) -> Self {
+        let heeding = ALL.iter().filter(|other| other.choices.contains(&choice)).map(|other| other.name);
+        let known = heeding.collect::<Vec<_>>().join(", ");
+        Self::Unused { sampler: sampler.name, flag: choice.flag(), known }
+    }
+}

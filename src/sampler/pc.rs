@@ -1,0 +1,87 @@
+//! Predictor-corrector sampling (Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
+//! Equations", algorithms 3 and 5): ancestral steps, before each of which Langevin steps bring x closer to what its level
+//! of noise should look like.
+
+use super::{Adaptive, Choice, Level, Measured, Process, Sampler, SamplerError, Step, Steps};
+use crate::ops::reverse_step::{Update, X};
+use crate::ops::step_norms::Measure;
+
+pub(super) const SAMPLER: Sampler = Sampler {
+    name: "pc",
+    description: "predictor-corrector (Song et al. 2021): ancestral steps with Langevin steps between, two evaluations a step",
+    default_steps: Some(250),
+    slots: 0,
+    measures: true,
+    inverts: false,
+    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength, Choice::CorrectorSteps, Choice::Snr],
+    steps,
+};
+
+/// The signal-to-noise ratio r of the authors' code.
+const SNR: f64 = 0.16;
+
+fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
+    let snr = process.options.snr.unwrap_or(SNR);
+    if !(snr > 0.0 && snr.is_finite()) {
+        return Err(SamplerError::NotPositive { flag: Choice::Snr.flag(), value: snr });
+    }
+    let corrections = process.options.corrector_steps.unwrap_or(1);
+    let Steps::Fixed(predictor) = super::ddpm::steps(process)? else {
+        unreachable!("ancestral steps are known beforehand")
+    };
+    let timesteps = process.timesteps()?;
+    let mut stages = Vec::new();
+    for (i, (&t, prediction)) in timesteps.iter().zip(predictor).enumerate() {
+        let level = process.level(t);
+        let previous = timesteps.get(i + 1).map_or(process.image(), |&t| process.level(t));
+        for _ in 0..corrections {
+            // The size of the score decides how far the Langevin step goes.
+            let measure = Measure::norms(level.x_0(), level.eps());
+            let evaluation = Step::at(level.timestep, Update::new(level.x_0(), X)).measuring(measure);
+            stages.push(Stage::Step(Box::new(evaluation)));
+            stages.push(Stage::Langevin { level, alpha: level.alpha_cumprod / previous.alpha_cumprod, snr });
+        }
+        stages.push(Stage::Step(Box::new(prediction)));
+    }
+    Ok(Steps::Adaptive(Box::new(move |images| {
+        Box::new(PredictorCorrector { stages: stages.clone(), done: 0, images })
+    })))
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Step(Box<Step>),
+    Langevin { level: Level, alpha: f64, snr: f64 },
+}
+
+struct PredictorCorrector {
+    stages: Vec<Stage>,
+    done: usize,
+    images: usize,
+}
+
+impl Adaptive for PredictorCorrector {
+    fn next(&mut self, measured: &[Measured]) -> Option<Vec<Step>> {
+        let stage = self.stages.get(self.done)?;
+        self.done += 1;
+        Some(match stage {
+            Stage::Step(step) => vec![step.as_ref().clone(); self.images],
+            &Stage::Langevin { level, alpha, snr } => {
+                measured.iter().map(|measured| langevin(level, alpha, snr, *measured)).collect()
+            }
+        })
+    }
+
+    fn progress(&self) -> f64 {
+        self.done as f64 / self.stages.len().max(1) as f64
+    }
+}
+
+/// Lines 5 to 8 of algorithm 5: x + epsilon g + sqrt(2 epsilon) z along the score g = -eps / sigma. The paper takes norms
+/// over the batch; here each image has its own, so that it does not depend on the others.
+fn langevin(level: Level, alpha: f64, snr: f64, measured: Measured) -> Step {
+    let norm_of_score = (measured.value / level.sigma()).max(1e-12);
+    let epsilon = 2.0 * alpha * (snr * measured.noise / norm_of_score).powi(2);
+    let x = X - epsilon / level.sigma() * level.eps();
+    Step::again(Update::new(level.x_0(), x).noise((2.0 * epsilon).sqrt()))
+}

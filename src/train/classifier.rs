@@ -1,0 +1,295 @@
+//! Training a noise-conditional classifier, for classifier guidance (Dhariwal and Nichol 2021, section 4).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
+use super::{Event, Outcome, Run, TrainError, TrainingGraph};
+use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
+use crate::data::{Batch, Dataset};
+use crate::device::{Device, Executor};
+use crate::diffusion::{Schedule, SchedulerConfig};
+use crate::graph::{Graph, TensorType, ValueId};
+use crate::log::Log;
+use crate::model::{Precision, UNetInputs, from_tensors, initial_weights, to_tensors};
+use crate::ops::loss_scale::LossScale;
+use crate::ops::philox::Stream;
+use crate::ops::{cross_entropy, q_sample, weighted_mean};
+
+/// Stream of the timesteps; the nodes of a graph count from 1.
+const TIMESTEP_STREAM: u32 = 0;
+
+/// Images that a classifier is measured with, and how many of them at once.
+const MEASURED_IMAGES: usize = 1024;
+const MEASURED_BATCH: usize = 64;
+
+/// The noised images and the network: what training and measuring share.
+struct Network {
+    /// Images `[N, H, W, C]`.
+    x_start: ValueId,
+    /// Rows of factors for q_sample `[N, 4]`.
+    coefficients: ValueId,
+    /// Timesteps `[N]`.
+    timesteps: ValueId,
+    /// The generator's key `[4]`.
+    key_step_sample: ValueId,
+    /// `[N, classes]`
+    logits: ValueId,
+}
+
+impl Network {
+    /// `trains` says whether there is dropout.
+    fn build(
+        graph: &mut Graph,
+        config: &ClassifierConfig,
+        batch: usize,
+        precision: Precision,
+        trains: bool,
+    ) -> Result<Self, TrainError> {
+        let encoder = &config.encoder;
+        let [height, width] = encoder.image_size()?;
+        let x_start = graph.input("x_start", TensorType::f32([batch, height, width, encoder.in_channels]));
+        let coefficients = graph.input("coefficients", TensorType::f32([batch, 4]));
+        let timesteps = graph.input("timesteps", TensorType::f32([batch]));
+        let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
+        let (sample, _) =
+            graph.scoped("q_sample", |graph| q_sample(graph, x_start, coefficients, key_step_sample))?;
+        let key = trains.then_some(key_step_sample);
+        let inputs = UNetInputs { sample, timesteps, class_labels: None, key_step_sample: key };
+        let logits = precision.classifier(graph, encoder, config.num_classes, inputs)?;
+        Ok(Self { x_start, coefficients, timesteps, key_step_sample, logits })
+    }
+
+    /// Sets images, timesteps and the noise that `stream` names.
+    fn write(
+        &self,
+        executor: &mut Executor,
+        schedule: &Schedule,
+        images: &[f32],
+        timesteps: &[usize],
+        stream: Stream,
+    ) -> Result<(), TrainError> {
+        let factors = |&t: &usize| {
+            let abar = schedule.alphas_cumprod(t);
+            [abar.sqrt(), (1.0 - abar).sqrt(), 0.0, 0.0].map(|factor| factor as f32)
+        };
+        executor.write(self.x_start, images)?;
+        executor.write(self.coefficients, &timesteps.iter().flat_map(factors).collect::<Vec<f32>>())?;
+        executor.write(self.timesteps, &timesteps.iter().map(|&t| t as f32).collect::<Vec<f32>>())?;
+        Ok(executor.write(self.key_step_sample, &stream.key_step_sample())?)
+    }
+}
+
+/// A classifier in training.
+struct Trainer<'a> {
+    run: &'a Run,
+    held_out: Option<&'a Arc<dyn Dataset>>,
+    config: ClassifierConfig,
+    schedule: Schedule,
+    graph: Graph,
+    network: Network,
+    labels: ValueId,
+    training: TrainingGraph,
+    executor: Executor,
+    done: u64,
+}
+
+/// Trains a classifier: the encoder of `run.config`, with cross-entropy, on images noised to timesteps uniform in 0..T.
+///
+/// Its accuracy is measured every `run.sample_every` steps on images of `held_out`, or of the training set.
+///
+/// # Errors
+/// [`TrainError`]; checkpoints written before stay whole.
+pub async fn train_classifier(
+    run: &Run,
+    held_out: Option<&Arc<dyn Dataset>>,
+    stop: &AtomicBool,
+    report: &mut (dyn FnMut(Event) + Send),
+) -> Result<Outcome, TrainError> {
+    run.options.check()?;
+    run.check_images()?;
+    let num_classes = run.dataset.classes().len();
+    if num_classes < 2 {
+        return Err(TrainError::Options(format!(
+            "{} has {num_classes} classes; a classifier needs images of at least two",
+            run.dataset.name()
+        )));
+    }
+    let config = ClassifierConfig { num_classes, encoder: run.config.clone() };
+    let mut resume = None;
+    if let Some(folder) = checkpoint_to_resume(run)? {
+        let (classifier, state) = (Classifier::load(&folder)?, TrainingState::load(&folder)?);
+        check_resume(run, classifier.config == config && classifier.scheduler == run.scheduler, &state)?;
+        resume = Some((classifier, state, folder));
+    }
+    let mut graph = Graph::new();
+    let options = &run.options;
+    let network = Network::build(&mut graph, &config, options.batch_size, options.precision, true)?;
+    let labels = graph.input("class_labels", TensorType::u32([options.batch_size]));
+    let weights = graph.input("weights", TensorType::f32([options.batch_size]));
+    let loss = graph.scoped("loss", |graph| {
+        let per_sample = cross_entropy(graph, network.logits, labels)?;
+        weighted_mean(graph, per_sample, weights)
+    })?;
+    let training = TrainingGraph::new(&mut graph, loss, options.optimizer(), options.checkpointing)?;
+    let mut executor = run.device.prepare(&graph, &training.kept()).await?;
+    let mut saved = None;
+    match resume {
+        None => {
+            let weights = initial_weights(&graph, options.seed);
+            training.initialize(&graph, &mut executor, &weights, &weights)?;
+        }
+        Some((classifier, state, folder)) => {
+            training.restore(&graph, &mut executor, &classifier.weights, &state)?;
+            saved = Some(Saved { step: state.step, folder });
+        }
+    }
+    let schedule = run.scheduler.schedule()?;
+    executor.write(weights, &vec![1.0f32; options.batch_size])?;
+    let done = saved.as_ref().map_or(0, |saved| saved.step);
+    let mut trainer =
+        Trainer { run, held_out, config, schedule, graph, network, labels, training, executor, done };
+    go_on(run, &mut trainer, saved, stop, report).await
+}
+
+impl Trainer<'_> {
+    async fn classifier(&mut self) -> Result<Classifier, TrainError> {
+        let ema = self.training.read(&self.graph, &mut self.executor, &self.training.ema).await?;
+        let weights = to_tensors(&self.graph, &ema);
+        Ok(Classifier { config: self.config.clone(), scheduler: self.run.scheduler.clone(), weights })
+    }
+}
+
+impl Training for Trainer<'_> {
+    fn done(&self) -> u64 {
+        self.done
+    }
+    fn bytes(&self) -> usize {
+        self.executor.memory().total()
+    }
+    fn step(&mut self, batch: &Batch) -> Result<(), TrainError> {
+        let options = &self.run.options;
+        let stream =
+            Stream { seed: options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 };
+        let steps = self.schedule.num_train_timesteps();
+        let uniform = |n: usize| f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
+        let timesteps: Vec<usize> =
+            (0..options.batch_size).map(|n| ((uniform(n) * steps as f64) as usize).min(steps - 1)).collect();
+        self.network.write(&mut self.executor, &self.schedule, &batch.images, &timesteps, stream)?;
+        self.executor.write(self.labels, &batch.labels)?;
+        let schedule = options.optimizer().adamw.schedule(
+            self.done + 1,
+            options.learning_rate_at(self.done),
+            options.ema_decay_at(self.done),
+        );
+        self.training.write_schedule(&mut self.executor, schedule)?;
+        self.executor.run()?;
+        self.done += 1;
+        Ok(())
+    }
+    async fn observe(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
+    async fn loss(&mut self) -> Result<f32, TrainError> {
+        Ok(self.executor.read(self.training.loss).await?[0])
+    }
+    async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
+        Ok(self.executor.read(self.training.norm_and_scale).await?[0])
+    }
+    async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
+        Ok(self.training.read_loss_scale(&mut self.executor).await?)
+    }
+    async fn save(&mut self, output: &Path) -> Result<PathBuf, TrainError> {
+        let classifier = self.classifier().await?;
+        let loss_scale = self.loss_scale().await?;
+        let (graph, executor, training) = (&self.graph, &mut self.executor, &self.training);
+        let mut tensors = Vec::new();
+        for packed in [&training.weights, &training.first_moment, &training.second_moment] {
+            tensors.push(to_tensors(graph, &training.read(graph, executor, packed).await?));
+        }
+        let [weights, first_moment, second_moment] =
+            [0, 1, 2].map(|index| std::mem::take(&mut tensors[index]));
+        let options = self.run.options.to_json()?;
+        let state = TrainingState {
+            step: self.done,
+            options,
+            weights,
+            first_moment,
+            second_moment,
+            loss_scale,
+            timestep_sampler: None,
+            learned_schedule: None,
+        };
+        Ok(checkpoint::save(output, &state, |folder| classifier.write(folder))?)
+    }
+    async fn show(
+        &mut self,
+        run: &Run,
+        _log: &mut Log,
+        report: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<(), TrainError> {
+        let dataset = self.held_out.unwrap_or(&run.dataset).as_ref();
+        let quartiles = accuracy(&run.device, &self.classifier().await?, dataset, run.options.seed).await?;
+        report(Event::Accuracy { quartiles, is_held_out: self.held_out.is_some() });
+        Ok(())
+    }
+}
+
+/// Share of images that are given their class, for timesteps uniform in each quarter of 0..T, the least noisy first.
+///
+/// Measured on up to 1024 images of `dataset`, evenly taken, each noised once in each quarter.
+///
+/// # Errors
+/// [`TrainError`] for images that do not fit the classifier.
+pub async fn accuracy(
+    device: &Device,
+    classifier: &Classifier,
+    dataset: &dyn Dataset,
+    seed: u64,
+) -> Result<[f64; 4], TrainError> {
+    let Classifier { config, scheduler, weights } = classifier;
+    let schedule = SchedulerConfig::schedule(scheduler)?;
+    let steps = schedule.num_train_timesteps();
+    let mut graph = Graph::new();
+    let network = Network::build(&mut graph, config, MEASURED_BATCH, Precision::F32, false)?;
+    let weights = from_tensors(&graph, weights)?;
+    let mut executor = device.prepare(&graph, &[network.logits]).await?;
+    for (parameter, data) in graph.parameters().iter().zip(&weights) {
+        executor.write(parameter.value, data)?;
+    }
+    let count = dataset.len().min(MEASURED_IMAGES);
+    let chosen: Vec<usize> = (0..count).map(|image| image * dataset.len() / count).collect();
+    let elements = dataset.image_shape().elements();
+    let mut right = [0usize; 4];
+    for (index, chosen) in chosen.chunks(MEASURED_BATCH).enumerate() {
+        let mut images = vec![0.0; MEASURED_BATCH * elements];
+        let mut labels = Vec::new();
+        for (&image, pixels) in chosen.iter().zip(images.chunks_mut(elements)) {
+            labels.push(dataset.read(image, pixels)?);
+        }
+        for (quarter, right) in right.iter_mut().enumerate() {
+            // No training step has this number.
+            let stream = Stream {
+                seed,
+                step: u32::MAX - quarter as u32,
+                stream: TIMESTEP_STREAM,
+                sample: (index * MEASURED_BATCH) as u32,
+            };
+            let timestep = |n: usize| {
+                let u = f64::from(Stream { sample: stream.sample + n as u32, ..stream }.uniform(0));
+                (((quarter as f64 + u) / 4.0 * steps as f64) as usize).min(steps - 1)
+            };
+            let timesteps: Vec<usize> = (0..MEASURED_BATCH).map(timestep).collect();
+            network.write(&mut executor, &schedule, &images, &timesteps, stream)?;
+            executor.run()?;
+            let logits = executor.read(network.logits).await?;
+            let is_right = |(logits, label): (&[f32], &Option<u32>)| {
+                let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+                best.map(|best| best as u32) == *label
+            };
+            *right += logits.chunks(config.num_classes).zip(&labels).filter(|&pair| is_right(pair)).count();
+        }
+    }
+    Ok(right.map(|right| right as f64 / count as f64))
+}
