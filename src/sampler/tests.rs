@@ -56,18 +56,25 @@ fn a_perfect_network_recovers_the_image() {
     }
 }
 
-/// No number of steps, spacing, prediction type or clipping divides by zero.
+/// No number of steps, spacing, prediction type or clipping divides by zero, nor does a schedule that leaves nothing of the
+/// image.
 #[test]
 fn every_number_of_steps_has_finite_coefficients() {
     use crate::diffusion::PredictionType::{Epsilon, Sample, VPrediction};
-    let spacings = TimestepSpacing::ALL
-        .iter()
-        .flat_map(|&spacing| [Epsilon, Sample, VPrediction].map(|kind| (spacing, kind)));
-    for (timestep_spacing, prediction_type) in spacings {
+    let kinds =
+        [(Epsilon, false), (Sample, false), (VPrediction, false), (Sample, true), (VPrediction, true)];
+    let spacings = TimestepSpacing::ALL.iter().flat_map(|&spacing| kinds.map(|kind| (spacing, kind)));
+    for (timestep_spacing, (prediction_type, rescale_betas_zero_snr)) in spacings {
         let config = SchedulerConfig {
             num_train_timesteps: 60,
             timestep_spacing,
             prediction_type,
+            rescale_betas_zero_snr,
+            variance_type: if rescale_betas_zero_snr {
+                VarianceType::LearnedRange
+            } else {
+                VarianceType::FixedSmall
+            },
             ..SchedulerConfig::default()
         };
         for (sampler, steps) in ALL.iter().flat_map(|sampler| (1..=60).map(move |steps| (sampler, steps))) {

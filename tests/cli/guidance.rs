@@ -90,6 +90,14 @@ fn training_options_that_exclude_each_other() {
     ] {
         workspace.fails(&Workspace::train_line("run", flags), 1, words);
     }
+    for (flags, words) in [
+        ("--variance-type learned_range", &["--variance-type learned_range", "no variance"][..]),
+        ("--beta-schedule learned", &["--beta-schedule learned", "--trained-betas"]),
+        ("--rescale-betas-zero-snr", &["prediction_type", "v_prediction"]),
+    ] {
+        let line = format!("train-classifier --dataset digits --output judge --device cpu {flags}");
+        workspace.fails(&line, 1, words);
+    }
     workspace.fails(&Workspace::train_line("run", "--noise-augmentation 3"), 2, &["--super-resolution"]);
     workspace.write_model("free.json", "num_class_embeds", Value::Null);
     let line = Workspace::train_line("run", "--label-dropout 0.1 --image-size 8");
