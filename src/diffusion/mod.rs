@@ -5,6 +5,7 @@
 //! `alphas_cumprod[t]` the paper's alpha-bar, counted from 0 as in code and not from 1 as in the paper.
 
 mod config;
+pub(crate) mod dormand_prince;
 mod learned_schedule;
 mod prediction;
 mod schedule;

@@ -6,6 +6,7 @@
 //! that it does not depend on the others.
 
 use super::{Adaptive, Choice, Level, Measured, NoiseLevels, Process, Sampler, SamplerError, Step, Steps};
+use crate::diffusion::dormand_prince::{ERROR, NODES, STAGES};
 use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
 use crate::ops::step_norms::Measure;
 
@@ -22,23 +23,6 @@ pub(super) const SAMPLER: Sampler = Sampler {
 
 /// The tolerance of the authors' code, absolute and relative.
 const TOLERANCE: f64 = 1e-5;
-
-/// Row s - 2: the weights of the slopes before in the point at which slope s is taken; the last is the new x.
-const A: [&[f64]; 6] = [
-    &[1.0 / 5.0],
-    &[3.0 / 40.0, 9.0 / 40.0],
-    &[44.0 / 45.0, -56.0 / 15.0, 32.0 / 9.0],
-    &[19372.0 / 6561.0, -25360.0 / 2187.0, 64448.0 / 6561.0, -212.0 / 729.0],
-    &[9017.0 / 3168.0, -355.0 / 33.0, 46732.0 / 5247.0, 49.0 / 176.0, -5103.0 / 18656.0],
-    &[35.0 / 384.0, 0.0, 500.0 / 1113.0, 125.0 / 192.0, -2187.0 / 6784.0, 11.0 / 84.0],
-];
-
-/// How far along the step each of these points lies.
-const C: [f64; 6] = [1.0 / 5.0, 3.0 / 10.0, 4.0 / 5.0, 8.0 / 9.0, 1.0, 1.0];
-
-/// The new x less that of the embedded method of fourth order, in slopes 1 to 7.
-const ERROR: [f64; 7] =
-    [71.0 / 57600.0, 0.0, -71.0 / 16695.0, 71.0 / 1920.0, -17253.0 / 339_200.0, 22.0 / 525.0, -1.0 / 40.0];
 
 /// No step is shorter, in radians, except for the last.
 const SMALLEST: f64 = 1e-6;
@@ -129,7 +113,7 @@ impl Adaptive for DormandPrince {
 impl DormandPrince {
     /// The evaluation of slope `stage`, and the way to the point of the next.
     fn evaluation(&self, stage: usize, Image { angle, length }: Image) -> Step {
-        let share = if stage == 1 { 0.0 } else { C[stage - 2] };
+        let share = if stage == 1 { 0.0 } else { NODES[stage - 1] };
         let level = self.circle.level(angle - share * length);
         let slope = level.v();
         if length == 0.0 {
@@ -148,7 +132,7 @@ impl DormandPrince {
             return Step::at(level.timestep, Update::new(level.x_0(), X)).measuring(measure);
         }
         let begin = if stage == 1 { X } else { kept(BEGIN) };
-        let point = begin - length * combined(A[stage - 1], slope);
+        let point = begin - length * combined(STAGES[stage], slope);
         let update = Update::new(level.x_0(), point).keep(stage, slope);
         Step::at(level.timestep, if stage == 1 { update.keep(BEGIN, X) } else { update })
     }
@@ -171,7 +155,7 @@ impl DormandPrince {
         let is_within = error <= 1.0;
         if !is_smallest && !is_within {
             let length = (image.length * if error.is_nan() { 0.2 } else { factor }).max(SMALLEST);
-            let again = Update::new(level.x_0(), kept(BEGIN) - length * A[0][0] * kept(1));
+            let again = Update::new(level.x_0(), kept(BEGIN) - length * STAGES[1][0] * kept(1));
             return (Image { length, ..image }, Step::again(again));
         }
         if angle <= self.circle.end + 1e-12 {
@@ -180,7 +164,7 @@ impl DormandPrince {
         // The last slope of this step is the first of the next.
         let length = (image.length * factor).max(SMALLEST).min(angle - self.circle.end);
         let slope = level.v();
-        let next = Update::new(level.x_0(), X - length * A[0][0] * slope).keep(BEGIN, X).keep(1, slope);
+        let next = Update::new(level.x_0(), X - length * STAGES[1][0] * slope).keep(BEGIN, X).keep(1, slope);
         (Image { angle, length }, Step::again(next))
     }
 }
