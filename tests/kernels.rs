@@ -1,91 +1,57 @@
-//! Every case of every variant of every room, on every device present.
+//! Every case of every variant of every room, on every device present: what `ddpm-gpu kernels check` checks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails
 
 mod common;
 
 use std::collections::BTreeSet;
 
-use ddpm_gpu::device::Device;
-use ddpm_gpu::ops::{self, Case};
-use ddpm_gpu::workbench::{check, check_gradient, in_f16, subjects};
+use ddpm_gpu::workbench::{Filter, Suite, Verdict};
 
-#[test]
-fn kernels_agree_with_their_references() {
-    let cases: Vec<Case> = ops::ALL.iter().flat_map(|room| (room.cases)()).collect();
-    for (name, device) in common::devices() {
-        assert!(check_all(&name, &device, &cases) > 0, "nothing was checked on {name}");
+/// Prints how close the checks came to their tolerances, and fails if one did not keep it.
+fn judge(what: &str, verdicts: &[Verdict]) {
+    let share = |verdict: &Verdict| {
+        verdict.worst_error.unwrap_or(f64::INFINITY) / verdict.tolerance.max(f64::from(f32::MIN_POSITIVE))
+    };
+    let name = |verdict: &Verdict| {
+        let Verdict { kernel, variant, precision, case, .. } = verdict;
+        format!("{kernel} {variant} ({precision}) [{case}]")
+    };
+    if let Some(closest) = verdicts.iter().max_by(|a, b| share(a).total_cmp(&share(b))) {
+        let (count, share) = (verdicts.len(), share(closest));
+        println!("{what}: {count} checks; closest to its tolerance: {share:.2} of it, {}", name(closest));
     }
+    let failures: Vec<String> = verdicts
+        .iter()
+        .filter_map(|verdict| Some(format!("{}: {}", name(verdict), verdict.failure.as_ref()?)))
+        .collect();
+    assert!(failures.is_empty(), "{what}: {} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// The same WGSL with 16-bit activations: the first small case of each op, which is the ragged one, and one of U-Net S.
+/// In 32 bits, and the same WGSL with 16-bit activations.
 #[test]
-fn kernels_agree_with_their_references_in_f16() {
-    let mut taken = BTreeSet::new();
-    let is_wanted = |case: &Case| {
-        let elements: usize = case.input_types().iter().map(|ty| ty.len()).sum();
-        let is_real = case.name.starts_with("U-Net S");
-        (is_real || elements < 8000) && taken.insert((case.op.name(), is_real))
-    };
-    let all = ops::ALL.iter().flat_map(|room| (room.cases)());
-    let cases: Vec<Case> = all.filter_map(|case| in_f16(&case).unwrap()).filter(is_wanted).collect();
-    let rooms: BTreeSet<&str> = cases.iter().map(|case| case.op.room().name).collect();
+fn kernels_agree_with_their_references() {
+    let all = Filter::default();
+    let suite = Suite::new(&all).unwrap();
+    let rooms: BTreeSet<&str> = suite.f16_cases.iter().map(|case| case.op.room().name).collect();
     for name in
         ["add", "attention", "concat", "conv2d", "dropout", "group_norm", "linear", "silu", "upsample"]
     {
         assert!(rooms.contains(name), "{name} has no form with 16-bit activations");
     }
     for (name, device) in common::devices() {
-        if check_all(&name, &device, &cases) == 0 {
-            println!("SKIPPED: {name} has no shader-f16");
+        let verdicts = pollster::block_on(suite.check_kernels(&device, &all, &mut |_, _| {}));
+        assert!(verdicts.len() > 200, "only {} checks on {name}", verdicts.len());
+        if !verdicts.iter().any(|verdict| verdict.precision == "f16") {
+            println!("SKIPPED in 16 bits: {name} has no shader-f16");
         }
+        judge(&name, &verdicts);
     }
-}
-
-/// Checks all variants of all cases on one device and gives their number.
-fn check_all(name: &str, device: &Device, cases: &[Case]) -> usize {
-    let mut failures = Vec::new();
-    let mut checked = 0;
-    let mut closest: (f32, String) = (0.0, String::new());
-    for case in cases {
-        for variant in subjects(device, case) {
-            let what = format!("{} {variant} [{}] on {name}", case.op.name(), case.name);
-            match pollster::block_on(check(device, case, variant)) {
-                Ok(result) => {
-                    let share = result.worst_error / result.tolerance.max(f32::MIN_POSITIVE);
-                    if share > closest.0 {
-                        closest = (share, what.clone());
-                    }
-                    if let Some(failure) = result.failure {
-                        failures.push(format!("{what}: {failure} (error {:.2e})", result.worst_error));
-                    }
-                }
-                Err(error) => failures.push(format!("{what}: {error}")),
-            }
-            checked += 1;
-        }
-    }
-    println!("{name}: {checked} checks; closest to its tolerance: {:.2} of it, {}", closest.0, closest.1);
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
-    checked
 }
 
 #[test]
 fn gradient_rules_agree_with_finite_differences() {
-    let mut checked = 0;
-    for room in ops::ALL {
-        for case in (room.cases)() {
-            let elements: usize = case.input_types().iter().map(|ty| ty.len()).sum();
-            // Differences of real U-Net shapes would take hours and show nothing that small shapes do not.
-            if elements > 3000 {
-                continue;
-            }
-            let what = format!("{} [{}]", case.op.name(), case.name);
-            if let Some(error) = check_gradient(&case).unwrap_or_else(|error| panic!("{what}: {error}")) {
-                println!("{what}: {error:.1e}");
-                assert!(error < 2e-3, "{what}: relative error {error:.1e}");
-                checked += 1;
-            }
-        }
-    }
-    assert!(checked > 5, "only {checked} gradient rules were checked");
+    let all = Filter::default();
+    let verdicts = Suite::new(&all).unwrap().check_gradients(&all);
+    assert!(verdicts.len() > 20, "only {} gradient rules were checked", verdicts.len());
+    judge("gradient rules", &verdicts);
 }

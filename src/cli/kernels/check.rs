@@ -44,14 +44,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let device = args.device.open().await?;
     let mut progress: Option<Progress> = None;
-    let verdicts = suite
-        .run(&device, &filter, &mut |done, total| {
+    let mut verdicts = suite
+        .check_kernels(&device, &filter, &mut |done, total| {
             progress.get_or_insert_with(|| Progress::new(0, total as u64)).set(done as u64, "");
         })
         .await;
     if let Some(progress) = &progress {
         progress.finish();
     }
+    verdicts.extend(suite.check_gradients(&filter));
     if verdicts.is_empty() {
         bail!("{} can run none of the variants that fit; `ddpm-gpu kernels list` says why", device.name());
     }
