@@ -158,6 +158,15 @@ pub enum SamplerError {
     /// A quantile out of range.
     #[error("the quantile of dynamic thresholding is {0}; it must be above 0 and at most 1")]
     Quantile(f64),
+    /// The sampler divides by the share of the image in x_t, and nothing is left.
+    #[error(
+        "{sampler} cannot begin where nothing of the image is left, as this model's zero-terminal-SNR schedule does; use \
+         ddim, or --timestep-spacing leading"
+    )]
+    ZeroSnr {
+        /// The sampler.
+        sampler: &'static str,
+    },
     /// Fewer steps than the method needs.
     #[error(
         "the sampler `{sampler}` takes at least {least} steps, not {steps}; use more steps or the sampler `plms`"

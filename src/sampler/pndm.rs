@@ -39,9 +39,13 @@ struct Slopes {
 }
 
 impl Slopes {
-    fn of(process: &Process<'_>) -> Self {
+    /// `begin` is the noisiest timestep: a step from there takes the image's share for a divisor.
+    fn of(process: &Process<'_>, begin: usize, sampler: &'static str) -> Result<Self, SamplerError> {
+        if process.level(begin).alpha_cumprod == 0.0 {
+            return Err(SamplerError::ZeroSnr { sampler });
+        }
         let predicts_v = process.config.prediction_type == PredictionType::VPrediction;
-        Self { are_v: predicts_v && process.options.clip == Clip::None }
+        Ok(Self { are_v: predicts_v && process.options.clip == Clip::None })
     }
 
     /// The slope that the network says at a level.
@@ -75,7 +79,7 @@ fn level_or_last(process: &Process<'_>, t: Option<usize>) -> Level {
 fn plms(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let timesteps = process.timesteps()?;
     let stride = process.even_stride()?;
-    let slopes = Slopes::of(process);
+    let slopes = Slopes::of(process, timesteps[0], PLMS.name)?;
     let mut steps = Vec::new();
     for (i, &t) in timesteps.iter().enumerate() {
         let now = slopes.now(process.level(t));
@@ -109,7 +113,7 @@ fn pndm(process: &Process<'_>) -> Result<Steps, SamplerError> {
         return Err(SamplerError::FewSteps { sampler: PNDM.name, steps: timesteps.len(), least: 4 });
     }
     let stride = process.even_stride()?;
-    let slopes = Slopes::of(process);
+    let slopes = Slopes::of(process, timesteps[0], PNDM.name)?;
     let mut steps = Vec::new();
     for i in 0..3 {
         // Equation 13, the classical Runge-Kutta method with phi for its steps: slopes at the beginning, twice in the
