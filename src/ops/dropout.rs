@@ -106,6 +106,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("ragged", op(9, 0.1), vec![Fill::normal([3, 5, 7]), key_fill()]),
         Case::new("drops most", op(2, 0.9), vec![Fill::normal([2, 3, 5, 6]), key_fill()]),
+        Case::new("ragged in fours", op(4, 0.5), vec![Fill::normal([3, 5, 7, 4]), key_fill()]),
         Case::new("image", op(1, 0.1), vec![Fill::normal([16, 16, 16, 32]), key_fill()]),
     ]
 }

@@ -126,6 +126,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("less than a workgroup", SumSquares, vec![Fill::normal([12]), previous()]),
         Case::new("ragged", SumSquares, vec![Fill::normal([3 * ELEMENTS_PER_PARTIAL + 20]), previous()]),
+        Case::new("whole workgroups", SumSquares, vec![Fill::normal([2 * ELEMENTS_PER_PARTIAL]), previous()]),
         Case::new(
             "more partial sums than invocations",
             SumSquares,
