@@ -226,6 +226,7 @@ pub fn cases() -> Vec<Case> {
     let real = || Fill::normal([4, 16, 8, 64]);
     vec![
         Case::new("ragged", Forward, vec![ragged(), Fill::normal([3, 14])]),
+        Case::new("ragged in fours", Forward, vec![Fill::normal([3, 7, 5, 8]), Fill::normal([3, 16])]),
         Case::new("image", Forward, vec![real(), Fill::normal([4, 128])]),
         Case::new("ragged", BackwardInput, vec![Fill::normal([3, 14]), ragged()]),
         Case::new("image", BackwardInput, vec![Fill::normal([4, 128]), real()]),

@@ -118,10 +118,13 @@ impl Op for Backward {
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
     let wide = || Fill::Normal { shape: vec![3, 5, 7], mean: 0.0, std: 20.0 };
+    let fours = || Fill::normal([3, 5, 7, 4]);
     vec![
         Case::new("wide range", Forward, vec![wide()]),
+        Case::new("ragged in fours", Forward, vec![fours()]),
         Case::new("image", Forward, vec![Fill::normal([2, 16, 8, 64])]),
         Case::new("wide range", Backward, vec![wide(), Fill::normal([3, 5, 7])]),
+        Case::new("ragged in fours", Backward, vec![fours(), fours()]),
         Case::new("image", Backward, vec![Fill::normal([2, 16, 8, 64]), Fill::normal([2, 16, 8, 64])]),
     ]
 }
