@@ -6,6 +6,7 @@
 // here all the same, it means the last class.
 
 // #import index
+// #import tree_sum TERM=f32
 
 struct Params { samples: u32, classes: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -38,13 +39,7 @@ fn largest_logit(n: u32, local: u32) -> f32 {
 fn sum_of_exp(n: u32, largest: f32, local: u32) -> f32 {
     var sum = 0.0;
     for (var k = local; k < params.classes; k += WORKGROUP) { sum += exp(logits[n * params.classes + k] - largest); }
-    partial[local] = sum;
-    for (var stride = WORKGROUP / 2u; stride > 0u; stride /= 2u) {
-        workgroupBarrier();
-        if local < stride { partial[local] += partial[local + stride]; }
-    }
-    workgroupBarrier();
-    return partial[0];
+    return tree_sum(sum, local);
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -4,6 +4,7 @@
 // `sum_squares`: one workgroup adds the partial sums up in a fixed order. Buffers chain through `previous`.
 
 // #import index
+// #import tree_sum TERM=f32
 
 struct Params { length: u32, partials: u32, max_norm: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -16,19 +17,6 @@ struct Params { length: u32, partials: u32, max_norm: f32 }
 
 const WORKGROUP = 64u;
 const QUADS_PER_INVOCATION = 16u;
-var<workgroup> tree: array<f32, WORKGROUP>;
-
-fn tree_sum(local: u32, value: f32) -> f32 {
-    tree[local] = value;
-    workgroupBarrier();
-    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-        if local < half {
-            tree[local] += tree[local + half];
-        }
-        workgroupBarrier();
-    }
-    return tree[0];
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn sum_squares_partial(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -43,7 +31,7 @@ fn sum_squares_partial(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num
         }
         at += WORKGROUP;
     }
-    squares = tree_sum(local, squares);
+    squares = tree_sum(squares, local);
     if local == 0u && block < params.partials {
         partial[block] = squares;
     }
@@ -55,7 +43,7 @@ fn sum_squares(@builtin(local_invocation_index) local: u32) {
     for (var at = local; at < params.partials; at += WORKGROUP) {
         squares += partial[at];
     }
-    squares = tree_sum(local, squares);
+    squares = tree_sum(squares, local);
     if local == 0u {
         total[0] = previous[0] + squares;
     }

@@ -15,6 +15,7 @@
 
 // #import activation
 // #import index
+// #import tree_sum TERM=vec2<f32>
 
 struct Params { samples: u32, pixels: u32, channels: u32, groups: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -228,18 +229,6 @@ fn backward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workg
 
 // ---- one channel at a time
 
-// Adds up one term per invocation.
-fn sum_of_workgroup(term: vec2<f32>, local: u32) -> vec2<f32> {
-    workgroupBarrier();  // the previous sum has been read
-    partial[local] = term;
-    for (var stride = WORKGROUP / 2u; stride > 0u; stride /= 2u) {
-        workgroupBarrier();
-        if local < stride { partial[local] += partial[local + stride]; }
-    }
-    workgroupBarrier();
-    return partial[0];
-}
-
 // The walk of an invocation over its share of a group: element `local`, then every WORKGROUP-th. Index and channel
 // advance by addition, because divisions are slow.
 struct Walk { index: u32, channel: u32, step: u32, channel_step: u32, wrap: u32 }
@@ -283,7 +272,7 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
         sum += f32(x[walk.index]);
         advance(&walk, group_channels);
     }
-    let rough_mean = sum_of_workgroup(vec2(sum, 0.0), local).x / f32(count);
+    let rough_mean = tree_sum(vec2(sum, 0.0), local).x / f32(count);
 
     // The second pass also finds what rounding left out of the mean.
     var centred = vec2(0.0);
@@ -293,7 +282,7 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
         centred += vec2(difference, difference * difference);
         advance(&walk, group_channels);
     }
-    centred = sum_of_workgroup(centred, local) / f32(count);
+    centred = tree_sum(centred, local) / f32(count);
     let group_mean = rough_mean + centred.x;
     let group_rstd = inverseSqrt(max(centred.y - centred.x * centred.x, 0.0) + params.eps);
 
@@ -361,7 +350,7 @@ fn backward_input(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_work
         let at = 2u * n * params.channels + c;
         sum += weight[c] * vec2(sums[at], sums[at + params.channels]);
     }
-    let means = sum_of_workgroup(sum, local) / f32(count);
+    let means = tree_sum(sum, local) / f32(count);
 
     let group_mean = saved_mean[sample_group];
     let group_rstd = saved_rstd[sample_group];

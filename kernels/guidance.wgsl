@@ -10,6 +10,7 @@
 // per element; forward_rescaled takes one workgroup per sample, and its sums end in a tree whose order never changes.
 
 // #import index
+// #import tree_sum TERM=vec2<f32>
 
 struct Params { samples: u32, elements: u32, channels: u32, output_channels: u32, scale: f32, rescale: f32 }
 @group(0) @binding(0) var<uniform> params: Params;                    // elements of a sample of the first operand
@@ -21,8 +22,6 @@ struct Params { samples: u32, elements: u32, channels: u32, output_channels: u32
 @group(0) @binding(6) var<storage, read> factors: array<f32>;         // [N]
 
 override WORKGROUP: u32 = 64;  // a power of two
-
-var<workgroup> partial: array<vec2<f32>, WORKGROUP>;
 
 @compute @workgroup_size(WORKGROUP)
 fn double(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -48,19 +47,6 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     y[i] = guided(i);
 }
 
-// The sums of the terms of all invocations, in all of them.
-fn sum_of_workgroup(term: vec2<f32>, local: u32) -> vec2<f32> {
-    partial[local] = term;
-    for (var stride = WORKGROUP / 2u; stride > 0u; stride /= 2u) {
-        workgroupBarrier();
-        if local < stride { partial[local] += partial[local + stride]; }
-    }
-    workgroupBarrier();
-    let sum = partial[0];
-    workgroupBarrier();
-    return sum;
-}
-
 @compute @workgroup_size(WORKGROUP)
 fn forward_rescaled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
                     @builtin(local_invocation_index) local: u32) {
@@ -74,7 +60,7 @@ fn forward_rescaled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_wo
     for (var i = first + local; i < end; i += WORKGROUP) {
         if i % params.output_channels < params.channels { term += vec2(outputs[conditional + i], guided(i)); }
     }
-    let mean = sum_of_workgroup(term, local) / f32(params.elements / params.output_channels * params.channels);
+    let mean = tree_sum(term, local) / f32(params.elements / params.output_channels * params.channels);
     term = vec2(0.0);
     for (var i = first + local; i < end; i += WORKGROUP) {
         if i % params.output_channels < params.channels {
@@ -82,7 +68,7 @@ fn forward_rescaled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_wo
             term += difference * difference;
         }
     }
-    let variance = sum_of_workgroup(term, local);
+    let variance = tree_sum(term, local);
     var factor = 1.0;
     if variance.y > 0.0 { factor = params.rescale * sqrt(variance.x / variance.y) + 1.0 - params.rescale; }
     for (var i = first + local; i < end; i += WORKGROUP) {

@@ -8,6 +8,7 @@
 // takes one invocation per element of the prediction.
 
 // #import index
+// #import tree_sum TERM=f32
 
 struct Params { samples: u32, elements: u32, channels: u32, predicted_channels: u32, kind: u32, delta: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -18,8 +19,6 @@ struct Params { samples: u32, elements: u32, channels: u32, predicted_channels: 
 @group(0) @binding(5) var<storage, read_write> d_prediction: array<f32>;  // [N, H, W, P]
 
 override WORKGROUP: u32 = 256;  // a power of two
-
-var<workgroup> partial: array<f32, WORKGROUP>;
 
 fn loss(d: f32) -> f32 {
     if params.kind == 0u { return d * d; }
@@ -45,12 +44,8 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
         let predicted = i / params.channels * params.predicted_channels + i % params.channels;
         sum += loss(prediction[predicted] - truth[i]);
     }
-    partial[local] = sum;
-    for (var stride = WORKGROUP / 2u; stride > 0u; stride /= 2u) {
-        workgroupBarrier();
-        if local < stride { partial[local] += partial[local + stride]; }
-    }
-    if local == 0u { per_sample[n] = partial[0] / f32(params.elements); }
+    let total = tree_sum(sum, local);
+    if local == 0u { per_sample[n] = total / f32(params.elements); }
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -8,6 +8,7 @@
 
 // #import index
 // #import random
+// #import tree_sum TERM=vec2<f32>
 
 struct Params {
     samples: u32, elements: u32, blocks: u32, stream: u32,
@@ -24,7 +25,6 @@ struct Params {
 
 const HEADER = 5u;  // factors of x and output in x_0, absolute, relative, whether z is wanted
 const WORKGROUP = 64u;
-var<workgroup> tree: array<vec2<f32>, WORKGROUP>;
 
 // The combination whose factors begin at `r`, of what element number `at` of the batch has.
 fn combination(r: u32, x_0: f32, at: u32, out: f32) -> f32 {
@@ -60,16 +60,9 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
             }
         }
     }
-    tree[local] = sums;
-    workgroupBarrier();
-    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-        if local < half {
-            tree[local] += tree[local + half];
-        }
-        workgroupBarrier();
-    }
+    let total = tree_sum(sums, local);
     if local == 0u && n < params.samples {
-        let norm = sqrt(tree[0] / f32(params.elements));
+        let norm = sqrt(total / f32(params.elements));
         norms[2u * n] = norm.x;
         norms[2u * n + 1u] = norm.y;
     }

@@ -13,6 +13,7 @@
 // A row of coefficients is g, l', l_min, l_max, and 1 for the decoder's term or 0.
 
 // #import index
+// #import tree_sum TERM=f32
 
 struct Params { samples: u32, elements: u32, channels: u32, predicted_channels: u32, freeze_mean: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -29,8 +30,6 @@ override WORKGROUP: u32 = 256;  // a power of two
 const LN_2 = 0.6931471805599453;
 const HALF_LN_2_PI = 0.9189385332046727;
 const HALF_BIN = 0.00392156862745098;
-
-var<workgroup> partial: array<f32, WORKGROUP>;
 
 // 1 - exp(x) for x <= 0, without cancellation near 0.
 fn one_minus_exp(x: f32) -> f32 {
@@ -133,12 +132,8 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
             sum += 0.5 * (e.log_variance - log_true - 1.0 + exp(log_true - e.log_variance) + square * exp(-e.log_variance));
         }
     }
-    partial[local] = sum;
-    for (var stride = WORKGROUP / 2u; stride > 0u; stride /= 2u) {
-        workgroupBarrier();
-        if local < stride { partial[local] += partial[local + stride]; }
-    }
-    if local == 0u { per_sample[n] = partial[0] / (LN_2 * f32(params.elements)); }
+    let total = tree_sum(sum, local);
+    if local == 0u { per_sample[n] = total / (LN_2 * f32(params.elements)); }
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -6,6 +6,7 @@
 // takes one invocation per sample.
 
 // #import index
+// #import tree_sum TERM=f32
 
 struct Params { samples: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -17,20 +18,14 @@ struct Params { samples: u32 }
 
 override WORKGROUP: u32 = 256;  // a power of two
 
-var<workgroup> partial: array<f32, WORKGROUP>;
-
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
            @builtin(local_invocation_index) local: u32) {
     if flat_workgroup(workgroup, workgroups) > 0u { return; }
     var sum = 0.0;
     for (var n = local; n < params.samples; n += WORKGROUP) { sum += weights[n] * losses[n]; }
-    partial[local] = sum;
-    for (var stride = WORKGROUP / 2u; stride > 0u; stride /= 2u) {
-        workgroupBarrier();
-        if local < stride { partial[local] += partial[local + stride]; }
-    }
-    if local == 0u { loss[0] = partial[0] / f32(params.samples); }
+    let total = tree_sum(sum, local);
+    if local == 0u { loss[0] = total / f32(params.samples); }
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -275,6 +275,7 @@ pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     products,
     random,
     tile_memory,
+    tree_sum,
     turn_weight,
     weight_shuffle,
     weight_tiles,
