@@ -22,7 +22,7 @@ pub(super) struct DataArgs {
     /// data` shows what is seen in it
     #[arg(long, value_name = "NAME|PATH")]
     pub(super) dataset: String,
-    /// Preset (digits, fashion, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the preset that
+    /// Preset (digits, fashion, emoji, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the preset that
     /// suits the data set
     #[arg(long, value_name = "PRESET|FILE")]
     pub(super) model: Option<String>,

@@ -17,6 +17,7 @@ pub struct Preset {
 pub const PRESETS: &[Preset] = &[
     Preset { name: "digits", description: "8x8 grey, 0.7 M parameters, 10 classes", config: digits },
     Preset { name: "fashion", description: "32x32 grey, 2.8 M parameters, 10 classes", config: fashion },
+    Preset { name: "emoji", description: "32x32 colour, 2.8 M parameters, 10 classes", config: emoji },
     Preset {
         name: "ddpm-cifar10-32",
         description: "32x32 colour, 35.7 M parameters: google/ddpm-cifar10-32 of Ho et al.",
@@ -69,6 +70,10 @@ fn fashion() -> UNetConfig {
         up_block_types: blocks(&["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"]),
         ..digits()
     }
+}
+
+fn emoji() -> UNetConfig {
+    UNetConfig { in_channels: 3, out_channels: 3, ..fashion() }
 }
 
 /// `unet/config.json` of google/ddpm-cifar10-32 on the Hugging Face hub.
