@@ -1,12 +1,14 @@
 //! The program as a process: what it writes, what it prints, and how it ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails
 
+mod config;
 mod data;
 mod errors;
 mod evaluate;
 mod guidance;
 mod kernels;
 mod objectives;
+mod resume;
 mod sample;
 mod support;
 mod train;

@@ -85,14 +85,7 @@ impl GpuExecutor {
         tail: usize,
     ) -> Result<Self, DeviceError> {
         let pick = |op: &dyn Op, types: Types<'_>| choose(op, types, device.variants(op, types));
-        let plan = Plan::new(graph, keep, |node| {
-            let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
-            let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
-            let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
-            variant.map_or_else(Vec::new, |variant| {
-                variant.scratch.iter().map(|(_, length)| 4 * length).collect()
-            })
-        });
+        let plan = plan(graph, keep, &pick);
         let types = |node: &PlannedNode| Types { inputs: &node.inputs, outputs: &node.outputs }.activation();
         if !device.supports_f16() && plan.nodes.iter().any(|node| types(node) == DType::F16) {
             return Err(DeviceError::NoF16 { adapter: device.name.clone() });
@@ -319,6 +312,21 @@ impl GpuExecutor {
         self.device.check(DURING)?;
         Ok(view)
     }
+}
+
+/// A plan with the scratch tensors of the variants that `pick` picks.
+pub(in crate::device) fn plan(
+    graph: &Graph,
+    keep: &[ValueId],
+    pick: &dyn Fn(&dyn Op, Types<'_>) -> Option<Variant>,
+) -> Plan {
+    Plan::new(graph, keep, |node| {
+        let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
+        let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
+        let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
+        variant
+            .map_or_else(Vec::new, |variant| variant.scratch.iter().map(|(_, length)| 4 * length).collect())
+    })
 }
 
 async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu::Buffer>, DeviceError> {
