@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::prepare::{Prepare, allocate};
+use super::prepare::{Prepare, allocate, plan};
 use super::timestamps::Timestamps;
 use super::{GpuDevice, Kernel};
 use crate::device::{
@@ -81,14 +81,7 @@ impl GpuExecutor {
         margin: Margin,
     ) -> Result<Self, DeviceError> {
         let pick = |op: &dyn Op, types: Types<'_>| choose(op, types, device.variants(op, types));
-        let plan = Plan::new(graph, keep, |node| {
-            let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
-            let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
-            let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
-            variant.map_or_else(Vec::new, |variant| {
-                variant.scratch.iter().map(|(_, length)| 4 * length).collect()
-            })
-        });
+        let plan = plan(graph, keep, &pick);
         let types = |node: &PlannedNode| Types { inputs: &node.inputs, outputs: &node.outputs }.activation();
         if !device.supports_f16() && plan.nodes.iter().any(|node| types(node) == DType::F16) {
             return Err(DeviceError::NoF16 { adapter: device.name.clone() });

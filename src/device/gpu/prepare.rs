@@ -6,11 +6,26 @@ use super::executor::Dispatch;
 use super::{GpuDevice, Kernel};
 use crate::device::shader::Usage;
 use crate::device::{DeviceError, Margin};
-use crate::graph::{Graph, Place, Plan, PlannedNode, Storage, TensorType};
-use crate::ops::{Grid, Types, Variant};
+use crate::graph::{Graph, Place, Plan, PlannedNode, Storage, TensorType, ValueId};
+use crate::ops::{Grid, Op, Types, Variant};
 
 /// Uniform bindings start at multiples of 256 bytes.
 const PARAMS_ALIGNMENT: usize = 256;
+
+/// A plan with the scratch tensors of the variants that `pick` picks.
+pub(in crate::device) fn plan(
+    graph: &Graph,
+    keep: &[ValueId],
+    pick: &dyn Fn(&dyn Op, Types<'_>) -> Option<Variant>,
+) -> Plan {
+    Plan::new(graph, keep, |node| {
+        let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
+        let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
+        let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
+        variant
+            .map_or_else(Vec::new, |variant| variant.scratch.iter().map(|(_, length)| 4 * length).collect())
+    })
+}
 
 /// The buffers of a plan.
 ///
