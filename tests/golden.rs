@@ -295,7 +295,7 @@ fn the_classifier_and_its_gradients_are_those_of_pytorch() {
         };
         let targets = graph.input("class_labels", TensorType::u32([shape[0]]));
         let mean_weights = graph.input("weights", TensorType::f32([shape[0]]));
-        let logits = classifier(&mut graph, &golden.config(), classes, inputs).unwrap();
+        let logits = classifier(&mut graph, &golden.config(), classes, inputs).unwrap().logits;
         let per_sample = cross_entropy(&mut graph, logits, targets).unwrap();
         let loss = weighted_mean(&mut graph, per_sample, mean_weights).unwrap();
         let d_loss = graph.input("d_loss", TensorType::f32([1]));

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::{Pipeline, resolve};
-use ddpm_gpu::diffusion::{Respacing, TimestepSpacing};
+use ddpm_gpu::diffusion::Respacing;
 use ddpm_gpu::output::{
     FrameTimes, Grid, GridOptions, check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile,
     write_animation, write_npy,
 };
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
-use ddpm_gpu::sampler::{self, Clip, SamplerOptions};
+use ddpm_gpu::sampler::{self, SamplerOptions};
 
 use super::images::{SOURCES, read_images};
-use super::sampling::{GuidanceArgs, SamplingProgress};
+use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
 /// Draw images with a trained model
@@ -37,32 +37,8 @@ pub(super) struct Args {
     /// default all timesteps for ddpm, 250 for pc, 50 or fewer for others
     #[arg(long, value_name = "N|ddimN|A,B,C")]
     steps: Option<Respacing>,
-    /// How the steps are spaced: leading, trailing or linspace, as in diffusers; by default as the model's scheduler
-    /// config says
-    #[arg(long, value_name = "NAME")]
-    timestep_spacing: Option<TimestepSpacing>,
-    /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
-    #[arg(long, value_name = "X")]
-    eta: Option<f64>,
-    /// Error that ode allows in a step, absolute and relative; 1e-5 by default
-    #[arg(long, value_name = "X")]
-    tolerance: Option<f64>,
-    /// Langevin steps that pc takes before each other step; 1 by default
-    #[arg(long, value_name = "N")]
-    corrector_steps: Option<usize>,
-    /// Signal-to-noise ratio of these steps; 0.16 by default
-    #[arg(long, value_name = "X")]
-    snr: Option<f64>,
-    /// Clamp estimates of x_0 to -R..R, 1 if R is left out; by default as the model's scheduler config says
-    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1")]
-    clip_sample: Option<f64>,
-    /// Leave estimates of x_0 as they are
-    #[arg(long, conflicts_with_all = ["clip_sample", "dynamic_thresholding"])]
-    no_clip_sample: bool,
-    /// Clamp estimates of x_0 to the quantile P of each image's absolute values, such as 0.995, and scale them back to
-    /// -1..1 (Saharia et al. 2022)
-    #[arg(long, value_name = "P", conflicts_with = "clip_sample")]
-    dynamic_thresholding: Option<f64>,
+    #[command(flatten)]
+    options: SamplerArgs,
     /// Decides all noise; image i is the same however many are drawn, up to rounding
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -194,32 +170,12 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
                 labels.len()
             )
         }
-        // Image i of a row of each class: 0 0 ... 1 1 ...
-        (None, Some(classes)) => {
-            Some((0..num_images).map(|image| (image * classes / num_images) as u32).collect())
-        }
+        (None, Some(classes)) => Some(classes_in_turn(classes, num_images)),
         (None, None) => None,
-    };
-    let defaults = SamplerOptions::new(&pipeline.scheduler);
-    let clip = match (args.clip_sample, args.no_clip_sample, args.dynamic_thresholding) {
-        (Some(limit), ..) => Clip::Clamp(limit),
-        (_, true, _) => Clip::None,
-        (.., Some(ratio)) => Clip::Dynamic { ratio, max: f64::from(f32::MAX) },
-        (None, false, None) => defaults.clip,
-    };
-    let options = SamplerOptions {
-        steps: args.steps.clone(),
-        spacing: args.timestep_spacing,
-        eta: args.eta,
-        tolerance: args.tolerance,
-        corrector_steps: args.corrector_steps,
-        snr: args.snr,
-        clip,
-        ..defaults
     };
     Ok(SampleRequest {
         num_images,
-        options,
+        options: args.options.options(&pipeline.scheduler, args.steps.clone()),
         class_labels,
         seed: args.seed,
         batch_size: args.batch_size,

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
 use ddpm_gpu::device::Device;
-use ddpm_gpu::diffusion::Respacing;
+use ddpm_gpu::diffusion::{Respacing, SchedulerConfig, TimestepSpacing};
 use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
-use ddpm_gpu::sampler::{self, SamplerOptions};
+use ddpm_gpu::sampler::{self, Clip, SamplerOptions};
 
 use super::images::write_floats;
 use super::progress::Progress;
@@ -44,6 +44,65 @@ impl GuidanceArgs {
         };
         Ok(Guidance { scale: self.guidance_scale, rescale: self.guidance_rescale, classifier })
     }
+}
+
+/// What may be chosen about a sampler beside its steps.
+#[derive(clap::Args, PartialEq, Default)]
+pub(super) struct SamplerArgs {
+    /// How the steps are spaced: leading, trailing or linspace, as in diffusers; by default as the model's scheduler
+    /// config says
+    #[arg(long, value_name = "NAME")]
+    timestep_spacing: Option<TimestepSpacing>,
+    /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
+    #[arg(long, value_name = "X")]
+    eta: Option<f64>,
+    /// Error that ode allows in a step, absolute and relative; 1e-5 by default
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f64>,
+    /// Langevin steps that pc takes before each other step; 1 by default
+    #[arg(long, value_name = "N")]
+    corrector_steps: Option<usize>,
+    /// Signal-to-noise ratio of these steps; 0.16 by default
+    #[arg(long, value_name = "X")]
+    snr: Option<f64>,
+    /// Clamp estimates of x_0 to -R..R, 1 if R is left out; by default as the model's scheduler config says
+    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1")]
+    clip_sample: Option<f64>,
+    /// Leave estimates of x_0 as they are
+    #[arg(long, conflicts_with_all = ["clip_sample", "dynamic_thresholding"])]
+    no_clip_sample: bool,
+    /// Clamp estimates of x_0 to the quantile P of each image's absolute values, such as 0.995, and scale them back to
+    /// -1..1 (Saharia et al. 2022)
+    #[arg(long, value_name = "P", conflicts_with = "clip_sample")]
+    dynamic_thresholding: Option<f64>,
+}
+
+impl SamplerArgs {
+    /// The options, of a model with this scheduler config.
+    pub(super) fn options(&self, config: &SchedulerConfig, steps: Option<Respacing>) -> SamplerOptions {
+        let defaults = SamplerOptions::new(config);
+        let clip = match (self.clip_sample, self.no_clip_sample, self.dynamic_thresholding) {
+            (Some(limit), ..) => Clip::Clamp(limit),
+            (_, true, _) => Clip::None,
+            (.., Some(ratio)) => Clip::Dynamic { ratio, max: f64::from(f32::MAX) },
+            (None, false, None) => defaults.clip,
+        };
+        SamplerOptions {
+            steps,
+            spacing: self.timestep_spacing,
+            eta: self.eta,
+            tolerance: self.tolerance,
+            corrector_steps: self.corrector_steps,
+            snr: self.snr,
+            clip,
+            ..defaults
+        }
+    }
+}
+
+/// A class for each image, all of them equally often: 0 0 ... 1 1 ...
+pub(super) fn classes_in_turn(classes: usize, images: usize) -> Vec<u32> {
+    (0..images).map(|image| (image * classes / images) as u32).collect()
 }
 
 /// The model and how it draws, for commands that start from given images or noise.

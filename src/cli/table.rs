@@ -15,6 +15,16 @@ pub(super) fn table(header: &[&str], figures: &[usize], rows: Vec<Vec<String>>) 
     table
 }
 
+/// A table in Markdown, to read on the terminal or to paste; all columns but the first are flush right.
+pub(super) fn markdown(header: Vec<String>, rows: Vec<Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header(header).add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
 /// Seconds in the unit that suits them.
 pub(super) fn time(seconds: f64) -> String {
     match seconds {

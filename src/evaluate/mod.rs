@@ -1,12 +1,20 @@
-//! How likely a model finds images: bits per dimension, from the variational bound and from the probability-flow ODE.
+//! How likely a model finds images: bits per dimension, from the variational bound and from the probability-flow ODE. How good
+//! the images are that it draws: a classifier's accuracy, the Frechet distance, precision and recall.
 
 mod dormand_prince;
+mod features;
+mod frechet;
 mod network;
 mod ode;
+mod precision_recall;
+mod quality;
+mod sweep;
 mod vlb;
 
 pub use dormand_prince::StepTooSmall;
 pub use ode::{OdeOptions, OdeResult, ode_likelihood};
+pub use quality::{Evaluator, Quality};
+pub use sweep::{Sweep, SweepEvent, Trial, TrialOutcome};
 pub use vlb::{VlbResult, variational_bound};
 
 use std::sync::Arc;
@@ -16,6 +24,7 @@ use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
 use crate::graph::GraphError;
 use crate::model::{ModelError, WeightsError};
+use crate::sample::SampleError;
 
 /// An evaluation that cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +35,9 @@ pub enum EvaluateError {
     /// The ODE cannot be integrated.
     #[error(transparent)]
     Ode(#[from] StepTooSmall),
+    /// Images cannot be drawn.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),

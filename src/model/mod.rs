@@ -17,7 +17,7 @@ pub use config::{SampleSize, UNetConfig};
 pub use precision::Precision;
 pub use presets::{PRESETS, Preset};
 pub use super_resolution::SuperResolution;
-pub use unet::{UNetInputs, classifier, unet};
+pub use unet::{ClassifierOutputs, UNetInputs, classifier, unet};
 pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, to_tensors};
 
 use crate::graph::GraphError;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ModelError, UNetConfig, UNetInputs, classifier, unet};
+use super::{ClassifierOutputs, ModelError, UNetConfig, UNetInputs, classifier, unet};
 use crate::graph::{DType, Graph, ValueId};
 use crate::ops;
 
@@ -44,7 +44,7 @@ impl Precision {
         Ok(ops::cast(graph, output, DType::F32)?)
     }
 
-    /// As [`classifier`], with f32 images in, f32 logits out and activations of this precision in between.
+    /// As [`classifier`], with f32 images in, f32 features and logits out and activations of this precision in between.
     ///
     /// # Errors
     /// [`ModelError`] for a configuration that this engine does not have.
@@ -54,10 +54,11 @@ impl Precision {
         config: &UNetConfig,
         classes: usize,
         inputs: UNetInputs,
-    ) -> Result<ValueId, ModelError> {
+    ) -> Result<ClassifierOutputs, ModelError> {
         let sample = ops::cast(graph, inputs.sample, self.dtype())?;
-        let logits = classifier(graph, config, classes, UNetInputs { sample, ..inputs })?;
-        Ok(ops::cast(graph, logits, DType::F32)?)
+        let outputs = classifier(graph, config, classes, UNetInputs { sample, ..inputs })?;
+        let features = ops::cast(graph, outputs.features, DType::F32)?;
+        Ok(ClassifierOutputs { features, logits: ops::cast(graph, outputs.logits, DType::F32)? })
     }
 }
 

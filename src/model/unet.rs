@@ -28,6 +28,15 @@ struct Encoded<'a> {
     context: Context<'a>,
 }
 
+/// What [`classifier`] says of images.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassifierOutputs {
+    /// The mean over pixels of what enters the last layer `[N, channels]`.
+    pub features: ValueId,
+    /// `[N, classes]`
+    pub logits: ValueId,
+}
+
 fn level(config: &UNetConfig, index: usize, kind: &str, resamples: bool) -> Level {
     Level { channels: config.block_out_channels[index], has_attention: kind.starts_with("Attn"), resamples }
 }
@@ -72,10 +81,10 @@ pub fn unet(graph: &mut Graph, config: &UNetConfig, inputs: UNetInputs) -> Resul
     Ok(conv_out.build(graph, "conv_out", x)?)
 }
 
-/// Appends the network's encoder (down blocks and mid block) with a head that classifies, and returns logits `[N, classes]`.
+/// Appends the network's encoder (down blocks and mid block) with a head that classifies.
 ///
 /// The head is group norm, SiLU, the mean over pixels and a linear layer that starts as zero (Dhariwal and Nichol 2021; their
-/// code's `EncoderUNetModel` with pool "adaptive"). Logits have the element type of `inputs.sample`.
+/// code's `EncoderUNetModel` with pool "adaptive"). Its outputs have the element type of `inputs.sample`.
 ///
 /// # Errors
 /// [`ModelError`] for a configuration that this engine does not have.
@@ -84,9 +93,10 @@ pub fn classifier(
     config: &UNetConfig,
     classes: usize,
     inputs: UNetInputs,
-) -> Result<ValueId, ModelError> {
+) -> Result<ClassifierOutputs, ModelError> {
     let Encoded { x, .. } = encode(graph, config, inputs)?;
     let x = group_norm(graph, "conv_norm_out", x, config.groups(), config.norm_eps, true)?;
-    let pooled = graph.scoped("pool", |graph| ops::average_pool(graph, x))?;
-    Ok(linear(graph, "classifier", pooled, classes, WeightInit::NearZero)?)
+    let features = graph.scoped("pool", |graph| ops::average_pool(graph, x))?;
+    let logits = linear(graph, "classifier", features, classes, WeightInit::NearZero)?;
+    Ok(ClassifierOutputs { features, logits })
 }

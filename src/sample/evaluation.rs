@@ -117,8 +117,8 @@ impl Evaluation {
             UNetInputs { sample: x, timesteps: inputs.timesteps, class_labels: None, key_step_sample: None };
         let config = &classifier.config;
         let cross_entropy = graph.scoped(CLASSIFIER, |graph| -> Result<ValueId, SampleError> {
-            let logits = precision.classifier(graph, &config.encoder, config.num_classes, unet_inputs)?;
-            Ok(ops::cross_entropy(graph, logits, inputs.class_labels)?)
+            let outputs = precision.classifier(graph, &config.encoder, config.num_classes, unet_inputs)?;
+            Ok(ops::cross_entropy(graph, outputs.logits, inputs.class_labels)?)
         })?;
         let d_x = gradients(graph, &[(cross_entropy, inputs.d_cross_entropy)], &[x])?;
         if let Some(&Some(d_x)) = d_x.first() {

@@ -121,6 +121,17 @@ impl SampleRequest {
         check(pipeline, self, [height, width, pipeline.unet.image_channels()])
     }
 
+    /// The model, prepared to draw these images; for other steps of the same sampler, too.
+    pub(crate) async fn denoiser(
+        &self,
+        device: &Device,
+        pipeline: &Pipeline,
+    ) -> Result<Denoiser, SampleError> {
+        let batch = self.batch_size.min(self.num_images);
+        let (sampler, clip) = (self.sampler, self.options.clip);
+        Denoiser::new(device, pipeline, batch, self.precision, sampler, clip, &self.guidance).await
+    }
+
     /// The classes of images `first..first + count`, filled up to a whole batch.
     fn batch_labels(&self, first: usize, count: usize, batch: usize) -> Option<Vec<u32>> {
         let mut labels = self.class_labels.as_ref()?[first..first + count].to_vec();
@@ -157,18 +168,27 @@ pub async fn sample(
     request: &SampleRequest,
     progress: &mut (dyn FnMut(SampleProgress) + Send),
 ) -> Result<Sampled, SampleError> {
+    request.check(pipeline)?;
+    request.sampler.start(&pipeline.scheduler, &request.options)?;
+    let mut denoiser = request.denoiser(device, pipeline).await?;
+    sample_with(&mut denoiser, pipeline, request, progress).await
+}
+
+/// As [`sample`], by a denoiser of [`SampleRequest::denoiser`] that may have drawn other images before.
+pub(crate) async fn sample_with(
+    denoiser: &mut Denoiser,
+    pipeline: &Pipeline,
+    request: &SampleRequest,
+    progress: &mut (dyn FnMut(SampleProgress) + Send),
+) -> Result<Sampled, SampleError> {
     let [height, width] = pipeline.unet.image_size()?;
     let image = [height, width, pipeline.unet.image_channels()];
-    check(pipeline, request, image)?;
     let steps = request.sampler.start(&pipeline.scheduler, &request.options)?;
     let low_resolution = match &request.low_resolution {
         Some(low) => Some(low.prepare(pipeline, request.seed)?),
         None => None,
     };
     let batch = request.batch_size.min(request.num_images);
-    let (sampler, clip) = (request.sampler, request.options.clip);
-    let mut denoiser =
-        Denoiser::new(device, pipeline, batch, request.precision, sampler, clip, &request.guidance).await?;
     let elements: usize = image.iter().product();
     let batches = request.num_images.div_ceil(batch);
     let mut frames = vec![Vec::new(); request.frames];

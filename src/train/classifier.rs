@@ -57,7 +57,7 @@ impl Network {
             graph.scoped("q_sample", |graph| q_sample(graph, x_start, coefficients, key_step_sample))?;
         let key = trains.then_some(key_step_sample);
         let inputs = UNetInputs { sample, timesteps, class_labels: None, key_step_sample: key };
-        let logits = precision.classifier(graph, encoder, config.num_classes, inputs)?;
+        let logits = precision.classifier(graph, encoder, config.num_classes, inputs)?.logits;
         Ok(Self { x_start, coefficients, timesteps, key_step_sample, logits })
     }
 
