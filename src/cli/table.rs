@@ -58,3 +58,16 @@ pub(super) fn giga(per_second: f64) -> String {
         "-".to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_for_people() {
+        assert_eq!(
+            [12.4, 61.0, 3_600.0, 90_000.0].map(duration),
+            ["12 s", "1 min", "1 h 00 min", "25 h 00 min"]
+        );
+    }
+}

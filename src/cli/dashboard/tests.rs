@@ -138,8 +138,3 @@ fn a_long_curve_keeps_its_length_in_bounded_memory() {
     assert!((MAX_POINTS / 2..=MAX_POINTS).contains(&state.losses.len()), "{}", state.losses.len());
     assert!(state.losses[0].0 < 100.0 && state.losses.last().unwrap().0 > 99_000.0);
 }
-
-#[test]
-fn durations_are_for_people() {
-    assert_eq!([12.4, 61.0, 3_600.0, 90_000.0].map(duration), ["12 s", "1 min", "1 h 00 min", "25 h 00 min"]);
-}
