@@ -227,10 +227,10 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
         };
         let output = unet(&mut graph, &golden.config(), inputs).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
-        let optimizer = Optimizer { adamw, max_grad_norm: Some(1.0), scales_loss: false };
+        let optimizer = Optimizer { adamw, max_grad_norm: Some(1.0), scales_loss: false, micro_batches: 1 };
         let weights = graph.input("weights", TensorType::f32([shape[0]]));
         let (loss, _) = mse_loss(&mut graph, output, target, weights).unwrap();
-        let training = TrainingGraph::new(&mut graph, loss, optimizer, false).unwrap();
+        let training = TrainingGraph::new(&mut graph, loss, &[], optimizer, false).unwrap();
         let mut executor = block_on(device.prepare(&graph, &training.kept())).unwrap();
         let initial = from_tensors(&graph, &golden.with_prefix("initial.")).unwrap();
         training.initialize(&graph, &mut executor, &initial, &initial).unwrap();

@@ -45,6 +45,10 @@ pub(super) struct TrainingArgs {
     /// Images in a step
     #[arg(long, default_value_t = TrainOptions::default().batch_size, value_name = "N")]
     pub(super) batch_size: usize,
+    /// Images that are on the device at once, of which --batch-size is a multiple: less memory, the same steps but for
+    /// rounding. By default all
+    #[arg(long, value_name = "N")]
+    pub(super) micro_batch_size: Option<usize>,
     /// AdamW's learning rate
     #[arg(long, default_value_t = TrainOptions::default().learning_rate, value_name = "X")]
     pub(super) learning_rate: f64,
@@ -162,6 +166,7 @@ impl TrainingArgs {
         TrainOptions {
             steps: self.steps,
             batch_size: self.batch_size,
+            micro_batch_size: self.micro_batch_size,
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps,
             lr_schedule: self.lr_schedule,

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::quartiles::mean_by_quartile;
 use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
 use super::{Event, Outcome, Run, TrainError, TrainingGraph};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset};
 use crate::device::{Device, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
-use crate::graph::{Graph, TensorType, ValueId};
+use crate::graph::{Graph, GraphError, TensorType, ValueId};
 use crate::log::Log;
 use crate::model::{Precision, UNetInputs, from_tensors, initial_weights, to_tensors};
 use crate::ops::loss_scale::LossScale;
@@ -92,6 +93,8 @@ struct Trainer<'a> {
     labels: ValueId,
     training: TrainingGraph,
     executor: Executor,
+    /// Timesteps of the images of the last step.
+    timesteps: Vec<usize>,
     done: u64,
 }
 
@@ -125,14 +128,15 @@ pub async fn train_classifier(
     }
     let mut graph = Graph::new();
     let options = &run.options;
-    let network = Network::build(&mut graph, &config, options.batch_size, options.precision, true)?;
-    let labels = graph.input("class_labels", TensorType::u32([options.batch_size]));
-    let weights = graph.input("weights", TensorType::f32([options.batch_size]));
-    let loss = graph.scoped("loss", |graph| {
+    let batch = options.images_at_once();
+    let network = Network::build(&mut graph, &config, batch, options.precision, true)?;
+    let labels = graph.input("class_labels", TensorType::u32([batch]));
+    let weights = graph.input("weights", TensorType::f32([batch]));
+    let (loss, per_sample) = graph.scoped("loss", |graph| {
         let per_sample = cross_entropy(graph, network.logits, labels)?;
-        weighted_mean(graph, per_sample, weights)
+        Ok::<_, GraphError>((weighted_mean(graph, per_sample, weights)?, per_sample))
     })?;
-    let training = TrainingGraph::new(&mut graph, loss, options.optimizer(), options.checkpointing)?;
+    let training = TrainingGraph::new(&mut graph, loss, &[per_sample], options.optimizer(), options.checkpointing)?;
     let mut executor = run.device.prepare(&graph, &training.kept()).await?;
     let mut saved = None;
     match resume {
@@ -146,10 +150,22 @@ pub async fn train_classifier(
         }
     }
     let schedule = run.scheduler.schedule()?;
-    executor.write(weights, &vec![1.0f32; options.batch_size])?;
+    // so that the losses of the micro-batches add up to that of the batch
+    executor.write(weights, &vec![batch as f32 / options.batch_size as f32; batch])?;
     let done = saved.as_ref().map_or(0, |saved| saved.step);
-    let mut trainer =
-        Trainer { run, held_out, config, schedule, graph, network, labels, training, executor, done };
+    let mut trainer = Trainer {
+        run,
+        held_out,
+        config,
+        schedule,
+        graph,
+        network,
+        labels,
+        training,
+        executor,
+        timesteps: Vec::new(),
+        done,
+    };
     go_on(run, &mut trainer, saved, stop, report).await
 }
 
@@ -176,15 +192,23 @@ impl Training for Trainer<'_> {
         let uniform = |n: usize| f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
         let timesteps: Vec<usize> =
             (0..options.batch_size).map(|n| ((uniform(n) * steps as f64) as usize).min(steps - 1)).collect();
-        self.network.write(&mut self.executor, &self.schedule, &batch.images, &timesteps, stream)?;
-        self.executor.write(self.labels, &batch.labels)?;
         let schedule = options.optimizer().adamw.schedule(
             self.done + 1,
             options.learning_rate_at(self.done),
             options.ema_decay_at(self.done),
         );
         self.training.write_schedule(&mut self.executor, schedule)?;
-        self.executor.run()?;
+        let executor = &mut self.executor;
+        let (at_once, elements) = (options.images_at_once(), batch.images.len() / options.batch_size);
+        let parts = batch.images.chunks_exact(at_once * elements).zip(timesteps.chunks_exact(at_once));
+        for (index, ((images, timesteps), labels)) in parts.zip(batch.labels.chunks_exact(at_once)).enumerate() {
+            let stream = Stream { sample: (index * at_once) as u32, ..stream };
+            self.network.write(executor, &self.schedule, images, timesteps, stream)?;
+            executor.write(self.labels, labels)?;
+            self.training.micro_batches.run_unless_last(executor, index)?;
+        }
+        executor.run()?;
+        self.timesteps = timesteps;
         self.done += 1;
         Ok(())
     }
@@ -192,7 +216,12 @@ impl Training for Trainer<'_> {
         Ok(())
     }
     async fn loss(&mut self) -> Result<f32, TrainError> {
-        Ok(self.executor.read(self.training.loss).await?[0])
+        Ok(self.training.read_loss(&mut self.executor).await?)
+    }
+    async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError> {
+        let losses = self.executor.read(self.training.per_sample[0]).await?;
+        let losses: Vec<f64> = losses.into_iter().map(f64::from).collect();
+        Ok(mean_by_quartile(&self.timesteps, &losses, self.schedule.num_train_timesteps()))
     }
     async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
         Ok(self.executor.read(self.training.norm_and_scale).await?[0])

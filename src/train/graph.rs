@@ -1,6 +1,7 @@
 //! The training step as a graph: loss, gradients, clip, AdamW, moving average.
 
 use super::TrainError;
+use super::micro_batches::{MicroBatches, OPTIMIZER};
 use crate::checkpoint::TrainingState;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{
@@ -20,6 +21,8 @@ pub struct Optimizer {
     pub max_grad_norm: Option<f32>,
     /// Whether the loss is scaled, and steps whose gradients overflow are skipped: for activations of 16 bits.
     pub scales_loss: bool,
+    /// Runs of the graph in a step, each over a part of the batch.
+    pub micro_batches: usize,
 }
 
 /// The values of a training step that the host reads and writes.
@@ -27,8 +30,10 @@ pub struct Optimizer {
 /// Weights, moments and averages are packed end to end, each into as few flat values as fit WebGPU's binding limit.
 #[derive(Clone, Debug)]
 pub struct TrainingGraph {
-    /// The loss `[1]`.
+    /// The loss, one term for each micro-batch.
     pub loss: ValueId,
+    /// Losses of the single images, each `[N]`; of all micro-batches.
+    pub per_sample: Vec<ValueId>,
     /// Norm of all gradients before the clip, and the factor of the clip, `[2]`.
     pub norm_and_scale: ValueId,
     /// Packed weights.
@@ -41,12 +46,14 @@ pub struct TrainingGraph {
     pub ema: Vec<ValueId>,
     /// The [`LossScale`], where the loss is scaled.
     pub loss_scale: Option<ValueId>,
+    pub(super) micro_batches: MicroBatches,
     d_loss: ValueId,
     schedule: ValueId,
 }
 
 impl TrainingGraph {
     /// Appends everything after the `loss` `[1]`: gradients of all parameters of `graph`, and the optimiser's step.
+    /// `per_sample` are values `[N]` of the images that can be read after a step.
     ///
     /// With `checkpointing`, the reverse pass computes the inside of residual and attention blocks again; see
     /// [`recompute_blocks`]. Results are the same to the bit.
@@ -56,6 +63,7 @@ impl TrainingGraph {
     pub fn new(
         graph: &mut Graph,
         loss: ValueId,
+        per_sample: &[ValueId],
         optimizer: Optimizer,
         checkpointing: bool,
     ) -> Result<Self, GraphError> {
@@ -81,7 +89,14 @@ impl TrainingGraph {
         recompute_cheap(graph, forward);
         let weights = graph.pack("weights", &parameters, BufferRole::Weights)?;
         let packed_gradients = graph.pack("gradients", &d_parameters, BufferRole::Gradients)?;
-        graph.scoped("optimizer", |graph| {
+        let micro_batches = MicroBatches::new(graph, optimizer.micro_batches);
+        let (packed_gradients, loss, per_sample) = graph.scoped("accumulation", |graph| {
+            let per_sample = per_sample.iter().map(|&part| micro_batches.gather(graph, part));
+            let per_sample = per_sample.collect::<Result<Vec<ValueId>, GraphError>>()?;
+            let loss = micro_batches.gather(graph, loss)?;
+            Ok::<_, GraphError>((micro_batches.sum(graph, packed_gradients)?, loss, per_sample))
+        })?;
+        graph.scoped(OPTIMIZER, |graph| {
             let like = |graph: &mut Graph, name: &str, role| -> Vec<ValueId> {
                 weights.iter().map(|&flat| graph.state(name, graph.ty(flat).clone(), role)).collect()
             };
@@ -113,12 +128,14 @@ impl TrainingGraph {
             }
             Ok(Self {
                 loss,
+                per_sample,
                 norm_and_scale,
                 weights,
                 first_moment,
                 second_moment,
                 ema,
                 loss_scale,
+                micro_batches,
                 d_loss,
                 schedule,
             })
@@ -126,8 +143,8 @@ impl TrainingGraph {
     }
 
     /// The values to keep for reading after a step.
-    pub fn kept(&self) -> [ValueId; 2] {
-        [self.loss, self.norm_and_scale]
+    pub fn kept(&self) -> Vec<ValueId> {
+        [self.loss, self.norm_and_scale].into_iter().chain(self.per_sample.iter().copied()).collect()
     }
 
     /// Sets weights and their averages, per parameter in the graph's order; the moments stay as they are, zero at first.
@@ -168,6 +185,14 @@ impl TrainingGraph {
             executor.write(scaler, &state.to_array())?;
         }
         Ok(())
+    }
+
+    /// The loss of the last step.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read_loss(&self, executor: &mut Executor) -> Result<f32, DeviceError> {
+        Ok(executor.read(self.loss).await?.iter().sum())
     }
 
     /// Where loss scaling stands; `None` for a precision that needs none.

@@ -2,8 +2,10 @@
 
 mod classifier;
 mod graph;
+mod micro_batches;
 mod objective;
 mod options;
+mod quartiles;
 mod run;
 mod timestep_sampler;
 mod trainer;

@@ -45,6 +45,9 @@ pub struct TrainOptions {
     pub steps: u64,
     /// Images in a step.
     pub batch_size: usize,
+    /// Images that are on the device at once, of which `batch_size` is a multiple; `None` for all. The gradients of a step
+    /// are added up, so that it is the same but for rounding, and takes the memory of fewer images.
+    pub micro_batch_size: Option<usize>,
     /// AdamW's learning rate after the warm-up.
     pub learning_rate: f64,
     /// Steps over which the learning rate grows linearly from 0.
@@ -87,6 +90,7 @@ impl Default for TrainOptions {
         Self {
             steps: 10_000,
             batch_size: 64,
+            micro_batch_size: None,
             learning_rate: 2e-4,
             warmup_steps: 100,
             lr_schedule: LrSchedule::Constant,
@@ -117,6 +121,14 @@ impl TrainOptions {
         let fault = |text: String| Err(TrainError::Options(text));
         if self.batch_size == 0 {
             return fault("--batch-size is 0; it must be at least 1".to_owned());
+        }
+        if let Some(size) = self.micro_batch_size
+            && (size == 0 || !self.batch_size.is_multiple_of(size))
+        {
+            return fault(format!(
+                "--micro-batch-size is {size}; it must divide --batch-size, which is {}, without remainder",
+                self.batch_size
+            ));
         }
         if self.steps == 0 {
             return fault("--steps is 0; it must be at least 1".to_owned());
@@ -163,7 +175,13 @@ impl TrainOptions {
             adamw: AdamW { beta1, beta2, eps: 1e-8, weight_decay: self.weight_decay },
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
             scales_loss: self.precision == Precision::F16,
+            micro_batches: self.batch_size / self.images_at_once(),
         }
+    }
+
+    /// Images that are on the device at once.
+    pub fn images_at_once(&self) -> usize {
+        self.micro_batch_size.unwrap_or(self.batch_size)
     }
 
     /// Learning rate of step `step`, counted from 0.

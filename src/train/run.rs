@@ -151,6 +151,8 @@ pub(super) trait Training {
     async fn observe(&mut self) -> Result<(), TrainError>;
     /// Loss of the last step.
     async fn loss(&mut self) -> Result<f32, TrainError>;
+    /// Mean loss of the last step by quarter of the timesteps.
+    async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError>;
     /// Norm of the gradient in the last step, before it was clipped.
     async fn gradient_norm(&mut self) -> Result<f32, TrainError>;
     /// Where loss scaling stands.
@@ -181,6 +183,9 @@ impl Training for Trainer {
     }
     async fn loss(&mut self) -> Result<f32, TrainError> {
         self.loss().await
+    }
+    async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError> {
+        self.loss_quartiles().await
     }
     async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
         self.gradient_norm().await
@@ -249,8 +254,7 @@ pub(super) async fn go_on(
             let scalars = Scalars {
                 step: done,
                 loss,
-                // the loss of single images is not read back yet
-                loss_quartiles: None,
+                loss_quartiles: Some(trainer.loss_quartiles().await?),
                 gradient_norm: Some(trainer.gradient_norm().await?),
                 learning_rate: run.options.learning_rate_at(done - 1),
                 images_per_second,
