@@ -33,7 +33,7 @@ fn options() -> TrainOptions {
 
 fn batches(count: usize) -> Vec<Batch> {
     let dataset = data::open("digits", &OpenOptions::default()).unwrap();
-    let options = LoaderOptions { batch_size: BATCH, seed: 1, first_step: 0, random_flip: true };
+    let options = LoaderOptions { batch_size: BATCH, seed: 1, first_step: 0, random_flip: true, random_shift: 1 };
     let mut loader = Loader::new(dataset.into(), options).unwrap();
     (0..count).map(|_| loader.next().unwrap()).collect()
 }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use ddpm_gpu::checkpoint::{Pipeline, resolve};
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
 use ddpm_gpu::evaluate::{
     Estimate, EvaluateRequest, OdeOptions, OdeResult, VlbResult, ode_likelihood, variational_bound,
 };
 use ddpm_gpu::output::check_writable;
 
+use super::checkpoint::CheckpointArgs;
 use super::progress::Progress;
 use super::{DeviceArgs, one_of};
 
@@ -20,9 +20,8 @@ use super::{DeviceArgs, one_of};
 /// every timestep, the ODE a hundred or two, there and back.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
-    #[arg(value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    model: CheckpointArgs,
     /// The images: digits (in the program), fashion-mnist, or a folder of PNG images
     #[arg(long, value_name = "digits|fashion-mnist|PATH")]
     dataset: String,
@@ -72,7 +71,7 @@ fn parse_split(name: &str) -> Result<Split, String> {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let Some(nll) = args.nll else { bail!("say what to measure: --nll, the likelihood") };
-    let pipeline = Pipeline::load(&resolve(&args.checkpoint)?)?;
+    let pipeline = args.model.load()?;
     let options = OpenOptions {
         data_path: args.data_path.clone(),
         channels: Some(pipeline.unet.in_channels),

@@ -192,12 +192,8 @@ impl Training for Trainer<'_> {
         let uniform = |n: usize| f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
         let timesteps: Vec<usize> =
             (0..options.batch_size).map(|n| ((uniform(n) * steps as f64) as usize).min(steps - 1)).collect();
-        let schedule = options.optimizer().adamw.schedule(
-            self.done + 1,
-            options.learning_rate_at(self.done),
-            options.ema_decay_at(self.done),
-        );
-        self.training.write_schedule(&mut self.executor, schedule)?;
+        let (schedule, extra_decays) = options.schedule_at(self.done);
+        self.training.write_schedule(&mut self.executor, schedule, &extra_decays)?;
         let executor = &mut self.executor;
         let (at_once, elements) = (options.images_at_once(), batch.images.len() / options.batch_size);
         let parts = batch.images.chunks_exact(at_once * elements).zip(timesteps.chunks_exact(at_once));
@@ -239,6 +235,10 @@ impl Training for Trainer<'_> {
         }
         let [weights, first_moment, second_moment] =
             [0, 1, 2].map(|index| std::mem::take(&mut tensors[index]));
+        let mut extra_emas = Vec::new();
+        for (&decay, (packed, _)) in self.run.options.extra_ema_decays.iter().zip(&training.extra_emas) {
+            extra_emas.push((decay, to_tensors(graph, &training.read(graph, executor, packed).await?)));
+        }
         let options = self.run.options.to_json()?;
         let state = TrainingState {
             step: self.done,
@@ -246,6 +246,7 @@ impl Training for Trainer<'_> {
             weights,
             first_moment,
             second_moment,
+            extra_emas,
             loss_scale,
             timestep_sampler: None,
             learned_schedule: None,

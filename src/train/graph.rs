@@ -9,7 +9,7 @@ use crate::graph::{
 };
 use crate::model::{Tensors, block_of, from_tensors};
 use crate::ops::adamw::{AdamW, State};
-use crate::ops::grad_norm;
+use crate::ops::{ema, grad_norm};
 use crate::ops::loss_scale::{self, LossScale};
 
 /// How weights follow gradients.
@@ -21,6 +21,8 @@ pub struct Optimizer {
     pub max_grad_norm: Option<f32>,
     /// Whether the loss is scaled, and steps whose gradients overflow are skipped: for activations of 16 bits.
     pub scales_loss: bool,
+    /// Moving averages of the weights besides the one that AdamW keeps.
+    pub extra_emas: usize,
     /// Runs of the graph in a step, each over a part of the batch.
     pub micro_batches: usize,
 }
@@ -44,6 +46,8 @@ pub struct TrainingGraph {
     pub second_moment: Vec<ValueId>,
     /// Packed moving averages of the weights.
     pub ema: Vec<ValueId>,
+    /// Further packed averages, each with its decay `[1]`.
+    pub extra_emas: Vec<(Vec<ValueId>, ValueId)>,
     /// The [`LossScale`], where the loss is scaled.
     pub loss_scale: Option<ValueId>,
     pub(super) micro_batches: MicroBatches,
@@ -123,6 +127,15 @@ impl TrainingGraph {
                 };
                 optimizer.adamw.step(graph, gradients, norm_and_scale, schedule, state)?;
             }
+            let mut extra_emas = Vec::new();
+            for _ in 0..optimizer.extra_emas {
+                let (packed, decay) =
+                    (like(graph, "ema", BufferRole::Ema), graph.input("ema_decay", TensorType::f32([1])));
+                for (&weights, &ema) in weights.iter().zip(&packed) {
+                    ema::step(graph, weights, norm_and_scale, decay, ema)?;
+                }
+                extra_emas.push((packed, decay));
+            }
             if let Some(scaler) = loss_scale {
                 loss_scale::update(graph, norm_and_scale, scaler)?;
             }
@@ -134,6 +147,7 @@ impl TrainingGraph {
                 first_moment,
                 second_moment,
                 ema,
+                extra_emas,
                 loss_scale,
                 micro_batches,
                 d_loss,
@@ -147,7 +161,7 @@ impl TrainingGraph {
         [self.loss, self.norm_and_scale].into_iter().chain(self.per_sample.iter().copied()).collect()
     }
 
-    /// Sets weights and their averages, per parameter in the graph's order; the moments stay as they are, zero at first.
+    /// Sets weights and all averages of them, per parameter in the graph's order; the moments stay as they are, zero at first.
     ///
     /// # Errors
     /// [`DeviceError`] for contents of another length.
@@ -163,10 +177,11 @@ impl TrainingGraph {
             None => executor.write(self.d_loss, &[1.0f32])?,
         }
         self.write(graph, executor, &self.weights, weights)?;
-        self.write(graph, executor, &self.ema, ema)
+        let mut emas = self.extra_emas.iter().map(|(packed, _)| packed).chain([&self.ema]);
+        emas.try_for_each(|packed| self.write(graph, executor, packed, ema))
     }
 
-    /// Sets everything that a resumed run goes on from; `ema` are the averaged weights.
+    /// Sets everything that a resumed run of the same options goes on from; `ema` are the averaged weights.
     ///
     /// # Errors
     /// [`TrainError::Weights`] for tensors of another model.
@@ -181,6 +196,9 @@ impl TrainingGraph {
         self.initialize(graph, executor, &weights, &ema)?;
         self.write(graph, executor, &self.first_moment, &from_tensors(graph, &state.first_moment)?)?;
         self.write(graph, executor, &self.second_moment, &from_tensors(graph, &state.second_moment)?)?;
+        for ((packed, _), (_, tensors)) in self.extra_emas.iter().zip(&state.extra_emas) {
+            self.write(graph, executor, packed, &from_tensors(graph, tensors)?)?;
+        }
         if let (Some(scaler), Some(state)) = (self.loss_scale, state.loss_scale) {
             executor.write(scaler, &state.to_array())?;
         }
@@ -205,12 +223,19 @@ impl TrainingGraph {
         Ok(Some(LossScale::from_array([state[0], state[1], state[2]])))
     }
 
-    /// Sets the scalars of the next step, see [`AdamW::schedule`].
+    /// Sets the scalars of the next step, see [`AdamW::schedule`], and the decays of the further averages.
     ///
     /// # Errors
     /// [`DeviceError`] from the driver.
-    pub fn write_schedule(&self, executor: &mut Executor, schedule: [f32; 4]) -> Result<(), DeviceError> {
-        executor.write(self.schedule, &schedule)
+    pub fn write_schedule(
+        &self,
+        executor: &mut Executor,
+        schedule: [f32; 4],
+        extra_decays: &[f32],
+    ) -> Result<(), DeviceError> {
+        executor.write(self.schedule, &schedule)?;
+        let mut decays = self.extra_emas.iter().zip(extra_decays);
+        decays.try_for_each(|((_, value), &decay)| executor.write(*value, &[decay]))
     }
 
     /// Writes packed values from their contents per parameter.

@@ -13,7 +13,7 @@ mod trainer;
 pub use classifier::{accuracy, train_classifier};
 pub use graph::{Optimizer, TrainingGraph};
 pub use objective::{LossType, Objective};
-pub use options::{LrSchedule, TrainOptions};
+pub use options::{EmaWarmup, LrSchedule, OptimizerKind, TrainOptions};
 pub use run::{Event, Outcome, Run, train};
 pub use timestep_sampler::{LossSecondMoments, TimestepSampling};
 pub use trainer::Trainer;

@@ -235,6 +235,7 @@ pub(super) async fn go_on(
             seed: run.options.seed,
             first_step: trainer.done(),
             random_flip: run.options.random_flip,
+            random_shift: run.options.random_shift,
         },
     )?;
 
@@ -294,6 +295,12 @@ impl Run {
         let shape = self.dataset.image_shape();
         let [height, width] = self.config.image_size()?;
         let channels = self.config.image_channels();
+        let shift = self.options.random_shift;
+        if shift >= height.min(width) {
+            return Err(TrainError::Options(format!(
+                "--random-shift is {shift}; the images are {width}x{height}, of which something must remain"
+            )));
+        }
         if [shape.height, shape.width, shape.channels] == [height, width, channels] {
             return Ok(());
         }

@@ -280,12 +280,8 @@ impl Trainer {
         // so that the losses of the micro-batches add up to that of the batch
         let count = self.options.batch_size / images;
         importance.iter_mut().for_each(|importance| *importance /= count as f64);
-        let schedule = self.options.optimizer().adamw.schedule(
-            self.done + 1,
-            self.options.learning_rate_at(self.done),
-            self.options.ema_decay_at(self.done),
-        );
-        self.step.training.write_schedule(&mut self.executor, schedule)?;
+        let (schedule, extra_decays) = self.options.schedule_at(self.done);
+        self.step.training.write_schedule(&mut self.executor, schedule, &extra_decays)?;
         let micro_batches = self.step.training.micro_batches;
         for index in 0..count {
             self.write_images(batch, &importance, stream, index * images..(index + 1) * images)?;
@@ -468,12 +464,17 @@ impl Trainer {
     /// [`TrainError::Device`]
     pub async fn state(&mut self) -> Result<TrainingState, TrainError> {
         let training = self.step.training.clone();
+        let mut extra_emas = Vec::new();
+        for (&decay, (packed, _)) in self.options.extra_ema_decays.clone().iter().zip(&training.extra_emas) {
+            extra_emas.push((decay, self.read(packed).await?));
+        }
         Ok(TrainingState {
             step: self.done,
             options: self.options.to_json()?,
             weights: self.read(&training.weights).await?,
             first_moment: self.read(&training.first_moment).await?,
             second_moment: self.read(&training.second_moment).await?,
+            extra_emas,
             loss_scale: self.loss_scale().await?,
             timestep_sampler: self.moments.as_ref().map(LossSecondMoments::to_tensors),
             learned_schedule: self.learned_schedule.clone(),
