@@ -11,13 +11,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use common::network::random_batch;
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::device::{Device, Selection};
 use ddpm_gpu::model::{Precision, Preset};
 use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
 use ddpm_gpu::train::{TrainOptions, Trainer};
+use ddpm_gpu::workbench::random_batch;
 use pollster::block_on;
 
 fn option(flag: &str) -> String {
@@ -37,7 +37,7 @@ struct Peer {
 impl Peer {
     fn steps(&mut self, count: usize) -> Vec<f64> {
         let config = self.pipeline.unet.clone();
-        let batch = random_batch(&config, self.batch_size);
+        let batch = random_batch(&config, self.batch_size).expect("the model has a size");
         let trainer = self.trainer.get_or_insert_with(|| {
             let options = TrainOptions { batch_size: self.batch_size, ..TrainOptions::default() };
             let scheduler = self.pipeline.scheduler.clone();
@@ -71,7 +71,8 @@ impl Peer {
                 &guidance,
             );
             let mut denoiser = block_on(denoiser).expect("the model fits");
-            let x_t = random_batch(&self.pipeline.unet, self.batch_size).images;
+            let x_t =
+                random_batch(&self.pipeline.unet, self.batch_size).expect("the model has a size").images;
             denoiser.start(&x_t, Conditions::default()).expect("the images have their size");
             (denoiser, step)
         });

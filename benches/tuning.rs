@@ -11,12 +11,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::network::{Network, random_batch};
+use common::network::Network;
 use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::{Device, Selection, Tuning, TuningEvent};
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::model::UNetConfig;
 use ddpm_gpu::train::{TrainOptions, Trainer};
+use ddpm_gpu::workbench::random_batch;
 use pollster::block_on;
 
 /// A default slower than this is named.
@@ -93,7 +94,7 @@ fn main() {
         option("--device").unwrap_or_else(|| "gpu".to_owned()).parse().expect("a device");
     let options = TrainOptions { batch_size, ..TrainOptions::default() };
     let config = network.config();
-    let batch = random_batch(&config, batch_size);
+    let batch = random_batch(&config, batch_size).expect("the model has a size");
 
     let open = || block_on(Device::open(&selection)).expect("the device opens");
     let (device, tuned_device) = (open(), open());

@@ -9,7 +9,7 @@ mod common;
 use std::cell::{OnceCell, RefCell};
 use std::time::Instant;
 
-use common::network::{Network, random_batch};
+use common::network::Network;
 use criterion::Criterion;
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::data::Batch;
@@ -19,12 +19,13 @@ use ddpm_gpu::model::Precision;
 use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
 use ddpm_gpu::train::{TrainOptions, Trainer};
+use ddpm_gpu::workbench::random_batch;
 use pollster::block_on;
 
 /// A batch of noise for U-Net S.
 fn batch() -> Batch {
     let network = Network::named("S");
-    random_batch(&network.config(), network.batch_size)
+    random_batch(&network.config(), network.batch_size).expect("the model has a size")
 }
 
 fn trainer(device: &Device) -> Trainer {

@@ -42,17 +42,13 @@ fn cases(room: &str) -> Result<Vec<Case>, DeviceError> {
         cases.extend(in_f16(&case)?);
         cases.push(case);
     }
-    cases.sort_by_cached_key(|case| {
-        let (inputs, outputs) = (case.input_types(), case.output_types().unwrap_or_default());
-        case.op.cost(Types { inputs: &inputs, outputs: &outputs }).flops
-    });
+    cases.sort_by_cached_key(|case| case.cost().flops);
     Ok(cases)
 }
 
 /// The variants of a case that use one of the entry points.
 fn reached(case: &Case, entries: &[&str]) -> Vec<Variant> {
-    let (inputs, outputs) = (case.input_types(), case.output_types().unwrap_or_default());
-    let mut variants = case.op.variants(Types { inputs: &inputs, outputs: &outputs });
+    let mut variants = case.variants();
     variants.retain(|variant| variant.passes.iter().any(|pass| entries.contains(&pass.entry)));
     variants
 }

@@ -19,9 +19,7 @@ struct Params { samples: u32 }
 override WORKGROUP: u32 = 256;  // a power of two
 
 @compute @workgroup_size(WORKGROUP)
-fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
-           @builtin(local_invocation_index) local: u32) {
-    if flat_workgroup(workgroup, workgroups) > 0u { return; }
+fn forward(@builtin(local_invocation_index) local: u32) {
     var sum = 0.0;
     for (var n = local; n < params.samples; n += WORKGROUP) { sum += weights[n] * losses[n]; }
     let total = tree_sum(sum, local);

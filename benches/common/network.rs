@@ -1,8 +1,6 @@
 //! The networks that are timed: U-Net S, U-Net M, and Ho et al.'s for CIFAR-10.
 
-use ddpm_gpu::data::Batch;
 use ddpm_gpu::model::{Preset, UNetConfig};
-use ddpm_gpu::ops::philox::{Stream, normals};
 
 /// A network and the batch size at which it is timed.
 #[derive(Clone, Copy)]
@@ -26,12 +24,4 @@ impl Network {
     pub(crate) fn config(self) -> UNetConfig {
         (Preset::named(self.preset).expect("the preset is there").config)()
     }
-}
-
-/// A batch of noise in the model's shape.
-pub(crate) fn random_batch(config: &UNetConfig, batch_size: usize) -> Batch {
-    let [height, width] = config.image_size().expect("the model has a size");
-    let length = batch_size * height * width * config.in_channels;
-    let images = normals(Stream { seed: 1, step: 0, stream: 0, sample: 0 }, length);
-    Batch { images, labels: Vec::new() }
 }

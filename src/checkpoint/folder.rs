@@ -84,6 +84,32 @@ pub(crate) fn save(
     Ok(path)
 }
 
+/// Writes a folder that is not there yet, whole or not at all.
+///
+/// # Errors
+/// [`CheckpointError::Taken`]; [`CheckpointError::Write`] naming the file.
+pub(super) fn write_new(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
+    if path.exists() {
+        return Err(CheckpointError::Taken { folder: path.to_owned() });
+    }
+    let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    create_folder(parent)?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".ddpm-gpu-")
+        .tempdir_in(parent)
+        .map_err(CheckpointError::write(parent))?;
+    // a temporary folder is private; the one that it becomes is like any other
+    let inner = temporary.path().join("whole");
+    create_folder(&inner)?;
+    write(&inner)?;
+    sync(&inner)?;
+    fs::rename(&inner, path).map_err(CheckpointError::write(path))?;
+    sync_entry(parent)
+}
+
 /// Removes all checkpoints in `output` but the `keep` newest.
 ///
 /// # Errors

@@ -66,6 +66,12 @@ pub enum CheckpointError {
         /// The newest checkpoint there.
         folder: PathBuf,
     },
+    /// A folder to be written is there already.
+    #[error("{} is there already; delete it, or choose another folder", folder.display())]
+    Taken {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// There is nothing to resume.
     #[error("{}: there is no checkpoint to resume; leave --resume out to start anew", folder.display())]
     NothingToResume {

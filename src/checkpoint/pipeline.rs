@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::folder::write_new;
 use super::state::extra_ema;
 use super::{CheckpointError, tensor_file};
 use crate::diffusion::SchedulerConfig;
-use crate::model::{Tensors, UNetConfig};
+use crate::model::{Precision, Tensors, UNetConfig};
 
 /// A network with its weights, and the diffusion process it was trained for.
 #[derive(Clone, Debug)]
@@ -75,8 +76,20 @@ impl Pipeline {
         })
     }
 
+    /// Writes the pipeline alone into a new folder, without what only training needs; with f16 the weights are rounded.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Taken`] for a folder that is there already; [`CheckpointError::Write`].
+    pub fn export(&self, folder: &Path, precision: Precision) -> Result<(), CheckpointError> {
+        write_new(folder, |temporary| self.write_as(temporary, precision))
+    }
+
     /// Writes the pipeline's files into an existing folder.
     pub(crate) fn write(&self, folder: &Path) -> Result<(), CheckpointError> {
+        self.write_as(folder, Precision::F32)
+    }
+
+    fn write_as(&self, folder: &Path, precision: Precision) -> Result<(), CheckpointError> {
         let class = self.scheduler.class_name.as_str();
         let index = json!({
             "_class_name": "DDPMPipeline",
@@ -88,7 +101,7 @@ impl Pipeline {
         let unet = folder.join("unet");
         fs::create_dir(&unet).map_err(CheckpointError::write(&unet))?;
         write_json(&unet.join("config.json"), &self.unet)?;
-        tensor_file::write(&unet.join(WEIGHTS), &self.weights)?;
+        tensor_file::write_as(precision, &unet.join(WEIGHTS), &self.weights)?;
         let scheduler = folder.join("scheduler");
         fs::create_dir(&scheduler).map_err(CheckpointError::write(&scheduler))?;
         write_json(&scheduler.join("scheduler_config.json"), &self.scheduler)

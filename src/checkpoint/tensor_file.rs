@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::CheckpointError;
-use crate::model::{Tensor, Tensors};
+use crate::model::{Precision, Tensor, Tensors};
 
 /// Reads all tensors of a file; 16-bit floats are widened.
 pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
@@ -37,12 +37,29 @@ pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
 
 /// Writes tensors as f32, marked as PyTorch's as diffusers wants it.
 pub(super) fn write(path: &Path, tensors: &Tensors) -> Result<(), CheckpointError> {
+    write_as(Precision::F32, path, tensors)
+}
+
+/// As [`write`], rounded to 16 bits where the precision says so.
+pub(super) fn write_as(precision: Precision, path: &Path, tensors: &Tensors) -> Result<(), CheckpointError> {
     let invalid = |error: safetensors::SafeTensorError| CheckpointError::invalid(path, error);
+    let halves: Vec<Vec<half::f16>> = match precision {
+        Precision::F32 => Vec::new(),
+        Precision::F16 => {
+            let rounded =
+                |tensor: &Tensor| tensor.data.iter().map(|&value| half::f16::from_f32(value)).collect();
+            tensors.values().map(rounded).collect()
+        }
+    };
     let views = tensors
         .iter()
-        .map(|(name, tensor)| {
-            let bytes: &[u8] = bytemuck::cast_slice(&tensor.data);
-            Ok((name.as_str(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map_err(invalid)?))
+        .enumerate()
+        .map(|(index, (name, tensor))| {
+            let (dtype, bytes): (_, &[u8]) = match precision {
+                Precision::F32 => (Dtype::F32, bytemuck::cast_slice(&tensor.data)),
+                Precision::F16 => (Dtype::F16, bytemuck::cast_slice(&halves[index])),
+            };
+            Ok((name.as_str(), TensorView::new(dtype, tensor.shape.clone(), bytes).map_err(invalid)?))
         })
         .collect::<Result<Vec<_>, CheckpointError>>()?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);

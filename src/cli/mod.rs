@@ -6,6 +6,7 @@ mod data;
 mod dataset;
 mod devices;
 mod evaluate;
+mod export;
 mod image_to_image;
 mod images;
 mod inpaint;
@@ -57,6 +58,7 @@ enum Command {
     Noise(noise::Args),
     Predict(predict::Args),
     Evaluate(evaluate::Args),
+    Export(export::Args),
     Kernels(kernels::Args),
     Profile(profile::Args),
 }
@@ -149,6 +151,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Noise(args) => noise::run(&args),
             Command::Predict(args) => predict::run(args).await,
             Command::Evaluate(args) => evaluate::run(args).await,
+            Command::Export(args) => export::run(&args),
             Command::Kernels(args) => kernels::run(args).await,
             Command::Profile(args) => profile::run(args).await,
         }

@@ -1,6 +1,7 @@
 //! wgpu devices: opening one, compiling kernels, collecting errors.
 
 mod executor;
+mod prepare;
 mod timestamps;
 
 use std::collections::HashMap;

@@ -219,6 +219,15 @@ pub enum Device {
 /// Picks the variant of a call from those that the device can run; the first is the default.
 pub type ChooseVariant<'a> = &'a dyn Fn(&dyn Op, Types<'_>, Vec<Variant>) -> Option<Variant>;
 
+/// What a plan gives kernels beyond what their calls need, so that a check sees what they do there. By default nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Margin {
+    /// Bytes bound behind each output that is a slice of a state value.
+    pub tail: usize,
+    /// Whether grids are folded and have workgroups beyond the last, as those of very large calls may: these must return.
+    pub surplus_workgroups: bool,
+}
+
 impl Device {
     /// Opens the device that `selection` names.
     ///
@@ -288,7 +297,27 @@ impl Device {
                     Some(tuner) => tuner.choose(op, types, variants),
                     None => variants.into_iter().next(),
                 };
-                Executor::Gpu(GpuExecutor::new(device.clone(), graph, keep, choose, 0).await?)
+                Executor::Gpu(GpuExecutor::new(device.clone(), graph, keep, choose, Margin::default()).await?)
+            }
+        })
+    }
+
+    /// An executor that runs `graph` by the variant of this name; the CPU executor has one fast twin for all of them.
+    ///
+    /// # Errors
+    /// As [`Device::prepare`]; [`DeviceError::NoVariant`] where a call has none of this name that the device can run.
+    pub async fn prepare_variant(
+        &self,
+        graph: &Graph,
+        variant: &str,
+        margin: Margin,
+    ) -> Result<Executor, DeviceError> {
+        Ok(match self {
+            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, &[], Twin::Fast)),
+            Self::Gpu(device) => {
+                let choose: ChooseVariant<'_> =
+                    &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);
+                Executor::Gpu(GpuExecutor::new(device.clone(), graph, &[], choose, margin).await?)
             }
         })
     }
@@ -349,6 +378,19 @@ impl Executor {
             }
             Self::Gpu(executor) => executor.run_nodes(nodes),
         }
+    }
+
+    /// Fills activations and workspace with NaN, so that what is read before it is written shows; the CPU executor's are
+    /// fresh in every run.
+    pub fn poison(&mut self) {
+        if let Self::Gpu(executor) = self {
+            executor.poison();
+        }
+    }
+
+    /// Whether [`Executor::run_timed`] reads the device's own clock.
+    pub fn has_timestamps(&self) -> bool {
+        matches!(self, Self::Gpu(executor) if executor.has_timestamps())
     }
 
     /// Runs every node once and times each dispatch: by the device's timestamps where it has them, else by `clock`, which

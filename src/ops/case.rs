@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Op;
 use super::philox::{Stream, normals};
+use super::{Cost, Op, Types, Variant};
 use crate::graph::{DType, TensorType};
 
 /// One call with concrete shapes and contents.
@@ -128,6 +128,24 @@ impl Case {
     pub fn output_types(&self) -> Result<Vec<TensorType>, String> {
         let inputs = self.input_types();
         self.op.output_types(&inputs.iter().collect::<Vec<_>>())
+    }
+
+    /// The ways to do the call on a GPU, the default first; none for a case that does not fit its op.
+    pub fn variants(&self) -> Vec<Variant> {
+        let Ok(outputs) = self.output_types() else { return Vec::new() };
+        self.op.variants(Types { inputs: &self.input_types(), outputs: &outputs })
+    }
+
+    /// What the call costs, at least.
+    pub fn cost(&self) -> Cost {
+        let (inputs, outputs) = (self.input_types(), self.output_types().unwrap_or_default());
+        self.op.cost(Types { inputs: &inputs, outputs: &outputs })
+    }
+
+    /// Element type of the activations.
+    pub fn activation(&self) -> DType {
+        let (inputs, outputs) = (self.input_types(), self.output_types().unwrap_or_default());
+        Types { inputs: &inputs, outputs: &outputs }.activation()
     }
 
     /// The operands' names and shapes, for messages.

@@ -122,6 +122,15 @@ pub fn cases() -> Vec<Case> {
         Fill::integers((0..samples).map(|n| (n * n + 1) % classes).collect::<Vec<u32>>())
     };
     let wide = || Fill::Normal { shape: vec![5, 7], mean: 90.0, std: 20.0 };
+    // Without the largest logit of its own sample each of these overflows or vanishes; it lies in another invocation's share
+    // in each.
+    let far_apart = || {
+        let logit = |n: usize, k: usize| {
+            (400 * n) as f32 + if k == [1, 63, 149][n] { 200.0 } else { (k * k % 101) as f32 }
+        };
+        let data = (0..3).flat_map(|n| (0..150).map(move |k| logit(n, k))).collect();
+        Fill::Floats { shape: vec![3, 150], data }
+    };
     vec![
         Case::new("ragged", Forward, vec![Fill::normal([5, 7]), labels(5, 7)]),
         Case::new("exponentials that overflow", Forward, vec![wide(), labels(5, 7)]),
@@ -131,9 +140,16 @@ pub fn cases() -> Vec<Case> {
             vec![Fill::normal([3, 4]), Fill::integers([9, u32::MAX, 1])],
         ),
         Case::new("more classes than a workgroup", Forward, vec![Fill::normal([3, 150]), labels(3, 150)]),
+        Case::new("logits far apart", Forward, vec![far_apart(), labels(3, 150)]),
         Case::new("ten classes", Forward, vec![Fill::normal([64, 10]), labels(64, 10)]),
         Case::new("ragged", Backward, vec![Fill::normal([5, 7]), labels(5, 7), Fill::normal([5])]),
         Case::new("exponentials that overflow", Backward, vec![wide(), labels(5, 7), Fill::normal([5])]),
+        Case::new(
+            "labels out of range",
+            Backward,
+            vec![Fill::normal([3, 4]), Fill::integers([9, u32::MAX, 1]), Fill::normal([3])],
+        ),
+        Case::new("logits far apart", Backward, vec![far_apart(), labels(3, 150), Fill::normal([3])]),
         Case::new(
             "more classes than a workgroup",
             Backward,

@@ -96,6 +96,7 @@ pub fn cases() -> Vec<Case> {
     for (name, shape, outputs, ratio, max) in [
         ("ragged", [3, 5, 3, 3], 1, 0.9, 100.0),
         ("a whole rank, learned variance", [3, 3, 7, 1], 2, 0.95, 100.0),
+        ("learned variance", [3, 5, 3, 3], 2, 0.9, 100.0),
         ("all values, capped", [3, 2, 3, 1], 1, 1.0, 2.5),
         ("image", [4, 32, 32, 3], 1, 0.995, 100.0),
     ] {
@@ -113,5 +114,18 @@ pub fn cases() -> Vec<Case> {
         ];
         cases.push(Case::new(name, Forward { ratio, max }, inputs));
     }
+    // Order statistics 12 and 13 of |x_0|: 13 and 14, between which lies the first element of the next sample; a tie; and
+    // next to a tie.
+    let sorted = (1..=15u8).map(f32::from);
+    let tied = [13.5; 2].into_iter().chain((1..=12u8).map(f32::from)).chain([20.0]);
+    let beside = [7.0; 12].into_iter().chain([9.0, 11.0, 12.0]);
+    let x = Fill::Floats { shape: vec![3, 5, 3, 1], data: sorted.chain(tied).chain(beside).collect() };
+    let rows = (0..3).flat_map(|_| Update::new([1.0, 0.0], X_0).coefficients(1)).collect();
+    let rows = Fill::Floats { shape: vec![3, coefficients_length(1)], data: rows };
+    cases.push(Case::new(
+        "ties",
+        Forward { ratio: 0.9, max: 100.0 },
+        vec![Fill::normal([3, 5, 3, 1]), rows, x],
+    ));
     cases
 }

@@ -209,6 +209,13 @@ pub fn cases() -> Vec<Case> {
     let doubled = |[n, h, w, c]: [usize; 4]| Fill::normal([2 * n, h, w, c]);
     let free = |channels, scale, rescale| ClassifierFree { channels, scale, rescale };
     let off_centre = Fill::Normal { shape: vec![6, 5, 2, 3], mean: 3.0, std: 1.0 };
+    let small = Fill::Normal { shape: vec![6, 5, 2, 3], mean: 0.0, std: 0.01 };
+    // With scale 2 the guided output is 0.5 everywhere, so its standard deviation is 0, the conditional one's is not.
+    let flat = {
+        let conditional: Vec<f32> = (0..90u8).map(|i| f32::from(i % 7) * 0.25).collect();
+        let unconditional = conditional.iter().map(|value| 2.0 * value - 0.5);
+        Fill::Floats { shape: vec![6, 5, 2, 3], data: unconditional.chain(conditional.clone()).collect() }
+    };
     vec![
         Case::new("ragged", Double, vec![Fill::normal(ragged)]),
         Case::new("ragged", free(3, 4.0, 0.0), vec![doubled(ragged)]),
@@ -216,6 +223,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("learned variance", free(2, 2.5, 0.0), vec![doubled([3, 5, 2, 4])]),
         Case::new("image", free(3, 7.5, 0.0), vec![doubled(image)]),
         Case::new("ragged, rescaled", free(3, 4.0, 0.7), vec![off_centre]),
+        Case::new("small, rescaled", free(3, 4.0, 0.7), vec![small]),
+        Case::new("flat, rescaled", free(3, 2.0, 0.7), vec![flat]),
         Case::new("learned variance, rescaled", free(2, 2.5, 1.0), vec![doubled([3, 5, 2, 4])]),
         Case::new("image, rescaled", free(3, 7.5, 0.7), vec![doubled(image)]),
         Case::new("ragged", Shift, vec![Fill::normal(ragged), Fill::normal(ragged), Fill::normal([3])]),

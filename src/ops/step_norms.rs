@@ -153,6 +153,7 @@ pub fn cases() -> Vec<Case> {
     for (name, shape, slots, outputs) in [
         ("ragged", [3, 5, 3, 3], 2, 1),
         ("learned variance, less than a workgroup", [3, 2, 3, 1], 2, 2),
+        ("learned variance", [3, 5, 3, 3], 2, 2),
         ("image", [4, 32, 32, 3], 7, 1),
     ] {
         let [samples, height, width, channels] = shape;

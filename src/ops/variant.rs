@@ -43,7 +43,8 @@ pub struct Pass {
 pub enum Grid {
     /// At least this many invocations in a row, counted by `flat_index` of `shared/index.wgsl`.
     Invocations(usize),
-    /// Exactly this many workgroups, counted by `flat_workgroup` of `shared/index.wgsl`; surplus ones must return.
+    /// Exactly this many workgroups, counted by `flat_workgroup` of `shared/index.wgsl`. Where there are more than one,
+    /// folding may make surplus ones, which must return.
     Workgroups(usize),
 }
 

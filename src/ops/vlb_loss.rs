@@ -271,6 +271,9 @@ pub fn cases() -> Vec<Case> {
     // The decoder's term and two of the others; the first is what a schedule has, with variances of about 1e-4.
     let small = [0.01, -10.4, -10.4, -9.2, 1.0, 0.02, -8.0, -8.0, -7.9, 0.0, 0.2, -4.0, -4.0, -3.9, 0.0];
     let wide = [0.8, -3.0, -3.0, -1.0, 1.0, 0.3, -2.0, -2.0, -0.5, 0.0, 0.9, -1.0, -1.0, 0.5, 0.0];
+    // Bins of a tenth to a quarter of a standard deviation; and bins just narrow enough for the density in their middle.
+    let middle = [0.05, -6.8, -6.8, -4.8, 1.0, 0.1, -5.0, -5.0, -4.0, 1.0, 0.05, -6.0, -6.0, -5.0, 1.0];
+    let narrow = [0.3, -3.66, -3.66, -3.6, 1.0, 0.01, -3.66, -3.66, -3.6, 1.0, 0.2, -3.66, -3.66, -3.6, 1.0];
     let coefficients = |rows: [f32; 15]| Fill::Floats { shape: vec![3, 5], data: rows.to_vec() };
     let images = |scale: f32| Fill::Uniform { shape: vec![3, 5, 7, 3], low: -scale, high: scale };
     let ragged = || Fill::normal([3, 5, 7, 3]);
@@ -299,12 +302,16 @@ pub fn cases() -> Vec<Case> {
         Case::new("ragged", forward(), inputs(ragged(), wide)),
         Case::new("learned variance", forward(), inputs(double(), wide)),
         Case::new("learned variance, small", forward(), inputs(double(), small)),
+        Case::new("middling bins", forward(), inputs(double(), middle)),
+        Case::new("narrow bins", forward(), inputs(double(), narrow)),
         Case::new("far off", forward(), inputs(far(), small)),
         Case::new("image", forward(), real()),
         Case::new("ragged", backward(false), with_d(inputs(ragged(), wide))),
         Case::new("learned variance", backward(false), with_d(inputs(double(), wide))),
         Case::new("learned variance, small", backward(false), with_d(inputs(double(), small))),
         Case::new("learned variance, frozen mean", backward(true), with_d(inputs(double(), small))),
+        Case::new("middling bins", backward(false), with_d(inputs(double(), middle))),
+        Case::new("narrow bins", backward(false), with_d(inputs(double(), narrow))),
         Case::new("far off", backward(false), with_d(inputs(far(), small))),
         Case::new("image", backward(false), with_d(real())),
     ]

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::roofline::Ceilings;
 use super::{ModelCall, WorkbenchError, check};
-use crate::device::{CpuExecutor, Device, Executor, GpuExecutor, Twin};
+use crate::device::{Device, Executor, Margin};
 use crate::graph::{BufferRole, Graph, Storage, ValueId};
-use crate::ops::{Case, Cost};
+use crate::ops::Case;
 
 /// Runs of a call go on for this long.
 const ENOUGH: Duration = Duration::from_millis(300);
@@ -86,12 +86,16 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// One call, ready to run again and again on the case's contents.
-pub(super) struct PreparedCall {
+pub struct PreparedCall {
     executor: Executor,
 }
 
 impl PreparedCall {
-    pub(super) async fn new(device: &Device, case: &Case, variant: &str) -> Result<Self, WorkbenchError> {
+    /// Prepares a variant of a call; `variant` is one of [`subjects`](super::subjects).
+    ///
+    /// # Errors
+    /// [`WorkbenchError::Device`] if the call cannot run.
+    pub async fn new(device: &Device, case: &Case, variant: &str) -> Result<Self, WorkbenchError> {
         let mut graph = Graph::new();
         // State rather than input: inputs are staged for being written again and again.
         let state = |graph: &mut Graph, ty| graph.state("operand", ty, BufferRole::Activations);
@@ -100,19 +104,7 @@ impl PreparedCall {
         for &output in &outputs {
             graph.set_storage(output, Storage::State(BufferRole::Activations));
         }
-        let mut executor = match device {
-            Device::Cpu => Executor::Cpu(CpuExecutor::new(&graph, &[], Twin::Fast)),
-            Device::Gpu(device) => Executor::Gpu(
-                GpuExecutor::new(
-                    device.clone(),
-                    &graph,
-                    &[],
-                    &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant),
-                    0,
-                )
-                .await?,
-            ),
-        };
+        let mut executor = device.prepare_variant(&graph, variant, Margin::default()).await?;
         for ((&id, fill), index) in inputs.iter().zip(&case.inputs).zip(0..) {
             executor.write(id, &fill.data(index))?;
         }
@@ -124,9 +116,17 @@ impl PreparedCall {
         Ok(Self { executor })
     }
 
+    /// Runs the call so many times and waits for it.
+    ///
+    /// # Errors
+    /// [`WorkbenchError::Device`]
+    pub fn run(&mut self, times: usize) -> Result<(), WorkbenchError> {
+        Ok(self.executor.run_and_wait(times)?)
+    }
+
     /// Seconds of each of several runs.
     pub(super) async fn times(&mut self) -> Result<Vec<f64>, WorkbenchError> {
-        let has_timestamps = matches!(&self.executor, Executor::Gpu(executor) if executor.has_timestamps());
+        let has_timestamps = self.executor.has_timestamps();
         let started = Instant::now();
         let clock = || started.elapsed().as_secs_f64();
         // Without timestamps, a run is as many calls as take much longer than their submission.
@@ -147,13 +147,5 @@ impl PreparedCall {
             }
         }
         Ok(seconds)
-    }
-}
-
-impl Case {
-    /// What the call costs, at least.
-    pub fn cost(&self) -> Cost {
-        let (inputs, outputs) = (self.input_types(), self.output_types().unwrap_or_default());
-        self.op.cost(crate::ops::Types { inputs: &inputs, outputs: &outputs })
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::WorkbenchError;
-use crate::device::{CpuExecutor, Device, GpuExecutor, Twin};
+use crate::device::{CpuExecutor, Device, Executor, Margin, Twin};
 use crate::graph::{BufferRole, DType, Graph, Storage, TensorType, ValueId};
-use crate::ops::{Case, Types};
+use crate::ops::Case;
 
 /// Elements of sentinel on each side of an output; WebGPU binds at multiples of 256 bytes, which are 128 of f16.
 const GUARD: usize = 128;
@@ -92,15 +92,11 @@ pub(super) const COMPUTE: &str = "compute";
 
 /// The variants of a case that a device can run, by name; the CPU executor has the one fast twin.
 pub fn subjects(device: &Device, case: &Case) -> Vec<&'static str> {
-    let Ok(outputs) = case.output_types() else { return Vec::new() };
-    let inputs = case.input_types();
-    let types = Types { inputs: &inputs, outputs: &outputs };
     match device {
         Device::Cpu => vec![COMPUTE],
-        Device::Gpu(device) if types.activation() == DType::F16 && !device.supports_f16() => Vec::new(),
+        Device::Gpu(device) if case.activation() == DType::F16 && !device.supports_f16() => Vec::new(),
         Device::Gpu(device) => case
-            .op
-            .variants(types)
+            .variants()
             .into_iter()
             .filter(|variant| device.supports(variant.requires))
             .map(|variant| variant.name)
@@ -170,58 +166,25 @@ pub(super) async fn check_against(
     let setup = Guarded::new(case)?;
     let data: Vec<Vec<f32>> = (0..).zip(&case.inputs).map(|(index, fill)| fill.data(index)).collect();
 
-    let mut reference = CpuExecutor::new(&setup.graph, &[], twin);
-    for (&id, data) in setup.inputs.iter().zip(&data) {
-        reference.write(id, data)?;
-    }
-    for (index, &id) in setup.guarded.iter().enumerate() {
-        reference.write(id, bytemuck::cast_slice(&setup.initial(case, index)))?;
-    }
-    reference.run();
-
-    let mut got = Vec::new();
-    match device {
-        Device::Cpu => {
-            let mut executor = CpuExecutor::new(&setup.graph, &[], Twin::Fast);
-            for (&id, data) in setup.inputs.iter().zip(&data) {
-                executor.write(id, data)?;
-            }
-            for (index, &id) in setup.guarded.iter().enumerate() {
-                executor.write(id, bytemuck::cast_slice(&setup.initial(case, index)))?;
-            }
-            executor.run();
-            for &id in &setup.guarded {
-                got.push(executor.read(id)?);
-            }
+    let mut reference = Executor::Cpu(CpuExecutor::new(&setup.graph, &[], twin));
+    let margin = Margin { tail: 4 * GUARD, surplus_workgroups: true };
+    let mut executor = device.prepare_variant(&setup.graph, variant, margin).await?;
+    executor.poison();
+    for executor in [&mut reference, &mut executor] {
+        for (&id, data) in setup.inputs.iter().zip(&data) {
+            executor.write(id, data)?;
         }
-        Device::Gpu(device) => {
-            let mut executor = GpuExecutor::new(
-                device.clone(),
-                &setup.graph,
-                &[],
-                &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant),
-                4 * GUARD,
-            )
-            .await?;
-            executor.poison();
-            for (&id, data) in setup.inputs.iter().zip(&data) {
-                executor.write(id, data)?;
-            }
-            for (index, &id) in setup.guarded.iter().enumerate() {
-                executor.write(id, bytemuck::cast_slice(&setup.initial(case, index)))?;
-            }
-            executor.run()?;
-            for &id in &setup.guarded {
-                got.push(executor.read(id).await?);
-            }
+        for (index, &id) in setup.guarded.iter().enumerate() {
+            executor.write(id, &setup.initial(case, index))?;
         }
+        executor.run()?;
     }
 
     let mut result = Check { worst_error: 0.0, tolerance: case.op.tolerance(), failure: None };
-    for (index, got) in got.iter().enumerate() {
-        let expected = reference.read(setup.guarded[index])?;
+    for (index, &id) in setup.guarded.iter().enumerate() {
+        let (expected, got) = (reference.read(id).await?, executor.read(id).await?);
         let output = case.op.outputs()[index];
-        compare(output, &setup.types[index], &expected, got, sentinel(case), &mut result);
+        compare(output, &setup.types[index], &expected, &got, sentinel(case), &mut result);
     }
     Ok(result)
 }

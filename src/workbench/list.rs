@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Filter, WorkbenchError};
 use crate::device::{Device, location};
-use crate::ops::{self, Requirements, Types};
+use crate::ops::{self, Requirements};
 
 /// One variant of one kernel.
 #[derive(Clone, Debug, Serialize)]
@@ -44,9 +44,7 @@ pub fn list(device: &Device, filter: &Filter) -> Result<Vec<Listing>, WorkbenchE
         for kernel in kernels {
             let mut seen = BTreeSet::new();
             for case in cases.iter().filter(|case| case.op.name() == kernel) {
-                let Ok(outputs) = case.output_types() else { continue };
-                let inputs = case.input_types();
-                for variant in case.op.variants(Types { inputs: &inputs, outputs: &outputs }) {
+                for variant in case.variants() {
                     if !filter.accepts(case.op.as_ref(), variant.name) || !seen.insert(variant.name) {
                         continue;
                     }

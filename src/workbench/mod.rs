@@ -17,7 +17,7 @@ mod trace;
 mod tune;
 mod walk;
 
-pub use bench::{Measurement, bench};
+pub use bench::{Measurement, PreparedCall, bench};
 pub use bisect::{Culprit, bisect};
 pub use calls::{Extent, ModelCall, model_calls, random_batch};
 pub use check::{Check, Failure, check, subjects};

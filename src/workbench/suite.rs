@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::check::COMPUTE;
 use super::{Check, Filter, WorkbenchError, check, check_gradient, in_f16, subjects};
 use crate::device::Device;
-use crate::ops::{self, Case, Types};
+use crate::ops::{self, Case};
 
 /// Relative error of a gradient rule against finite differences that is put down to the differences.
 pub const GRADIENT_TOLERANCE: f64 = 2e-3;
@@ -53,8 +53,7 @@ impl Suite {
     pub fn new(filter: &Filter) -> Result<Self, WorkbenchError> {
         let mut cases: Vec<Case> = ops::ALL.iter().flat_map(|room| (room.cases)()).collect();
         cases.retain(|case| {
-            let (inputs, outputs) = (case.input_types(), case.output_types().unwrap_or_default());
-            let variants = case.op.variants(Types { inputs: &inputs, outputs: &outputs });
+            let variants = case.variants();
             let names = variants.iter().map(|variant| variant.name).chain([COMPUTE, RULE]);
             names.into_iter().any(|name| filter.accepts(case.op.as_ref(), name))
         });

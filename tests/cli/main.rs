@@ -4,6 +4,7 @@
 mod data;
 mod errors;
 mod evaluate;
+mod export;
 mod guidance;
 mod kernels;
 mod objectives;

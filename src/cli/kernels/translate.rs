@@ -58,9 +58,8 @@ fn find(name: &str, f16: bool) -> anyhow::Result<(Case, Pass)> {
             },
             false => case,
         };
-        let (inputs, outputs) = (case.input_types(), case.output_types().unwrap_or_default());
         let room = case.op.room().name;
-        for variant in case.op.variants(Types { inputs: &inputs, outputs: &outputs }) {
+        for variant in case.variants() {
             for pass in variant.passes {
                 let variant_name = format!("{room}.{}", variant.name);
                 let entry_name = format!("{room}.{}", pass.entry);

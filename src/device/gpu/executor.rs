@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::prepare::{Prepare, allocate};
 use super::timestamps::Timestamps;
 use super::{GpuDevice, Kernel};
-use crate::device::shader::Usage;
-use crate::device::{ChooseVariant, DeviceError, Timing, half_precision, place_to_read, place_to_write};
-use crate::graph::{BufferRole, DType, Graph, Place, Plan, PlannedNode, Storage, TensorType, ValueId};
-use crate::ops::{Grid, Op, Types, Variant};
+use crate::device::{
+    ChooseVariant, DeviceError, Margin, Timing, half_precision, place_to_read, place_to_write,
+};
+use crate::graph::{BufferRole, DType, Graph, Plan, PlannedNode, ValueId};
+use crate::ops::{Op, Types};
 
 /// Runs a plan on a wgpu device.
 pub struct GpuExecutor {
@@ -53,10 +55,10 @@ impl Uploads {
 /// One prepared dispatch.
 pub(super) struct Dispatch {
     /// Index of the plan's node that it belongs to.
-    node: usize,
-    kernel: Arc<Kernel>,
-    bind_group: wgpu::BindGroup,
-    workgroups: [u32; 2],
+    pub(super) node: usize,
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) bind_group: wgpu::BindGroup,
+    pub(super) workgroups: [u32; 2],
 }
 
 impl Dispatch {
@@ -67,14 +69,8 @@ impl Dispatch {
     }
 }
 
-/// Uniform bindings start at multiples of 256 bytes.
-const PARAMS_ALIGNMENT: usize = 256;
-
 impl GpuExecutor {
-    /// Plans `graph`, allocates its buffers and prepares every dispatch.
-    ///
-    /// `choose` picks the variant of each call. `tail` bytes more than an output's own are bound behind each output
-    /// that is a slice of a state value, so that a test sees what a kernel writes there.
+    /// Plans `graph`, allocates its buffers and prepares every dispatch; `choose` picks the variant of each call.
     ///
     /// # Errors
     /// What the adapter cannot do, by kernel and shape.
@@ -83,7 +79,7 @@ impl GpuExecutor {
         graph: &Graph,
         keep: &[ValueId],
         choose: ChooseVariant<'_>,
-        tail: usize,
+        margin: Margin,
     ) -> Result<Self, DeviceError> {
         let pick = |op: &dyn Op, types: Types<'_>| choose(op, types, device.variants(op, types));
         let plan = Plan::new(graph, keep, |node| {
@@ -99,9 +95,7 @@ impl GpuExecutor {
             return Err(DeviceError::NoF16 { adapter: device.name.clone() });
         }
         let buffers = allocate(&device, &plan).await?;
-        let mut prepare =
-            Prepare { device: &device, graph, plan: &plan, buffers: &buffers, tail, params: Vec::new() };
-        let mut pending = Vec::new();
+        let mut prepare = Prepare::new(&device, graph, &plan, &buffers, margin);
         for (index, node) in plan.nodes.iter().enumerate() {
             let op = node.node.op.as_ref();
             let variant = pick(op, Types { inputs: &node.inputs, outputs: &node.outputs });
@@ -110,11 +104,9 @@ impl GpuExecutor {
                 kernel: op.name().to_owned(),
                 path: node.node.path.clone(),
             })?;
-            prepare.node(index, node, &variant, &mut pending).await?;
+            prepare.node(index, node, &variant).await?;
         }
-        let params = upload_params(&device, &prepare.params);
-        let dispatches =
-            pending.into_iter().map(|dispatch| dispatch.bind(&device, &buffers, &params)).collect();
+        let dispatches = prepare.finish();
         device.check(" while it prepared a plan")?;
         let uploads = Uploads::new(&device, &plan);
         Ok(Self { device, plan, buffers, dispatches, uploads, submitted: [None, None] })
@@ -320,216 +312,4 @@ impl GpuExecutor {
         self.device.check(DURING)?;
         Ok(view)
     }
-}
-
-async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu::Buffer>, DeviceError> {
-    let largest = || {
-        let sized = |node: &PlannedNode| node.inputs.iter().chain(&node.outputs).map(|ty| ty.bytes()).max();
-        let node = plan.nodes.iter().max_by_key(|node| sized(node));
-        node.map_or_else(String::new, |node| format!("largest at {} {}", node.node.path, shapes(node)))
-    };
-    let out_of_memory = || DeviceError::OutOfMemory {
-        adapter: device.name.clone(),
-        total: plan.memory().total(),
-        largest: largest(),
-    };
-    if plan.buffers.iter().any(|buffer| buffer.bytes as u64 > device.limits.max_buffer_size) {
-        return Err(out_of_memory());
-    }
-    let memory = device.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let internal = device.device.push_error_scope(wgpu::ErrorFilter::Internal);
-    let buffers = plan
-        .buffers
-        .iter()
-        .map(|buffer| {
-            device.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(&format!("{:?}", buffer.role)),
-                size: buffer.bytes.next_multiple_of(16) as u64,
-                usage: wgpu::BufferUsages::STORAGE
-                    | wgpu::BufferUsages::COPY_SRC
-                    | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })
-        .collect();
-    let (internal, memory) = (internal.pop(), memory.pop());
-    match memory.await.or(internal.await) {
-        Some(_) => Err(out_of_memory()),
-        None => Ok(buffers),
-    }
-}
-
-/// A dispatch whose parameters are not uploaded yet.
-struct PendingDispatch {
-    node: usize,
-    kernel: Arc<Kernel>,
-    /// Number of the binding and its range of a buffer.
-    storage: Vec<(u32, Place)>,
-    /// Number of the binding and its range of the parameter buffer.
-    params: Option<(u32, usize, usize)>,
-    workgroups: [u32; 2],
-}
-
-impl PendingDispatch {
-    fn bind(self, device: &GpuDevice, buffers: &[wgpu::Buffer], params: &wgpu::Buffer) -> Dispatch {
-        let range = |buffer, offset: usize, bytes: usize| {
-            wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer,
-                offset: offset as u64,
-                size: std::num::NonZeroU64::new(bytes as u64),
-            })
-        };
-        let storage = self.storage.iter().map(|&(binding, place)| wgpu::BindGroupEntry {
-            binding,
-            resource: range(&buffers[place.buffer], place.offset, place.bytes),
-        });
-        let uniform = self.params.map(|(binding, offset, bytes)| wgpu::BindGroupEntry {
-            binding,
-            resource: range(params, offset, bytes),
-        });
-        let entries: Vec<wgpu::BindGroupEntry<'_>> = storage.chain(uniform).collect();
-        let bind_group = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &self.kernel.layout,
-            entries: &entries,
-        });
-        Dispatch { node: self.node, kernel: self.kernel, bind_group, workgroups: self.workgroups }
-    }
-}
-
-struct Prepare<'a> {
-    device: &'a GpuDevice,
-    graph: &'a Graph,
-    plan: &'a Plan,
-    buffers: &'a [wgpu::Buffer],
-    tail: usize,
-    params: Vec<u8>,
-}
-
-impl Prepare<'_> {
-    /// Prepares the dispatches of one node.
-    async fn node(
-        &mut self,
-        index: usize,
-        node: &PlannedNode,
-        variant: &Variant,
-        pending: &mut Vec<PendingDispatch>,
-    ) -> Result<(), DeviceError> {
-        let op = node.node.op.as_ref();
-        let types = Types { inputs: &node.inputs, outputs: &node.outputs };
-        let shader = self.device.shader(op.room(), types.activation())?;
-        let room = shader.shader.room;
-        let shapes = shapes(node);
-        for pass in &variant.passes {
-            let kernel = self.device.kernel(&shader, pass, &node.node.path, &shapes).await?;
-            let mut storage = Vec::new();
-            let mut params = None;
-            for binding in &kernel.bindings {
-                if binding.usage == Usage::Params {
-                    let bytes = shader.shader.params(pass)?;
-                    params = Some((binding.index, self.params.len(), bytes.len()));
-                    self.params.extend(bytes);
-                    self.params.resize(self.params.len().next_multiple_of(PARAMS_ALIGNMENT), 0);
-                    continue;
-                }
-                let place =
-                    self.operand(node, variant, &binding.name).ok_or_else(|| DeviceError::Shader {
-                        room: shader.shader.room,
-                        message: format!(
-                            "{} binds {}, which {} does not have",
-                            pass.entry,
-                            binding.name,
-                            op.name()
-                        ),
-                    })?;
-                if let (Some(declared), Some(ty)) = (binding.dtype, operand_type(node, &binding.name))
-                    && declared != ty.dtype
-                {
-                    return Err(DeviceError::Shader {
-                        room,
-                        message: format!(
-                            "{} declares {} as {declared:?}, the call at {} has {shapes}; what may be of 16 bits is \
-                             declared array<Activation>",
-                            pass.entry, binding.name, node.node.path
-                        ),
-                    });
-                }
-                let limit = self.device.limits.max_storage_buffer_binding_size;
-                if place.bytes as u64 > limit {
-                    return Err(DeviceError::BindingTooLarge {
-                        kernel: format!("{room}.{}", pass.entry),
-                        path: node.node.path.clone(),
-                        name: binding.name.clone(),
-                        bytes: place.bytes as u64,
-                        shapes,
-                        adapter: self.device.name.clone(),
-                        limit,
-                    });
-                }
-                storage.push((binding.index, place));
-            }
-            let workgroups = self.workgroups(pass.grid, shader.shader.workgroup_size(pass)?);
-            pending.push(PendingDispatch { node: index, kernel, storage, params, workgroups });
-        }
-        Ok(())
-    }
-
-    /// Where the operand or scratch tensor called `name` lies.
-    fn operand(&self, node: &PlannedNode, variant: &Variant, name: &str) -> Option<Place> {
-        let op = node.node.op.as_ref();
-        if let Some(index) = op.inputs().iter().position(|input| *input == name) {
-            return self.plan.place(node.node.inputs[index]);
-        }
-        if let Some(index) = op.outputs().iter().position(|output| *output == name) {
-            let id = node.node.outputs[index];
-            let mut place = self.plan.place(id)?;
-            if matches!(self.graph.value(id).storage, Storage::Slice { .. }) {
-                let available = self.buffers[place.buffer].size() as usize - place.offset;
-                place.bytes = (place.bytes + self.tail).min(available);
-            }
-            return Some(place);
-        }
-        let index = variant.scratch.iter().position(|(scratch, _)| *scratch == name)?;
-        node.scratch.get(index).copied()
-    }
-
-    /// Workgroups in x and y, folded where x alone would be over the limit.
-    fn workgroups(&self, grid: Grid, size: [u32; 3]) -> [u32; 2] {
-        let count = match grid {
-            Grid::Workgroups(count) => count,
-            Grid::Invocations(count) => count.div_ceil(size.iter().product::<u32>() as usize),
-        };
-        let limit = self.device.limits.max_compute_workgroups_per_dimension as usize;
-        let y = count.div_ceil(limit).max(1);
-        [count.div_ceil(y) as u32, y as u32]
-    }
-}
-
-fn upload_params(device: &GpuDevice, params: &[u8]) -> wgpu::Buffer {
-    let buffer = device.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("params"),
-        size: params.len().max(PARAMS_ALIGNMENT) as u64,
-        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
-    device.queue.write_buffer(&buffer, 0, params);
-    buffer
-}
-
-/// Shape and element type of the operand called `name`; `None` for a scratch tensor.
-fn operand_type<'a>(node: &'a PlannedNode, name: &str) -> Option<&'a TensorType> {
-    let op = node.node.op.as_ref();
-    let names = op.inputs().iter().chain(op.outputs());
-    names
-        .zip(node.inputs.iter().chain(&node.outputs))
-        .find(|(operand, _)| **operand == name)
-        .map(|(_, ty)| ty)
-}
-
-/// The operands of a call with their shapes, for errors.
-fn shapes(node: &PlannedNode) -> String {
-    let op = node.node.op.as_ref();
-    let names = op.inputs().iter().chain(op.outputs());
-    let types = node.inputs.iter().chain(&node.outputs);
-    names.zip(types).map(|(name, ty)| format!("{name} {ty}")).collect::<Vec<_>>().join(", ")
 }

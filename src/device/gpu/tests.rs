@@ -3,7 +3,7 @@
 use pollster::block_on;
 
 use super::*;
-use crate::device::{ChooseVariant, Device, Selection};
+use crate::device::{ChooseVariant, Device, Margin, Selection};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::ops;
 
@@ -35,7 +35,7 @@ const PLAIN: ChooseVariant<'static> = &|_, _, variants| variants.into_iter().las
 
 fn failure(device: GpuDevice, choose: ChooseVariant<'_>) -> DeviceError {
     let (graph, y) = convolution();
-    match block_on(GpuExecutor::new(Arc::new(device), &graph, &[y], choose, 0)) {
+    match block_on(GpuExecutor::new(Arc::new(device), &graph, &[y], choose, Margin::default())) {
         Ok(_) => panic!("this should have failed"),
         Err(error) => error,
     }
@@ -106,7 +106,8 @@ fn a_lost_device_says_so_and_how_to_go_on() {
     let Some(device) = open() else { return };
     let device = Arc::new(device);
     let (graph, y) = convolution();
-    let mut executor = block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, 0)).unwrap();
+    let mut executor =
+        block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, Margin::default())).unwrap();
     executor.run().unwrap();
     // What the driver's callback does when a device falls off the bus.
     lock(&device.trouble).lost = Some("the GPU was reset".to_owned());
@@ -121,7 +122,8 @@ fn a_destroyed_device_is_an_error() {
     let Some(device) = open() else { return };
     let device = Arc::new(device);
     let (graph, y) = convolution();
-    let mut executor = block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, 0)).unwrap();
+    let mut executor =
+        block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, Margin::default())).unwrap();
     device.device.destroy();
     let result = executor.run().and_then(|()| block_on(executor.read(y)).map(|_| ()));
     assert!(result.is_err());
@@ -139,7 +141,8 @@ fn a_run_allocates_nothing_after_the_first_ones() {
     let device = Arc::new(device);
     let (graph, y) = convolution();
     let inputs: Vec<ValueId> = graph.nodes()[0].inputs.clone();
-    let mut executor = block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, 0)).unwrap();
+    let mut executor =
+        block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, Margin::default())).unwrap();
     let mut run = |times: usize| {
         for _ in 0..times {
             for &id in &inputs {
@@ -164,7 +167,8 @@ fn inputs_arrive_in_order_and_before_a_reading() {
     let mut graph = Graph::new();
     let x = graph.input("x", TensorType::f32([6]));
     let y = ops::silu(&mut graph, x).unwrap();
-    let mut executor = block_on(GpuExecutor::new(Arc::new(device), &graph, &[x, y], PLAIN, 0)).unwrap();
+    let mut executor =
+        block_on(GpuExecutor::new(Arc::new(device), &graph, &[x, y], PLAIN, Margin::default())).unwrap();
     for value in [1.0, 2.0] {
         executor.write(x, &[value; 6]).unwrap();
     }

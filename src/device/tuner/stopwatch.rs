@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::device::{DeviceError, GpuDevice, GpuExecutor};
+use crate::device::{DeviceError, GpuDevice, GpuExecutor, Margin};
 use crate::graph::{BufferRole, DType, Graph, PlannedNode, Storage, TensorType, ValueId};
 
 /// Runs after the first; the fastest counts.
@@ -63,7 +63,8 @@ impl Stopwatch {
     ) -> Result<f64, DeviceError> {
         let choose: crate::device::ChooseVariant<'_> =
             &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);
-        let mut executor = GpuExecutor::new(device.clone(), &self.graph, &[], choose, 0).await?;
+        let mut executor =
+            GpuExecutor::new(device.clone(), &self.graph, &[], choose, Margin::default()).await?;
         for (id, data) in &self.contents {
             executor.write(*id, data)?;
         }
