@@ -1,14 +1,16 @@
 //! Folders of checkpoints: `checkpoint-000500` and so on, each whole or not there.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::{CheckpointError, TrainingState};
 
 const PREFIX: &str = "checkpoint-";
 
-/// Checkpoints are written under this name first; what a kill leaves of one is removed by the next.
-const TEMPORARY: &str = ".checkpoint-in-writing";
+/// Checkpoints have this name while they are written, and that one while they are removed: so whatever is called
+/// `checkpoint-000500` is whole, whenever a run is killed.
+const WRITING: &str = ".checkpoint-in-writing";
+const REMOVAL: &str = ".checkpoint-in-removal";
 
 /// Creates a folder and those above it.
 ///
@@ -16,6 +18,25 @@ const TEMPORARY: &str = ".checkpoint-in-writing";
 /// [`CheckpointError::Write`]
 pub fn create_folder(path: &Path) -> Result<(), CheckpointError> {
     fs::create_dir_all(path).map_err(CheckpointError::write(path))
+}
+
+/// Takes a run's folder until the result is dropped, and removes what a run that was killed left half-done there.
+///
+/// # Errors
+/// [`CheckpointError::InUse`], [`CheckpointError::Write`]
+pub(crate) fn occupy(output: &Path) -> Result<Option<File>, CheckpointError> {
+    // Windows does not open folders as files; there two runs in one folder are not noticed.
+    let folder = match cfg!(windows) {
+        true => None,
+        false => Some(File::open(output).map_err(CheckpointError::read(output))?),
+    };
+    // Other errors are of file systems that know no locks.
+    if let Some(Err(TryLockError::WouldBlock)) = folder.as_ref().map(File::try_lock) {
+        return Err(CheckpointError::InUse { folder: output.to_owned() });
+    }
+    remove(&output.join(WRITING))?;
+    remove(&output.join(REMOVAL))?;
+    Ok(folder)
 }
 
 /// Checkpoints in `output` by step, oldest first.
@@ -61,7 +82,7 @@ pub fn resolve(folder: &Path) -> Result<PathBuf, CheckpointError> {
 /// Writes a checkpoint into `output` and returns its folder; `write_model` writes the model's files into a folder.
 ///
 /// Everything is written to a temporary folder, synced to the disk and renamed: a kill at any moment leaves the
-/// checkpoints before whole, and never half a new one.
+/// checkpoints before whole, and never half a new one. What cannot be written whole, for want of room, is removed.
 ///
 /// # Errors
 /// [`CheckpointError::Write`] naming the file.
@@ -71,14 +92,20 @@ pub(crate) fn save(
     write_model: impl FnOnce(&Path) -> Result<(), CheckpointError>,
 ) -> Result<PathBuf, CheckpointError> {
     create_folder(output)?;
-    let temporary = output.join(TEMPORARY);
+    let temporary = output.join(WRITING);
     remove(&temporary)?;
-    fs::create_dir(&temporary).map_err(CheckpointError::write(&temporary))?;
-    write_model(&temporary)?;
-    state.write(&temporary)?;
-    sync(&temporary)?;
+    let write = || {
+        fs::create_dir(&temporary).map_err(CheckpointError::write(&temporary))?;
+        write_model(&temporary)?;
+        state.write(&temporary)?;
+        sync(&temporary)
+    };
+    write().inspect_err(|_| {
+        // The first error is the one to report.
+        let _ = remove(&temporary);
+    })?;
     let path = output.join(format!("{PREFIX}{:06}", state.step));
-    remove(&path)?;
+    discard(output, &path)?;
     fs::rename(&temporary, &path).map_err(CheckpointError::write(&path))?;
     sync_entry(output)?;
     Ok(path)
@@ -117,7 +144,18 @@ pub(super) fn write_new(
 pub fn prune(output: &Path, keep: usize) -> Result<(), CheckpointError> {
     let checkpoints = list(output)?;
     let surplus = checkpoints.len().saturating_sub(keep.max(1));
-    checkpoints.iter().take(surplus).try_for_each(|(_, path)| remove(path))
+    checkpoints.iter().take(surplus).try_for_each(|(_, path)| discard(output, path))
+}
+
+/// Removes a checkpoint, if there is one.
+fn discard(output: &Path, checkpoint: &Path) -> Result<(), CheckpointError> {
+    let removal = output.join(REMOVAL);
+    remove(&removal)?;
+    match fs::rename(checkpoint, &removal) {
+        Ok(()) => remove(&removal),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(CheckpointError::write(checkpoint)(error)),
+    }
 }
 
 fn remove(path: &Path) -> Result<(), CheckpointError> {
@@ -139,9 +177,15 @@ fn sync(folder: &Path) -> Result<(), CheckpointError> {
 }
 
 fn sync_entry(path: &Path) -> Result<(), CheckpointError> {
-    // Windows neither needs nor allows syncing a folder.
-    if cfg!(windows) && path.is_dir() {
+    let is_folder = path.is_dir();
+    // Windows neither needs nor allows syncing a folder, and syncs files only where they are open for writing.
+    if cfg!(windows) && is_folder {
         return Ok(());
     }
-    File::open(path).and_then(|file| file.sync_all()).map_err(CheckpointError::write(path))
+    let file = File::options().read(true).write(!is_folder).open(path);
+    file.and_then(|file| file.sync_all()).map_err(CheckpointError::write(path))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -9,8 +9,8 @@ mod tensor_file;
 use std::path::PathBuf;
 
 pub use classifier::{Classifier, ClassifierConfig};
-pub(crate) use folder::save;
 pub use folder::{create_folder, newest, prune, resolve};
+pub(crate) use folder::{occupy, save};
 pub use pipeline::Pipeline;
 pub use state::TrainingState;
 
@@ -28,7 +28,10 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// A file or folder cannot be written.
-    #[error("{}: cannot be written: {source}; checkpoints written before are whole", path.display())]
+    #[error(
+        "{}: cannot be written: {source}; checkpoints written before are whole, and --resume goes on from them",
+        path.display()
+    )]
     Write {
         /// The file.
         path: PathBuf,
@@ -70,6 +73,12 @@ pub enum CheckpointError {
     #[error("{} is there already; delete it, or choose another folder", folder.display())]
     Taken {
         /// The folder.
+        folder: PathBuf,
+    },
+    /// Another process trains there.
+    #[error("{}: another run is writing to this folder; stop it first, or choose another --output", folder.display())]
+    InUse {
+        /// The output folder.
         folder: PathBuf,
     },
     /// There is nothing to resume.

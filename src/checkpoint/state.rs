@@ -8,17 +8,20 @@ use serde_json::Value;
 
 use super::pipeline::write_json;
 use super::{CheckpointError, tensor_file};
+use crate::data::Fingerprint;
 use crate::diffusion::LearnedSchedule;
 use crate::model::Tensors;
 use crate::ops::loss_scale::LossScale;
 
 /// Where a training run stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TrainingState {
     /// Steps done.
     pub step: u64,
     /// Settings of the run, as the trainer saved them.
     pub options: Value,
+    /// The images; `None` for a checkpoint that does not say.
+    pub dataset: Option<Fingerprint>,
     /// Weights, not averaged.
     pub weights: Tensors,
     /// First moments of the optimiser.
@@ -43,6 +46,8 @@ const TIMESTEP_SAMPLER: &str = "timestep_sampler.safetensors";
 struct Header {
     step: u64,
     options: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dataset: Option<Fingerprint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     loss_scale: Option<LossScale>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,13 +108,14 @@ impl TrainingState {
         let path = folder.join("state.json");
         let header = Header::read(&path)?;
         let decays = header.decays(&path)?.extra_ema_decays;
-        let Header { step, options, loss_scale, learned_schedule } = header;
+        let Header { step, options, dataset, loss_scale, learned_schedule } = header;
         let tensors = |name: &str| tensor_file::read(&folder.join(name));
         let has_sampler = folder.join(TIMESTEP_SAMPLER).exists();
         Ok(Self {
             timestep_sampler: has_sampler.then(|| tensors(TIMESTEP_SAMPLER)).transpose()?,
             step,
             options,
+            dataset,
             loss_scale,
             learned_schedule,
             weights: tensors("weights.safetensors")?,
@@ -129,6 +135,7 @@ impl TrainingState {
         let header = Header {
             step: self.step,
             options: self.options.clone(),
+            dataset: self.dataset.clone(),
             loss_scale: self.loss_scale,
             learned_schedule: self.learned_schedule.clone(),
         };

@@ -15,7 +15,10 @@ pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
     let bytes = fs::read(path).map_err(CheckpointError::read(path))?;
     let invalid = |message: String| CheckpointError::invalid(path, message);
     let file = SafeTensors::deserialize(&bytes).map_err(|error| {
-        invalid(format!("this is no whole safetensors file ({error}); copy or download it again"))
+        invalid(format!(
+            "this is no whole safetensors file ({error}); copy or download it again, or \
+             delete a run's damaged checkpoint to go on from the one before"
+        ))
     })?;
     let mut tensors = Tensors::new();
     for (name, view) in file.iter() {

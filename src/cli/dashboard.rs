@@ -23,6 +23,7 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, Paragraph}
 use ratatui::{DefaultTerminal, Frame};
 
 use self::half_blocks::HalfBlocks;
+use super::table::{duration, mib};
 use super::training::accuracy;
 
 /// How often the keyboard is looked at and the screen drawn.
@@ -144,7 +145,7 @@ impl State {
         }
         let [numbers, messages] =
             Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(bottom);
-        let memory = ("memory", format!("{:.1} MiB of buffers", self.bytes as f64 / f64::from(1 << 20)));
+        let memory = ("memory", format!("{} of buffers", mib(self.bytes)));
         let lines =
             self.numbers.iter().chain([&memory]).map(|(name, value)| format!("{name:14} {value}").into());
         frame.render_widget(
@@ -215,15 +216,6 @@ fn mean(points: &[(f64, f64)]) -> (f64, f64) {
     let count = points.len() as f64;
     let sum = points.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
     (sum.0 / count, sum.1 / count)
-}
-
-fn duration(seconds: f64) -> String {
-    let minutes = (seconds / 60.0) as u64;
-    match (minutes / 60, minutes % 60) {
-        (0, 0) => format!("{seconds:.0} s"),
-        (0, minutes) => format!("{minutes} min"),
-        (hours, minutes) => format!("{hours} h {minutes:02} min"),
-    }
 }
 
 /// The dashboard on the terminal.

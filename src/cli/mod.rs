@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
 mod checkpoint;
+mod config;
 mod dashboard;
 mod data;
 mod dataset;
@@ -136,13 +137,13 @@ impl PrecisionArgs {
 pub(crate) fn main() -> ExitCode {
     let logger = env_logger::Env::default().default_filter_or("error,ddpm_gpu=warn");
     env_logger::Builder::from_env(logger).format_timestamp(None).init();
-    let cli = Cli::parse();
+    let (cli, settings) = config::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
     let result = pollster::block_on(async {
         match cli.command {
             Command::Devices(args) => devices::run(args).await,
             Command::Data(args) => data::run(&args),
-            Command::Train(args) => train::run(args).await,
-            Command::TrainClassifier(args) => train_classifier::run(args).await,
+            Command::Train(args) => train::run(args, settings).await,
+            Command::TrainClassifier(args) => train_classifier::run(args, settings).await,
             Command::Plot(args) => plot::run(&args),
             Command::Sample(args) => sample::run(args).await,
             Command::ImageToImage(args) => image_to_image::run(args).await,

@@ -12,7 +12,7 @@ use ddpm_gpu::workbench::{
 };
 
 use super::progress::Progress;
-use super::table::{giga, table, time};
+use super::table::{giga, mib, table, time};
 use super::{DeviceArgs, PrecisionArgs, model};
 
 /// Show where the time and the memory of a step go, by module and by kernel
@@ -267,11 +267,7 @@ fn print_time(profile: &Profile) {
 }
 
 fn print_memory(profile: &Profile) {
-    let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-    let roles = profile
-        .memory
-        .iter()
-        .map(|(role, bytes)| format!("{} {}", format!("{role:?}").to_lowercase(), mib(*bytes)));
+    let roles = profile.memory.iter().map(|&(role, bytes)| format!("{role} {}", mib(bytes)));
     println!("  memory      {}", roles.collect::<Vec<_>>().join(", "));
     if let Some(peak) = profile.dispatches.iter().max_by_key(|dispatch| dispatch.alive_bytes) {
         println!(

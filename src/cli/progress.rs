@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::table::duration;
+
 /// Progress towards a number of steps.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
@@ -44,7 +46,7 @@ impl Progress {
             let steps = done.saturating_sub(self.first).max(1);
             let left = self.started.elapsed().as_secs_f64() / steps as f64 * (self.total - done) as f64;
             let space = if message.is_empty() { "" } else { "  " };
-            eprintln!("step {done}/{}{space}{message}  {left:.0} s left", self.total);
+            eprintln!("step {done}/{}{space}{message}  {} left", self.total, duration(left));
             self.printed = Some(Instant::now());
         }
     }

@@ -25,6 +25,21 @@ pub(super) fn time(seconds: f64) -> String {
     }
 }
 
+/// A duration for people: hours and minutes, or seconds.
+pub(super) fn duration(seconds: f64) -> String {
+    let minutes = (seconds / 60.0) as u64;
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{seconds:.0} s"),
+        (0, minutes) => format!("{minutes} min"),
+        (hours, minutes) => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+/// Bytes in MiB.
+pub(super) fn mib(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
 /// Billions per second.
 pub(super) fn giga(per_second: f64) -> String {
     if per_second.is_finite() && per_second > 0.0 {

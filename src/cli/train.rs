@@ -1,20 +1,20 @@
 //! `ddpm-gpu train`
 
+mod dry_run;
 mod objective;
 
 use std::path::PathBuf;
 
 use anyhow::bail;
 use ddpm_gpu::data::Dataset;
-use ddpm_gpu::graph::MemoryReport;
 use ddpm_gpu::model::{Preset, SuperResolution, UNetConfig};
-use ddpm_gpu::train::{Run, TrainOptions, Trainer, train};
+use ddpm_gpu::train::{Run, TrainOptions, train};
 
 use objective::ObjectiveArgs;
 
+use super::DeviceArgs;
 use super::process::ProcessArgs;
-use super::training::{DataArgs, TrainingArgs, Watch, mib};
-use super::{DeviceArgs, dashboard};
+use super::training::{DataArgs, TrainingArgs, Watch};
 
 /// Train a model on images
 ///
@@ -54,35 +54,21 @@ pub(super) struct Args {
     /// Steps between sample grids; 0 for none
     #[arg(long, default_value_t = 1000, value_name = "N")]
     sample_every: u64,
-    /// Print parameters and memory, and stop
+    /// Print parameters, memory, the largest batch that fits, and after three steps how long the run will take; write nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<()> {
     let model = args.data.model()?;
     let dataset = args.data.open(&model)?;
     let config = fit(model, dataset.as_ref(), &args)?;
     config.check()?;
     let options = options(&args)?;
     let scheduler = args.process.scheduler()?;
-    if args.dry_run {
-        let (parameters, memory) = Trainer::dry_run(&config, &scheduler, &options)?;
-        println!("parameters: {parameters}");
-        print_memory(&memory);
-        let other = TrainOptions { checkpointing: !options.checkpointing, ..options };
-        let (_, other_memory) = Trainer::dry_run(&config, &scheduler, &other)?;
-        let with = if other.checkpointing { "with" } else { "without" };
-        println!("{with} --checkpointing the total is {:.1} MiB", mib(other_memory.total()));
-        return Ok(());
-    }
-    if args.training.dashboard {
-        dashboard::check_terminal()?;
-    }
-    let device = args.device.open().await?;
-    args.training.precision.warn(&device);
+    let device = args.training.open(&args.device).await?;
     let run = Run {
         device,
         dataset,
@@ -94,8 +80,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         checkpoint_every: args.training.checkpoint_every,
         checkpoints_to_keep: args.training.checkpoints_to_keep,
         sample_every: args.sample_every,
+        settings,
     };
-    let mut watch = Watch::new(&args.training, &run.device.name())?;
+    if args.dry_run {
+        return dry_run::run(&run).await;
+    }
+    args.training.report_changes(&run.output, run.settings.as_deref());
+    let mut watch = Watch::new("train", &args.training, &run.device.name())?;
     let stop = watch.stop.clone();
     let outcome = train(&run, &stop, &mut |event| watch.show(event)).await;
     watch.finish(outcome)
@@ -148,12 +139,4 @@ fn options(args: &Args) -> anyhow::Result<TrainOptions> {
         timestep_sampling: objective.timestep_sampler,
         ..args.training.options()
     })
-}
-
-fn print_memory(memory: &MemoryReport) {
-    println!("memory:");
-    for (role, &bytes) in &memory.bytes {
-        println!("  {:12} {:10.1} MiB", format!("{role:?}").to_lowercase(), mib(bytes));
-    }
-    println!("  {:12} {:10.1} MiB", "total", mib(memory.total()));
 }

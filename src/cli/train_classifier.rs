@@ -6,9 +6,9 @@ use anyhow::bail;
 use ddpm_gpu::diffusion::VarianceType;
 use ddpm_gpu::train::{Run, train_classifier};
 
+use super::DeviceArgs;
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
-use super::{DeviceArgs, dashboard};
 
 /// Train a classifier of noised images, for classifier guidance (sample --classifier)
 ///
@@ -35,7 +35,7 @@ pub(super) struct Args {
     device: DeviceArgs,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<()> {
     let scheduler = args.process.scheduler()?;
     if args.process.is_learned() {
         bail!(
@@ -56,11 +56,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         config.dropout = dropout;
     }
     config.check()?;
-    if args.training.dashboard {
-        dashboard::check_terminal()?;
-    }
-    let device = args.device.open().await?;
-    args.training.precision.warn(&device);
+    let device = args.training.open(&args.device).await?;
+    args.training.report_changes(&args.output, settings.as_deref());
     let run = Run {
         device,
         dataset,
@@ -72,8 +69,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         checkpoint_every: args.training.checkpoint_every,
         checkpoints_to_keep: args.training.checkpoints_to_keep,
         sample_every: args.measure_every,
+        settings,
     };
-    let mut watch = Watch::new(&args.training, &run.device.name())?;
+    let mut watch = Watch::new("train-classifier", &args.training, &run.device.name())?;
     let stop = watch.stop.clone();
     let outcome = train_classifier(&run, held_out.as_ref(), &stop, &mut |event| watch.show(event)).await;
     watch.finish(outcome)

@@ -1,18 +1,24 @@
 //! What `train` and `train-classifier` share: data, settings, and the run on the terminal.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
+use ddpm_gpu::device::Device;
 use ddpm_gpu::log::Scalars;
 use ddpm_gpu::model::{SampleSize, UNetConfig};
-use ddpm_gpu::train::{EmaWarmup, Event, LrSchedule, OptimizerKind, Outcome, TrainError, TrainOptions};
+use ddpm_gpu::train::{
+    CheckpointEvery, EmaWarmup, Event, LrSchedule, OptimizerKind, Outcome, SETTINGS_FILE, TrainError, TrainOptions,
+};
 
-use super::dashboard::Dashboard;
+use super::config::{self, ConfigArgs};
+use super::dashboard::{self, Dashboard};
 use super::dataset::{DatasetArgs, describe};
 use super::progress::Progress;
-use super::{PrecisionArgs, model, one_of};
+use super::table::mib;
+use super::{DeviceArgs, PrecisionArgs, model, one_of};
 
 /// The images and the model.
 #[derive(clap::Args)]
@@ -39,6 +45,8 @@ pub(super) struct DataArgs {
 /// The settings of a run.
 #[derive(clap::Args)]
 pub(super) struct TrainingArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
     /// Steps in all, those before a resume included
     #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N")]
     pub(super) steps: u64,
@@ -105,11 +113,11 @@ pub(super) struct TrainingArgs {
     /// Go on from the newest checkpoint in the output folder
     #[arg(long)]
     pub(super) resume: bool,
-    /// Steps between checkpoints; one is also written at the end
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) checkpoint_every: u64,
+    /// Steps between checkpoints, or time: 500, 90s, 10m, 2h; one is also written at the end
+    #[arg(long, default_value_t = CheckpointEvery::Steps(1000), value_name = "N|TIME")]
+    pub(super) checkpoint_every: CheckpointEvery,
     /// How many of the newest checkpoints to keep
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value = "3", value_name = "N", value_parser = parse_to_keep)]
     pub(super) checkpoints_to_keep: usize,
     /// Show the loss curve, speed, memory and the newest samples on the whole terminal
     #[arg(long)]
@@ -120,6 +128,11 @@ pub(super) struct TrainingArgs {
 
 fn parse_optimizer(name: &str) -> Result<OptimizerKind, String> {
     one_of("optimizers", &OptimizerKind::ALL, name)
+}
+
+fn parse_to_keep(text: &str) -> Result<usize, String> {
+    let parsed = text.parse().ok().filter(|&keep| keep > 0);
+    parsed.ok_or_else(|| "give a number of at least 1: a run goes on from its newest checkpoint".to_owned())
 }
 
 fn parse_lr_schedule(name: &str) -> Result<LrSchedule, String> {
@@ -184,6 +197,26 @@ impl DataArgs {
 }
 
 impl TrainingArgs {
+    /// Opens the device of a run, and says what a user should know of it.
+    pub(super) async fn open(&self, device: &DeviceArgs) -> anyhow::Result<Device> {
+        if self.dashboard {
+            dashboard::check_terminal()?;
+        }
+        let device = device.open().await?;
+        self.precision.warn(&device);
+        Ok(device)
+    }
+
+    /// Says which settings are others than those that the run in `output` was started with.
+    pub(super) fn report_changes(&self, output: &Path, settings: Option<&str>) {
+        let then = std::fs::read_to_string(output.join(SETTINGS_FILE)).ok().filter(|_| self.resume);
+        if let (Some(then), Some(now)) = (then, settings) {
+            for change in config::changes(&then, now) {
+                eprintln!("changed since the run was started: {change}");
+            }
+        }
+    }
+
     /// The settings as the library takes them.
     pub(super) fn options(&self) -> TrainOptions {
         TrainOptions {
@@ -213,14 +246,12 @@ impl TrainingArgs {
     }
 }
 
-pub(super) fn mib(bytes: usize) -> f64 {
-    bytes as f64 / (1 << 20) as f64
-}
-
 /// A run on the terminal: progress or the dashboard, and Ctrl-C.
 pub(super) struct Watch {
     /// Becomes true when the user asks the run to stop.
     pub(super) stop: Arc<AtomicBool>,
+    /// Name of the subcommand.
+    command: &'static str,
     steps: u64,
     progress: Option<Progress>,
     /// Where the dashboard is to run: the name of the device.
@@ -230,9 +261,10 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Watches over a run on `device`.
-    pub(super) fn new(args: &TrainingArgs, device: &str) -> anyhow::Result<Self> {
+    pub(super) fn new(command: &'static str, args: &TrainingArgs, device: &str) -> anyhow::Result<Self> {
         Ok(Self {
             stop: stop_on_interrupt(args.dashboard)?,
+            command,
             steps: args.steps,
             progress: None,
             device: args.dashboard.then(|| device.to_owned()),
@@ -250,10 +282,12 @@ impl Watch {
         }
         match outcome {
             Outcome::Finished { checkpoint } => eprintln!("done: {}", checkpoint.display()),
-            Outcome::Interrupted { checkpoint, step } => eprintln!(
-                "stopped after {step} steps and saved {}; run the same command with --resume to go on",
-                checkpoint.display()
-            ),
+            Outcome::Interrupted { checkpoint, step } => {
+                eprintln!("stopped after {step} steps and saved {}; to go on:", checkpoint.display());
+                let settings = checkpoint.with_file_name(SETTINGS_FILE).display().to_string();
+                let quote = if settings.contains(char::is_whitespace) { "'" } else { "" };
+                eprintln!("  ddpm-gpu {} --config {quote}{settings}{quote} --resume", self.command);
+            }
         }
         Ok(())
     }
@@ -276,7 +310,7 @@ impl Watch {
         match event {
             Event::Started { step, bytes } => {
                 let from = if step > 0 { format!(", from step {step}") } else { String::new() };
-                bar.line(&format!("training to step {}{from}; {:.0} MiB of buffers", self.steps, mib(bytes)));
+                bar.line(&format!("training to step {}{from}; {} of buffers", self.steps, mib(bytes)));
             }
             Event::Progress { scalars: Scalars { step, loss, images_per_second, .. }, loss_scale } => {
                 let skipped = match loss_scale {

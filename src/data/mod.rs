@@ -12,6 +12,7 @@ mod decoded;
 mod digits;
 mod error;
 mod fashion_mnist;
+mod fingerprint;
 mod folder;
 mod format;
 mod idx;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 pub use codec::{is_image, read_image};
 pub use error::DataError;
+pub use fingerprint::Fingerprint;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use survey::{Survey, survey};
 

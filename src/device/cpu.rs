@@ -40,6 +40,11 @@ impl Buffer {
     }
 }
 
+/// Every element takes 32 bits, and no call needs scratch tensors.
+pub(super) fn plan(graph: &Graph, keep: &[ValueId]) -> Plan {
+    Plan::sized(graph, keep, |ty| 4 * ty.len(), |_| Vec::new())
+}
+
 /// Runs a plan on the CPU.
 ///
 /// Every element takes 32 bits: what is stored as f16 elsewhere is rounded to f16 here, so that this executor remains the
@@ -53,7 +58,7 @@ pub struct CpuExecutor {
 impl CpuExecutor {
     /// Plans `graph` and allocates its buffers, zero-filled.
     pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Self {
-        let plan = Plan::sized(graph, keep, |ty| 4 * ty.len(), |_| Vec::new());
+        let plan = plan(graph, keep);
         let buffers = plan.buffers.iter().map(|buffer| Buffer::new(buffer.bytes / 4)).collect();
         Self { plan, buffers, twin }
     }

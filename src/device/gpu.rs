@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use executor::GpuExecutor;
+pub(super) use executor::plan;
 
 use super::shader::{Binding, Extensions, Shader, Usage};
 use super::tuner::{AdapterIdentity, Tuner};
@@ -129,6 +130,11 @@ impl GpuDevice {
     /// Name of the adapter.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Bytes of the largest buffer, and of the largest part of one that a kernel sees.
+    pub fn largest_buffer_and_binding(&self) -> [u64; 2] {
+        [self.limits.max_buffer_size, self.limits.max_storage_buffer_binding_size]
     }
 
     /// What the adapter says of itself.

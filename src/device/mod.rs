@@ -281,6 +281,14 @@ impl Device {
         }
     }
 
+    /// The plan of [`Device::prepare`], without a tuner's measurements that have not been made yet; nothing is allocated.
+    pub fn plan(&self, graph: &Graph, keep: &[ValueId]) -> Plan {
+        match self {
+            Self::Cpu => cpu::plan(graph, keep),
+            Self::Gpu(_) => gpu::plan(graph, keep, &|op, types| self.choose(op, types)),
+        }
+    }
+
     /// An executor that runs `graph` and keeps the values of `keep` to be read.
     ///
     /// # Errors

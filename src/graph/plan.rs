@@ -1,6 +1,7 @@
 //! From a graph to an ordered list of nodes over buffers that are shared by lifetime.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{self, Display};
 
 use super::packing::{Tenant, pack};
 use super::{Graph, Node, Storage, TensorType, ValueId};
@@ -23,6 +24,12 @@ pub enum BufferRole {
     Activations,
     /// Scratch space of single nodes, shared with the activations.
     Workspace,
+}
+
+impl Display for BufferRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{self:?}").to_lowercase())
+    }
 }
 
 /// Where a value lies: bytes `offset..offset + bytes` of a buffer.
@@ -180,6 +187,21 @@ impl Plan {
     /// Shape and element type of a value of the graph that was planned.
     pub fn ty(&self, value: ValueId) -> &TensorType {
         &self.types[value.0]
+    }
+
+    /// Bytes of the largest buffer.
+    pub fn largest_buffer(&self) -> usize {
+        self.buffers.iter().map(|buffer| buffer.bytes).max().unwrap_or(0)
+    }
+
+    /// Bytes of the largest tensor that a node reads or writes.
+    pub fn largest_binding(&self) -> usize {
+        let bound = |node: &PlannedNode| {
+            let operands = node.node.inputs.iter().chain(&node.node.outputs);
+            let places = operands.filter_map(|&id| self.place(id)).chain(node.scratch.iter().copied());
+            places.map(|place| place.bytes).max()
+        };
+        self.nodes.iter().filter_map(bound).max().unwrap_or(0)
     }
 
     /// Bytes by role.

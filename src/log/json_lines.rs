@@ -54,7 +54,9 @@ impl JsonLines {
         let io_error = |source| LogError::Io { path: path.to_owned(), source };
         if path.exists() {
             let text = fs::read_to_string(path).map_err(io_error)?;
-            let keep = |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|line| line.step <= step);
+            let keep = |line: &&str| {
+                line.ends_with('\n') && serde_json::from_str::<Line>(line).is_ok_and(|line| line.step <= step)
+            };
             let kept: String = text.split_inclusive('\n').filter(keep).collect();
             if kept != text {
                 write_atomically(path, |file| file.write_all(kept.as_bytes()))
@@ -81,6 +83,10 @@ impl JsonLines {
 
     pub(super) fn samples(&mut self, step: u64, path: &Path, now: SystemTime) -> Result<(), LogError> {
         self.write(&Line { step, time: seconds(now), samples: Some(path.to_owned()), ..Line::default() })
+    }
+
+    pub(super) fn sync(&self) -> Result<(), LogError> {
+        self.file.sync_data().map_err(|source| LogError::Io { path: self.path.clone(), source })
     }
 
     fn write(&mut self, line: &Line) -> Result<(), LogError> {
@@ -154,7 +160,7 @@ mod tests {
         for step in [10, 20, 30] {
             log.scalars(&scalars(step), SystemTime::now()).unwrap();
         }
-        log.file.write_all(b"{\"step\": 40, \"lo").unwrap();
+        log.file.write_all(b"{\"step\": 15, \"time\": 1}").unwrap();
         let mut log = JsonLines::open(&path, 20).unwrap();
         log.scalars(&scalars(25), SystemTime::now()).unwrap();
         let steps: Vec<u64> = read_metrics(&path).unwrap().iter().map(|line| line.step).collect();

@@ -90,6 +90,15 @@ impl Log {
         self.events.scalars(scalars, now)
     }
 
+    /// Brings what was logged to the disk: before a checkpoint is, which says that these steps are done.
+    ///
+    /// # Errors
+    /// [`LogError::Io`]
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.lines.sync()?;
+        self.events.sync()
+    }
+
     /// Logs a grid of samples, which is in the file `path`.
     ///
     /// # Errors

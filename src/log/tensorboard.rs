@@ -108,9 +108,8 @@ impl EventFile {
         };
         let mut events = Self { file, path };
         events.write(0, What::FileVersion("brain.Event:2".to_owned()), now)?;
-        if step > 0 {
-            events.write(step + 1, What::SessionLog(SessionLog { status: 1 }), now)?;
-        }
+        // at step 0 too: a run that was killed before its first checkpoint leaves events that are undone
+        events.write(step + 1, What::SessionLog(SessionLog { status: 1 }), now)?;
         Ok(events)
     }
 
@@ -153,6 +152,10 @@ impl EventFile {
         };
         let value = vec![Value { tag: tag.to_owned(), content: Some(Content::Image(image)) }];
         self.write(step, What::Summary(Summary { value }), now)
+    }
+
+    pub(super) fn sync(&self) -> Result<(), LogError> {
+        self.file.sync_data().map_err(|source| LogError::Io { path: self.path.clone(), source })
     }
 
     fn write(&mut self, step: u64, what: What, now: SystemTime) -> Result<(), LogError> {

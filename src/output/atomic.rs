@@ -6,6 +6,10 @@ use std::path::Path;
 
 use super::OutputError;
 
+/// Beginning and end of the names of temporary files.
+const PREFIX: &str = ".ddpm-gpu-";
+const SUFFIX: &str = ".part";
+
 /// Writes a file through `contents`, under a temporary name in the same folder, then renames it to `path`.
 pub(crate) fn write_atomically(
     path: &Path,
@@ -50,9 +54,19 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
+/// Removes temporary files that a program which was killed left in a folder.
+pub(crate) fn remove_leftovers(folder: &Path) {
+    // What cannot be read or removed does no harm.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn builder() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".ddpm-gpu-").suffix(".part");
+    builder.prefix(PREFIX).suffix(SUFFIX);
     // Temporary files are private; this one is to end up with the permissions of any other new file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -89,6 +103,18 @@ mod tests {
         assert!(message.contains("a.txt: cannot be written: no more"), "{message}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_leftovers_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".ddpm-gpu-Xk2.part", "a.part", ".ddpm-gpu-notes"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove_leftovers(folder.path());
+        remove_leftovers(&folder.path().join("none"));
+        assert!(!folder.path().join(".ddpm-gpu-Xk2.part").exists());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use animation::{FrameTimes, write_animation};
-pub(crate) use atomic::write_atomically;
 pub use atomic::{check_writable, write_text};
+pub(crate) use atomic::{remove_leftovers, write_atomically};
 pub use grid::{Grid, GridOptions, tile};
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub(crate) use npy::split_npy;

@@ -8,7 +8,7 @@ use super::quartiles::mean_by_quartile;
 use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
 use super::{Event, Outcome, Run, TrainError, TrainingGraph};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
-use crate::data::{Batch, Dataset};
+use crate::data::{Batch, Dataset, Fingerprint};
 use crate::device::{Device, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
@@ -225,7 +225,7 @@ impl Training for Trainer<'_> {
     async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
         Ok(self.training.read_loss_scale(&mut self.executor).await?)
     }
-    async fn save(&mut self, output: &Path) -> Result<PathBuf, TrainError> {
+    async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError> {
         let classifier = self.classifier().await?;
         let loss_scale = self.loss_scale().await?;
         let (graph, executor, training) = (&self.graph, &mut self.executor, &self.training);
@@ -243,6 +243,7 @@ impl Training for Trainer<'_> {
         let state = TrainingState {
             step: self.done,
             options,
+            dataset: Some(dataset.clone()),
             weights,
             first_moment,
             second_moment,

@@ -1,6 +1,8 @@
 //! Training: the step as a graph, the loop, and what is saved.
 
+mod checkpoint_every;
 mod classifier;
+mod dry_run;
 mod graph;
 mod micro_batches;
 mod objective;
@@ -10,11 +12,13 @@ mod run;
 mod timestep_sampler;
 mod trainer;
 
+pub use checkpoint_every::CheckpointEvery;
 pub use classifier::{accuracy, train_classifier};
+pub use dry_run::{LargestBatch, Limit, largest_batch, time_steps};
 pub use graph::{Optimizer, TrainingGraph};
 pub use objective::{LossType, Objective};
 pub use options::{EmaWarmup, LrSchedule, OptimizerKind, TrainOptions};
-pub use run::{Event, Outcome, Run, train};
+pub use run::{Event, Outcome, Run, SETTINGS_FILE, train};
 pub use timestep_sampler::{LossSecondMoments, TimestepSampling};
 pub use trainer::Trainer;
 

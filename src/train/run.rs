@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::{TrainError, TrainOptions, Trainer};
-use crate::checkpoint::{self, CheckpointError};
-use crate::data::{Batch, Dataset, Loader, LoaderOptions};
+use super::{CheckpointEvery, TrainError, TrainOptions, Trainer};
+use crate::checkpoint::{self, CheckpointError, TrainingState};
+use crate::data::{Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
 use crate::device::Device;
 use crate::diffusion::{Respacing, SchedulerConfig};
 use crate::log::{Log, Scalars};
 use crate::model::{SuperResolution, UNetConfig};
 use crate::ops::loss_scale::LossScale;
-use crate::output::{Grid, GridOptions, tile};
+use crate::output::{Grid, GridOptions, remove_leftovers, tile, write_text};
 use crate::sample::{Images, LowResolution, SampleRequest, sample};
 use crate::sampler::{self, SamplerOptions};
 
@@ -33,13 +33,21 @@ pub struct Run {
     pub output: PathBuf,
     /// Whether to go on from the newest checkpoint in `output`.
     pub resume: bool,
-    /// Steps between checkpoints; one is also written at the end.
-    pub checkpoint_every: u64,
+    /// When checkpoints are written; one is also written at the end.
+    pub checkpoint_every: CheckpointEvery,
     /// How many of the newest checkpoints stay.
     pub checkpoints_to_keep: usize,
     /// Steps between sample grids, or measurements of a classifier; 0 for none.
     pub sample_every: u64,
+    /// What is written into `output` as [`SETTINGS_FILE`]: the settings as the program was given them.
+    pub settings: Option<String>,
 }
+
+/// The file in the output folder of a run that holds its settings.
+pub const SETTINGS_FILE: &str = "run.toml";
+
+/// The folder in it for sample grids.
+const SAMPLES_FOLDER: &str = "samples";
 
 /// What happens during a run.
 #[derive(Clone, Debug)]
@@ -123,7 +131,7 @@ pub async fn train(
     let mut resume = None;
     if let Some(folder) = checkpoint_to_resume(run)? {
         let pipeline = checkpoint::Pipeline::load(&folder)?;
-        let state = checkpoint::TrainingState::load(&folder)?;
+        let state = TrainingState::load(&folder)?;
         let mut scheduler = pipeline.scheduler.clone();
         if run.options.learned_schedule && state.learned_schedule.is_some() {
             // The betas are what has been learned; its ends are compared.
@@ -158,7 +166,7 @@ pub(super) trait Training {
     /// Where loss scaling stands.
     async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError>;
     /// Writes a checkpoint and gives its folder.
-    async fn save(&mut self, output: &Path) -> Result<PathBuf, TrainError>;
+    async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError>;
     /// Reports what the averaged weights can do.
     async fn show(
         &mut self,
@@ -193,8 +201,9 @@ impl Training for Trainer {
     async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
         self.loss_scale().await
     }
-    async fn save(&mut self, output: &Path) -> Result<PathBuf, TrainError> {
-        let (pipeline, state) = (self.pipeline().await?, self.state().await?);
+    async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError> {
+        let pipeline = self.pipeline().await?;
+        let state = TrainingState { dataset: Some(dataset.clone()), ..self.state().await? };
         Ok(checkpoint::save(output, &state, |folder| pipeline.write(folder))?)
     }
     async fn show(
@@ -226,27 +235,26 @@ pub(super) async fn go_on(
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
     checkpoint::create_folder(&run.output)?;
+    let _occupied = checkpoint::occupy(&run.output)?;
+    remove_leftovers(&run.output);
+    remove_leftovers(&run.output.join(SAMPLES_FOLDER));
+    if let Some(settings) = &run.settings {
+        write_text(&run.output.join(SETTINGS_FILE), settings)?;
+    }
+    let dataset = Fingerprint::of(run.dataset.as_ref())?;
     let mut log = Log::open(&run.output, trainer.done())?;
     report(Event::Started { step: trainer.done(), bytes: trainer.bytes() });
-    let mut loader = Loader::new(
-        run.dataset.clone(),
-        LoaderOptions {
-            batch_size: run.options.batch_size,
-            seed: run.options.seed,
-            first_step: trainer.done(),
-            random_flip: run.options.random_flip,
-            random_shift: run.options.random_shift,
-        },
-    )?;
+    let mut loader = run.loader(trainer.done())?;
 
     let mut since = (Instant::now(), trainer.done());
+    let mut saved_at = Instant::now();
     while trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
         let batch = loader.next()?;
         trainer.step(&batch)?;
         trainer.observe().await?;
         let done = trainer.done();
         let is_last = done == run.options.steps;
-        let checkpoint_is_due = done.is_multiple_of(run.checkpoint_every) || is_last;
+        let checkpoint_is_due = run.checkpoint_every.is_due(done, saved_at.elapsed()) || is_last;
         let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
         if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
             let (loss, loss_scale) = sound_loss(trainer, saved.as_ref()).await?;
@@ -264,12 +272,15 @@ pub(super) async fn go_on(
             report(Event::Progress { scalars, loss_scale });
             since = (Instant::now(), done);
         }
+        // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is saved all
+        // the same.
+        let shown = if samples_are_due { trainer.show(run, &mut log, report).await } else { Ok(()) };
         if checkpoint_is_due {
-            saved = Some(save(run, trainer, report).await?);
+            log.sync()?;
+            saved = Some(save(run, trainer, &dataset, report).await?);
+            saved_at = Instant::now();
         }
-        if samples_are_due {
-            trainer.show(run, &mut log, report).await?;
-        }
+        shown?;
         if checkpoint_is_due || samples_are_due {
             // Sampling and saving are not counted as training time.
             since = (Instant::now(), done);
@@ -279,7 +290,8 @@ pub(super) async fn go_on(
         Some(saved) if saved.step == trainer.done() => saved.folder,
         saved => {
             sound_loss(trainer, saved.as_ref()).await?;
-            save(run, trainer, report).await?.folder
+            log.sync()?;
+            save(run, trainer, &dataset, report).await?.folder
         }
     };
     Ok(if trainer.done() < run.options.steps {
@@ -290,6 +302,18 @@ pub(super) async fn go_on(
 }
 
 impl Run {
+    /// The batches from step `first_step` on.
+    pub(super) fn loader(&self, first_step: u64) -> Result<Loader, DataError> {
+        let options = LoaderOptions {
+            batch_size: self.options.batch_size,
+            seed: self.options.seed,
+            first_step,
+            random_flip: self.options.random_flip,
+                random_shift: self.options.random_shift,
+        };
+        Loader::new(self.dataset.clone(), options)
+    }
+
     /// Refuses images of another shape than the model's.
     pub(super) fn check_images(&self) -> Result<(), TrainError> {
         let shape = self.dataset.image_shape();
@@ -313,7 +337,7 @@ impl Run {
     }
 }
 
-fn check_fit(run: &Run) -> Result<(), TrainError> {
+pub(super) fn check_fit(run: &Run) -> Result<(), TrainError> {
     run.check_images()?;
     let classes = run.dataset.classes().len();
     match run.config.classes() {
@@ -326,15 +350,19 @@ fn check_fit(run: &Run) -> Result<(), TrainError> {
 }
 
 /// Refuses to go on from a checkpoint of another model or with other settings.
-pub(super) fn check_resume(
-    run: &Run,
-    is_same_model: bool,
-    state: &checkpoint::TrainingState,
-) -> Result<(), TrainError> {
+pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState) -> Result<(), TrainError> {
     if !is_same_model {
         return Err(TrainError::Options(format!(
             "the checkpoint in {} is of another model or noise schedule; give the same --model and schedule, or \
              another --output",
+            run.output.display()
+        )));
+    }
+    let dataset = Fingerprint::of(run.dataset.as_ref())?;
+    if let Some(then) = state.dataset.as_ref().filter(|then| !then.is_of_same_images(&dataset)) {
+        return Err(TrainError::Options(format!(
+            "the run in {} was started with other images: they were {then}, now they are {dataset}; give the same \
+             --dataset, or another --output",
             run.output.display()
         )));
     }
@@ -394,9 +422,10 @@ async fn sound_loss(
 async fn save(
     run: &Run,
     trainer: &mut impl Training,
+    dataset: &Fingerprint,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Saved, TrainError> {
-    let folder = trainer.save(&run.output).await?;
+    let folder = trainer.save(&run.output, dataset).await?;
     report(Event::Checkpoint(folder.clone()));
     checkpoint::prune(&run.output, run.checkpoints_to_keep)?;
     Ok(Saved { step: trainer.done(), folder })
@@ -442,12 +471,12 @@ async fn draw(
     let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
     let grid =
         tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
-    let folder = run.output.join("samples");
+    let folder = run.output.join(SAMPLES_FOLDER);
     checkpoint::create_folder(&folder)?;
     let name = format!("step-{:06}.png", trainer.done());
     let path = folder.join(&name);
     grid.write_png(&path)?;
-    log.samples(trainer.done(), &grid, &Path::new("samples").join(name))?;
+    log.samples(trainer.done(), &grid, &Path::new(SAMPLES_FOLDER).join(name))?;
     report(Event::Samples { path, grid });
     Ok(())
 }

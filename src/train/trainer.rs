@@ -145,19 +145,19 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// The number of parameters, and the bytes that training takes, without running or allocating anything.
+    /// The number of parameters, and the plan of a step on `device`; nothing is allocated.
     ///
     /// # Errors
     /// [`TrainError`] for a model that cannot be built.
     pub fn dry_run(
+        device: &Device,
         config: &UNetConfig,
         scheduler: &SchedulerConfig,
         options: &TrainOptions,
-    ) -> Result<(usize, MemoryReport), TrainError> {
+    ) -> Result<(usize, Plan), TrainError> {
         let step = Step::build(config, scheduler, options)?;
-        let plan = Plan::new(&step.graph, &step.training.kept(), |_| Vec::new());
         let parameters = step.graph.parameters().iter().map(|p| step.graph.ty(p.value).len()).sum();
-        Ok((parameters, plan.memory()))
+        Ok((parameters, device.plan(&step.graph, &step.training.kept())))
     }
 
     /// A model with fresh weights, or with those of `resume`, prepared on `device`.
@@ -471,6 +471,7 @@ impl Trainer {
         Ok(TrainingState {
             step: self.done,
             options: self.options.to_json()?,
+            dataset: None,
             weights: self.read(&training.weights).await?,
             first_moment: self.read(&training.first_moment).await?,
             second_moment: self.read(&training.second_moment).await?,

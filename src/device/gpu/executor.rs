@@ -10,7 +10,7 @@ use crate::device::{
     ChooseVariant, DeviceError, Margin, Timing, half_precision, place_to_read, place_to_write,
 };
 use crate::graph::{BufferRole, DType, Graph, Plan, PlannedNode, ValueId};
-use crate::ops::{Op, Types};
+use crate::ops::{Op, Types, Variant};
 
 /// Runs a plan on a wgpu device.
 pub struct GpuExecutor {
@@ -82,14 +82,7 @@ impl GpuExecutor {
         margin: Margin,
     ) -> Result<Self, DeviceError> {
         let pick = |op: &dyn Op, types: Types<'_>| choose(op, types, device.variants(op, types));
-        let plan = Plan::new(graph, keep, |node| {
-            let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
-            let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
-            let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
-            variant.map_or_else(Vec::new, |variant| {
-                variant.scratch.iter().map(|(_, length)| 4 * length).collect()
-            })
-        });
+        let plan = plan(graph, keep, &pick);
         let types = |node: &PlannedNode| Types { inputs: &node.inputs, outputs: &node.outputs }.activation();
         if !device.supports_f16() && plan.nodes.iter().any(|node| types(node) == DType::F16) {
             return Err(DeviceError::NoF16 { adapter: device.name.clone() });
@@ -312,4 +305,19 @@ impl GpuExecutor {
         self.device.check(DURING)?;
         Ok(view)
     }
+}
+
+/// A plan with the scratch tensors of the variants that `pick` picks.
+pub(in crate::device) fn plan(
+    graph: &Graph,
+    keep: &[ValueId],
+    pick: &dyn Fn(&dyn Op, Types<'_>) -> Option<Variant>,
+) -> Plan {
+    Plan::new(graph, keep, |node| {
+        let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
+        let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
+        let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
+        variant
+            .map_or_else(Vec::new, |variant| variant.scratch.iter().map(|(_, length)| 4 * length).collect())
+    })
 }

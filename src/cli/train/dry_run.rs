@@ -1,0 +1,60 @@
+//! `train --dry-run`
+
+use ddpm_gpu::device::Device;
+use ddpm_gpu::train::{LargestBatch, Run, TrainOptions, Trainer, largest_batch, time_steps};
+
+use crate::cli::table::{duration, mib, time};
+
+/// Steps that are timed.
+const TIMED: usize = 3;
+
+pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
+    let Run { device, config, scheduler, options, .. } = run;
+    let (parameters, plan) = Trainer::dry_run(device, config, scheduler, options)?;
+    let memory = plan.memory();
+    println!("parameters: {parameters}");
+    println!("memory on {}:", device.name());
+    for (role, &bytes) in &memory.bytes {
+        println!("  {role:12} {:>14}", mib(bytes));
+    }
+    println!("  {:12} {:>14}", "total", mib(memory.total()));
+    let other = TrainOptions { checkpointing: !options.checkpointing, ..options.clone() };
+    let (_, other_plan) = Trainer::dry_run(device, config, scheduler, &other)?;
+    let with = if other.checkpointing { "with" } else { "without" };
+    println!("{with} --checkpointing the total is {}", mib(other_plan.memory().total()));
+
+    // wgpu does not say how much memory an adapter has
+    let free = match device {
+        Device::Cpu => free_memory(),
+        Device::Gpu(_) => None,
+    };
+    let LargestBatch { batch_size, limit } = largest_batch(run, free)?;
+    match limit {
+        Some(limit) => println!("largest batch: {batch_size} images; one more exceeds {limit}"),
+        None => println!("largest batch: at least {batch_size} images"),
+    }
+    if matches!(device, Device::Gpu(_)) {
+        println!("  (as far as the adapter's limits go: how much memory it has, wgpu does not tell)");
+    }
+    if limit.is_some() && batch_size < options.batch_size {
+        println!("a batch of {} does not fit, so no step was timed", options.batch_size);
+        return Ok(());
+    }
+    let seconds = time_steps(run, TIMED).await?;
+    println!(
+        "a step takes {} (mean of {TIMED}), {} steps take {}; sample grids and checkpoints come on top",
+        time(seconds),
+        options.steps,
+        duration(seconds * options.steps as f64)
+    );
+    Ok(())
+}
+
+/// Bytes of memory that are free, where the operating system says so.
+fn free_memory() -> Option<usize> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let free = system.available_memory();
+    let of_container = system.cgroup_limits().map_or(free, |limits| limits.free_memory);
+    usize::try_from(free.min(of_container)).ok().filter(|&bytes| bytes > 0)
+}
