@@ -33,7 +33,8 @@ fn options() -> TrainOptions {
 
 fn batches(count: usize) -> Vec<Batch> {
     let dataset = data::open("digits", &OpenOptions::default()).unwrap();
-    let options = LoaderOptions { batch_size: BATCH, seed: 1, first_step: 0, random_flip: true, random_shift: 1 };
+    let options =
+        LoaderOptions { batch_size: BATCH, seed: 1, first_step: 0, random_flip: true, random_shift: 1 };
     let mut loader = Loader::new(dataset.into(), options).unwrap();
     (0..count).map(|_| loader.next().unwrap()).collect()
 }
@@ -164,8 +165,7 @@ fn one_micro_batch_is_the_plan_of_a_whole_batch() {
 fn an_overflow_in_any_micro_batch_skips_the_step_and_leaves_nothing_behind() {
     let good = batches(1).remove(0);
     let elements = good.images.len() / BATCH;
-    let options =
-        TrainOptions { micro_batch_size: Some(4), precision: Precision::F16, ..options() };
+    let options = TrainOptions { micro_batch_size: Some(4), precision: Precision::F16, ..options() };
     let f16 = |device: &Device| match device {
         Device::Cpu => true,
         Device::Gpu(device) => device.supports_f16(),
@@ -194,7 +194,8 @@ fn an_overflow_in_any_micro_batch_skips_the_step_and_leaves_nothing_behind() {
 #[test]
 fn a_batch_that_does_not_divide_is_refused() {
     for size in [0, 5, 24] {
-        let error = TrainOptions { micro_batch_size: Some(size), ..options() }.check().unwrap_err().to_string();
+        let error =
+            TrainOptions { micro_batch_size: Some(size), ..options() }.check().unwrap_err().to_string();
         assert!(error.contains(&format!("--micro-batch-size is {size}")) && error.contains("12"), "{error}");
     }
 }

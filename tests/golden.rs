@@ -239,8 +239,13 @@ fn follow(file: &str, adamw: AdamW) {
         let output = unet(&mut graph, &golden.config(), inputs).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
         // with a second average of the same decay, which must be the same
-        let optimizer =
-            Optimizer { adamw, max_grad_norm: Some(1.0), scales_loss: false, extra_emas: 1, micro_batches: 1 };
+        let optimizer = Optimizer {
+            adamw,
+            max_grad_norm: Some(1.0),
+            scales_loss: false,
+            extra_emas: 1,
+            micro_batches: 1,
+        };
         let weights = graph.input("weights", TensorType::f32([shape[0]]));
         let (loss, _) = mse_loss(&mut graph, output, target, weights).unwrap();
         let training = TrainingGraph::new(&mut graph, loss, &[], optimizer, false).unwrap();
@@ -271,8 +276,7 @@ fn follow(file: &str, adamw: AdamW) {
             );
         }
         let (second_ema, _) = &training.extra_emas[0];
-        for (prefix, state) in
-            [("final.", &training.weights), ("ema.", &training.ema), ("ema.", second_ema)]
+        for (prefix, state) in [("final.", &training.weights), ("ema.", &training.ema), ("ema.", second_ema)]
         {
             let got = to_tensors(&graph, &block_on(training.read(&graph, &mut executor, state)).unwrap());
             let mut worst = (0.0f32, String::new());

@@ -91,8 +91,10 @@ pub(super) fn extra_ema(checkpoint: &Path, decay: f64) -> Result<Option<Tensors>
     }
     if !extra_ema_decays.contains(&decay) {
         let known: Vec<String> = [ema_decay].iter().chain(&extra_ema_decays).map(f64::to_string).collect();
-        let message =
-            format!("there is no average of the weights with --ema-decay {decay}; there is: {}", known.join(", "));
+        let message = format!(
+            "there is no average of the weights with --ema-decay {decay}; there is: {}",
+            known.join(", ")
+        );
         return Err(CheckpointError::invalid(checkpoint, message));
     }
     tensor_file::read(&folder.join(ema_file(decay))).map(Some)

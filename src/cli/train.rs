@@ -50,7 +50,7 @@ pub(super) struct Args {
     #[command(flatten)]
     objective: ObjectiveArgs,
     #[command(flatten)]
-    training: TrainingArgs,
+    pub(super) training: TrainingArgs,
     /// Steps between sample grids; 0 for none
     #[arg(long, default_value_t = 1000, value_name = "N")]
     sample_every: u64,

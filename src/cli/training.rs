@@ -10,7 +10,8 @@ use ddpm_gpu::device::Device;
 use ddpm_gpu::log::Scalars;
 use ddpm_gpu::model::{SampleSize, UNetConfig};
 use ddpm_gpu::train::{
-    CheckpointEvery, EmaWarmup, Event, LrSchedule, OptimizerKind, Outcome, SETTINGS_FILE, TrainError, TrainOptions,
+    CheckpointEvery, EmaWarmup, Event, LrSchedule, OptimizerKind, Outcome, SETTINGS_FILE, TrainError,
+    TrainOptions,
 };
 
 use super::config::{self, ConfigArgs};

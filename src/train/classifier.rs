@@ -1,11 +1,13 @@
 //! Training a noise-conditional classifier, for classifier guidance (Dhariwal and Nichol 2021, section 4).
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::quartiles::mean_by_quartile;
 use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
+use super::soundness::{bad_image, bad_node};
 use super::{Event, Outcome, Run, TrainError, TrainingGraph};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};
@@ -136,7 +138,8 @@ pub async fn train_classifier(
         let per_sample = cross_entropy(graph, network.logits, labels)?;
         Ok::<_, GraphError>((weighted_mean(graph, per_sample, weights)?, per_sample))
     })?;
-    let training = TrainingGraph::new(&mut graph, loss, &[per_sample], options.optimizer(), options.checkpointing)?;
+    let training =
+        TrainingGraph::new(&mut graph, loss, &[per_sample], options.optimizer(), options.checkpointing)?;
     let mut executor = run.device.prepare(&graph, &training.kept()).await?;
     let mut saved = None;
     match resume {
@@ -170,6 +173,30 @@ pub async fn train_classifier(
 }
 
 impl Trainer<'_> {
+    /// The numbers that the next step draws.
+    fn stream(&self) -> Stream {
+        Stream { seed: self.run.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 }
+    }
+
+    /// Draws the timesteps of the next step.
+    fn draw_timesteps(&mut self) {
+        let steps = self.schedule.num_train_timesteps();
+        let stream = self.stream();
+        let uniform = |n: usize| f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
+        let timestep = |n: usize| ((uniform(n) * steps as f64) as usize).min(steps - 1);
+        self.timesteps = (0..self.run.options.batch_size).map(timestep).collect();
+    }
+
+    /// Writes what belongs to some of the batch's images.
+    fn write_images(&mut self, batch: &Batch, images: Range<usize>) -> Result<(), TrainError> {
+        let elements = batch.images.len() / self.run.options.batch_size;
+        let pixels = &batch.images[images.start * elements..images.end * elements];
+        let stream = Stream { sample: images.start as u32, ..self.stream() };
+        let timesteps = &self.timesteps[images.clone()];
+        self.network.write(&mut self.executor, &self.schedule, pixels, timesteps, stream)?;
+        Ok(self.executor.write(self.labels, batch.labels.get(images).unwrap_or_default())?)
+    }
+
     async fn classifier(&mut self) -> Result<Classifier, TrainError> {
         let ema = self.training.read(&self.graph, &mut self.executor, &self.training.ema).await?;
         let weights = to_tensors(&self.graph, &ema);
@@ -185,28 +212,37 @@ impl Training for Trainer<'_> {
         self.executor.memory().total()
     }
     fn step(&mut self, batch: &Batch) -> Result<(), TrainError> {
-        let options = &self.run.options;
-        let stream =
-            Stream { seed: options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 };
-        let steps = self.schedule.num_train_timesteps();
-        let uniform = |n: usize| f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
-        let timesteps: Vec<usize> =
-            (0..options.batch_size).map(|n| ((uniform(n) * steps as f64) as usize).min(steps - 1)).collect();
-        let (schedule, extra_decays) = options.schedule_at(self.done);
+        let (schedule, extra_decays) = self.run.options.schedule_at(self.done);
         self.training.write_schedule(&mut self.executor, schedule, &extra_decays)?;
-        let executor = &mut self.executor;
-        let (at_once, elements) = (options.images_at_once(), batch.images.len() / options.batch_size);
-        let parts = batch.images.chunks_exact(at_once * elements).zip(timesteps.chunks_exact(at_once));
-        for (index, ((images, timesteps), labels)) in parts.zip(batch.labels.chunks_exact(at_once)).enumerate() {
-            let stream = Stream { sample: (index * at_once) as u32, ..stream };
-            self.network.write(executor, &self.schedule, images, timesteps, stream)?;
-            executor.write(self.labels, labels)?;
-            self.training.micro_batches.run_unless_last(executor, index)?;
+        self.draw_timesteps();
+        for (index, images) in self.run.options.micro_batches().enumerate() {
+            self.write_images(batch, images)?;
+            self.training.micro_batches.run_unless_last(&mut self.executor, index)?;
         }
-        executor.run()?;
-        self.timesteps = timesteps;
+        self.executor.run()?;
         self.done += 1;
         Ok(())
+    }
+    async fn skipped_steps(&mut self) -> Result<u64, TrainError> {
+        Ok(self.training.read_skipped_steps(&mut self.executor).await?)
+    }
+    async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError> {
+        if let Some(parameter) = self.training.bad_parameter(&self.graph, &mut self.executor).await? {
+            return Ok(Some(parameter));
+        }
+        if let Some(image) = bad_image(&batch.images, self.run.options.batch_size) {
+            return Ok(Some(image));
+        }
+        self.done = step.saturating_sub(1);
+        self.draw_timesteps();
+        for (index, images) in self.run.options.micro_batches().enumerate() {
+            self.write_images(batch, images)?;
+            self.training.micro_batches.begin(&mut self.executor, index)?;
+            if let Some(node) = bad_node(&mut self.executor).await? {
+                return Ok(Some(node));
+            }
+        }
+        Ok(None)
     }
     async fn observe(&mut self) -> Result<(), TrainError> {
         Ok(())

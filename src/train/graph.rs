@@ -9,8 +9,8 @@ use crate::graph::{
 };
 use crate::model::{Tensors, block_of, from_tensors};
 use crate::ops::adamw::{AdamW, State};
-use crate::ops::{ema, grad_norm};
 use crate::ops::loss_scale::{self, LossScale};
+use crate::ops::{ema, grad_norm};
 
 /// How weights follow gradients.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,6 +50,8 @@ pub struct TrainingGraph {
     pub extra_emas: Vec<(Vec<ValueId>, ValueId)>,
     /// The [`LossScale`], where the loss is scaled.
     pub loss_scale: Option<ValueId>,
+    /// Where the loss is not scaled, steps skipped since the first whose gradients were not finite `[1]`.
+    skipped: Option<ValueId>,
     pub(super) micro_batches: MicroBatches,
     d_loss: ValueId,
     schedule: ValueId,
@@ -114,9 +116,14 @@ impl TrainingGraph {
                 sum = grad_norm::sum_squares(graph, gradients, sum)?;
             }
             let max_norm = optimizer.max_grad_norm.unwrap_or(f32::MAX);
-            let norm_and_scale = match loss_scale {
-                Some(scaler) => loss_scale::clip(graph, sum, scaler, max_norm)?,
-                None => grad_norm::clip(graph, sum, max_norm)?,
+            let (norm_and_scale, skipped) = match loss_scale {
+                Some(scaler) => (loss_scale::clip(graph, sum, scaler, max_norm)?, None),
+                None => {
+                    let skipped = graph.state("skipped", TensorType::f32([1]), BufferRole::Inputs);
+                    let norm_and_scale = grad_norm::clip(graph, sum, skipped, max_norm)?;
+                    grad_norm::count_skipped(graph, norm_and_scale, skipped)?;
+                    (norm_and_scale, Some(skipped))
+                }
             };
             for (index, &gradients) in packed_gradients.iter().enumerate() {
                 let state = State {
@@ -149,6 +156,7 @@ impl TrainingGraph {
                 ema,
                 extra_emas,
                 loss_scale,
+                skipped,
                 micro_batches,
                 d_loss,
                 schedule,
@@ -221,6 +229,30 @@ impl TrainingGraph {
         let Some(scaler) = self.loss_scale else { return Ok(None) };
         let state = executor.read(scaler).await?;
         Ok(Some(LossScale::from_array([state[0], state[1], state[2]])))
+    }
+
+    /// Steps that were skipped, from the first whose gradients were not finite to the last; 0 with loss scaling, which skips
+    /// such steps and goes on.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read_skipped_steps(&self, executor: &mut Executor) -> Result<u64, DeviceError> {
+        let Some(skipped) = self.skipped else { return Ok(0) };
+        Ok(executor.read(skipped).await?[0] as u64)
+    }
+
+    /// The first parameter, in the graph's order, that is not finite, in words.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub(super) async fn bad_parameter(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+    ) -> Result<Option<String>, DeviceError> {
+        let weights = self.read(graph, executor, &self.weights).await?;
+        let bad = weights.iter().position(|weight| weight.iter().any(|value| !value.is_finite()));
+        Ok(bad.map(|index| format!("the parameter {}, before the step", graph.parameters()[index].name)))
     }
 
     /// Sets the scalars of the next step, see [`AdamW::schedule`], and the decays of the further averages.

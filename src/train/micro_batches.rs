@@ -44,11 +44,14 @@ impl MicroBatches {
         Ok(all)
     }
 
+    /// Says which micro-batch is the next to run.
+    pub(super) fn begin(&self, executor: &mut Executor, index: usize) -> Result<(), DeviceError> {
+        self.number.map_or(Ok(()), |number| executor.write(number, &[index as u32]))
+    }
+
     /// Runs micro-batch `index`, whose inputs are written, unless it is the last: that is to be run by [`Executor::run`].
     pub(super) fn run_unless_last(&self, executor: &mut Executor, index: usize) -> Result<(), DeviceError> {
-        if let Some(number) = self.number {
-            executor.write(number, &[index as u32])?;
-        }
+        self.begin(executor, index)?;
         if index + 1 < self.count { executor.run_nodes(0..first_of_optimizer(executor)) } else { Ok(()) }
     }
 }

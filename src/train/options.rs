@@ -1,5 +1,7 @@
 //! What a training run is told.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{LossType, Objective, Optimizer, TimestepSampling, TrainError};
@@ -238,8 +240,14 @@ impl TrainOptions {
             extra_emas: self.extra_ema_decays.len(),
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
             scales_loss: self.precision == Precision::F16,
-            micro_batches: self.batch_size / self.images_at_once(),
+            micro_batches: self.micro_batches().len(),
         }
+    }
+
+    /// The images of each micro-batch, by their numbers in the batch.
+    pub fn micro_batches(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let size = self.images_at_once();
+        (0..self.batch_size / size).map(move |index| index * size..(index + 1) * size)
     }
 
     /// Images that are on the device at once.
@@ -319,9 +327,17 @@ mod tests {
     fn the_power_function_is_that_of_diffusers() {
         // EMAModel(decay=0.9999, use_ema_warmup=True, inv_gamma=..., power=...).get_decay(step + 1), diffusers 0.42
         for (inv_gamma, power, expected) in [
-            (1.0, 2.0 / 3.0, [0.0, 0.3700394750525634, 0.7845565309968117, 0.9900066611160449, 0.9995358442110055]),
+            (
+                1.0,
+                2.0 / 3.0,
+                [0.0, 0.3700394750525634, 0.7845565309968117, 0.9900066611160449, 0.9995358442110055],
+            ),
             (1.0, 0.75, [0.0, 0.4053964424986395, 0.8221720589961077, 0.9943808006210502, 0.999822173392694]),
-            (20.0, 0.5, [0.0, 0.024099927051466796, 0.16954520146260033, 0.8599719915971991, 0.9858592783777347]),
+            (
+                20.0,
+                0.5,
+                [0.0, 0.024099927051466796, 0.16954520146260033, 0.8599719915971991, 0.9858592783777347],
+            ),
         ] {
             let options =
                 TrainOptions { ema_warmup: EmaWarmup::Power { inv_gamma, power }, ..TrainOptions::default() };
@@ -336,13 +352,16 @@ mod tests {
     fn averages_that_make_no_sense_are_refused() {
         let check = |extra: f64, power: f64| {
             let ema_warmup = EmaWarmup::Power { inv_gamma: 1.0, power };
-            let options = TrainOptions { extra_ema_decays: vec![extra], ema_warmup, ..TrainOptions::default() };
+            let options =
+                TrainOptions { extra_ema_decays: vec![extra], ema_warmup, ..TrainOptions::default() };
             options.check().err().map(|error| error.to_string())
         };
         assert_eq!(check(0.9999, 0.75), None);
-        for (extra, power, words) in
-            [(1.0, 0.75, "--ema-decay is 1;"), (0.999, 0.75, "has 0.999 twice"), (0.9, 0.0, "--ema-power is 0;")]
-        {
+        for (extra, power, words) in [
+            (1.0, 0.75, "--ema-decay is 1;"),
+            (0.999, 0.75, "has 0.999 twice"),
+            (0.9, 0.0, "--ema-power is 0;"),
+        ] {
             assert!(check(extra, power).is_some_and(|error| error.contains(words)), "{words}");
         }
     }

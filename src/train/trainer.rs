@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::objective::{self, Loss};
 use super::quartiles::mean_by_quartile;
+use super::soundness::{bad_image, bad_node};
 use super::timestep_sampler::{self, LossSecondMoments};
 use super::{TimestepSampling, TrainError, TrainOptions, TrainingGraph};
 use crate::checkpoint::{Pipeline, TrainingState};
@@ -265,30 +266,71 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`], also for trouble in earlier steps.
     pub fn prepare_step(&mut self, batch: &Batch) -> Result<&mut Executor, TrainError> {
-        // The generator counts steps in 32 bits; a run of four billion steps repeats its noise.
-        let stream =
-            Stream { seed: self.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 };
+        let (schedule, extra_decays) = self.options.schedule_at(self.done);
+        self.step.training.write_schedule(&mut self.executor, schedule, &extra_decays)?;
+        let importance = self.draw_timesteps();
+        for (index, images) in self.options.micro_batches().enumerate() {
+            self.write_images(batch, &importance, images)?;
+            self.step.training.micro_batches.run_unless_last(&mut self.executor, index)?;
+        }
+        self.done += 1;
+        Ok(&mut self.executor)
+    }
+
+    /// Where numbers that are not finite first appear when step `step`, counted from 1, is done again on its batch with the
+    /// weights as they are: a parameter, an image, or the module path and the kernel of a node. No step may follow.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError> {
+        let Self { step: Step { graph, training, .. }, executor, .. } = self;
+        if let Some(parameter) = training.bad_parameter(graph, executor).await? {
+            return Ok(Some(parameter));
+        }
+        if let Some(image) = bad_image(&batch.images, self.options.batch_size) {
+            return Ok(Some(image));
+        }
+        self.done = step.saturating_sub(1);
+        let importance = self.draw_timesteps();
+        for (index, images) in self.options.micro_batches().enumerate() {
+            self.write_images(batch, &importance, images)?;
+            self.step.training.micro_batches.begin(&mut self.executor, index)?;
+            if let Some(node) = bad_node(&mut self.executor).await? {
+                return Ok(Some(node));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Steps that were skipped, from the first whose gradients were not finite to the last, so that the weights stay as they
+    /// were; 0 with loss scaling, which skips such steps and goes on.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn skipped_steps(&mut self) -> Result<u64, TrainError> {
+        Ok(self.step.training.read_skipped_steps(&mut self.executor).await?)
+    }
+
+    /// The numbers that the next step draws. The generator counts steps in 32 bits; a run of four billion steps repeats its
+    /// noise.
+    fn stream(&self) -> Stream {
+        Stream { seed: self.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 }
+    }
+
+    /// Draws the timesteps of the next step, and gives what the loss of each image counts, so that the losses of all
+    /// micro-batches add up to that of the batch.
+    fn draw_timesteps(&mut self) -> Vec<f64> {
         let (timesteps, mut importance) = timestep_sampler::draw(
             self.options.timestep_sampling,
             self.moments.as_ref(),
             self.schedule.num_train_timesteps(),
             self.options.batch_size,
-            stream,
+            self.stream(),
         );
+        let count = self.options.micro_batches().len() as f64;
+        importance.iter_mut().for_each(|importance| *importance /= count);
         self.timesteps = timesteps;
-        let images = self.options.images_at_once();
-        // so that the losses of the micro-batches add up to that of the batch
-        let count = self.options.batch_size / images;
-        importance.iter_mut().for_each(|importance| *importance /= count as f64);
-        let (schedule, extra_decays) = self.options.schedule_at(self.done);
-        self.step.training.write_schedule(&mut self.executor, schedule, &extra_decays)?;
-        let micro_batches = self.step.training.micro_batches;
-        for index in 0..count {
-            self.write_images(batch, &importance, stream, index * images..(index + 1) * images)?;
-            micro_batches.run_unless_last(&mut self.executor, index)?;
-        }
-        self.done += 1;
-        Ok(&mut self.executor)
+        importance
     }
 
     /// The plan of a step.
@@ -301,9 +343,9 @@ impl Trainer {
         &mut self,
         batch: &Batch,
         importance: &[f64],
-        stream: Stream,
         images: Range<usize>,
     ) -> Result<(), TrainError> {
+        let stream = self.stream();
         let inputs = self.step.inputs;
         let drawn = &self.timesteps[images.clone()];
         let coefficients: Vec<f32> = drawn
@@ -397,7 +439,8 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`]
     pub async fn observe(&mut self) -> Result<(), TrainError> {
-        if let (Some(learned), Some(&value)) = (&mut self.learned_schedule, self.step.training.per_sample.last())
+        if let (Some(learned), Some(&value)) =
+            (&mut self.learned_schedule, self.step.training.per_sample.last())
         {
             let errors = self.executor.read(value).await?;
             // From the error of what the network predicts to that of eps.
