@@ -15,8 +15,8 @@ fn a_resumed_run_has_the_same_recipe_and_ends_the_same() {
     workspace.train("parts", 2, FLAGS);
     for (flags, words) in [
         (
-            FLAGS.replace("--micro-batch-size 2", "--micro-batch-size 3"),
-            "micro_batch_size was 2, now it is 3",
+            FLAGS.replace("--micro-batch-size 2", "--micro-batch-size 1"),
+            "micro_batch_size was 2, now it is 1",
         ),
         (FLAGS.replace("0.5,0.9", "0.5"), "extra_ema_decays was [0.9], now it is []"),
         (
