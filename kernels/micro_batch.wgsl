@@ -1,6 +1,6 @@
 // Gradient accumulation: what the micro-batches of a step add up to. `number` says which of them ran, counted from 0:
 //   sum[i]             = gradients[i] + (sum[i], but for the first one)        add
-//   all[number N + n]  = part[n]                                               gather     losses of N images
+//   whole[number N + n]  = part[n]                                               gather     losses of N images
 // The first one overwrites: adding 0 sum[i] would keep the NaN of a step that overflowed.
 // `add` takes one invocation per four elements, `gather` one per image.
 
@@ -12,7 +12,7 @@ struct Params { length: u32 }
 @group(0) @binding(2) var<storage, read> number: array<u32>;                // [1]
 @group(0) @binding(3) var<storage, read_write> sum_vec4: array<vec4<f32>>;  // [L]
 @group(0) @binding(4) var<storage, read> part: array<f32>;                  // [N]
-@group(0) @binding(5) var<storage, read_write> all: array<f32>;             // [micro-batches, N]
+@group(0) @binding(5) var<storage, read_write> whole: array<f32>;           // [micro-batches, N]
 
 override WORKGROUP: u32 = 64;
 
@@ -33,5 +33,5 @@ fn gather(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) 
           @builtin(local_invocation_index) local: u32) {
     let n = flat_index(workgroup, workgroups, local, WORKGROUP);
     if n >= params.length { return; }
-    all[number[0] * params.length + n] = part[n];
+    whole[number[0] * params.length + n] = part[n];
 }

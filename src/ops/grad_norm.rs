@@ -155,7 +155,7 @@ impl Op for CountSkipped {
         true
     }
     fn variants(&self, _types: Types<'_>) -> Vec<Variant> {
-        vec![Variant::single("count_skipped", Grid::Workgroups(1), Vec::new())]
+        vec![Variant::single("count_skipped", Grid::Workgroups(1), params(0, 0.0))]
     }
     fn tolerance(&self) -> f32 {
         0.0

@@ -13,7 +13,7 @@ pub fn add(graph: &mut Graph, gradients: ValueId, number: ValueId, sum: ValueId)
     graph.update(Add, &[gradients, number], &[sum])
 }
 
-/// Writes `part` `[N]` as row `number` `[1]` of `all` `[micro_batches N]`, whose other rows stay.
+/// Writes `part` `[N]` as row `number` `[1]` of `whole` `[micro_batches N]`, whose other rows stay.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.
@@ -21,10 +21,10 @@ pub fn gather(
     graph: &mut Graph,
     part: ValueId,
     number: ValueId,
-    all: ValueId,
+    whole: ValueId,
     micro_batches: usize,
 ) -> Result<(), GraphError> {
-    graph.update(Gather { micro_batches }, &[part, number], &[all])
+    graph.update(Gather { micro_batches }, &[part, number], &[whole])
 }
 
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Op for Gather {
         &["part", "number"]
     }
     fn outputs(&self) -> &'static [&'static str] {
-        &["all"]
+        &["whole"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         expect_shape("part", inputs[0], &[inputs[0].len()])?;
@@ -104,9 +104,9 @@ impl Op for Gather {
         0.0
     }
     fn reference(&self, operands: Operands<'_>) {
-        let ([part, number], [all]) = operands.split();
+        let ([part, number], [whole]) = operands.split();
         let length = part.data.len();
-        all.data[number.u32()[0] as usize * length..][..length].copy_from_slice(part.data);
+        whole.data[number.u32()[0] as usize * length..][..length].copy_from_slice(part.data);
     }
 }
 

@@ -66,7 +66,7 @@ pub enum TrainError {
     },
     /// The loss is far above what it was.
     #[error(
-        "the loss has exploded: it is {loss} at step {step} and was about {mean:.3} before; checkpoints up to step \
+        "the loss has exploded: it is {loss} at step {step} and was about {mean:.4} before; checkpoints up to step \
          {last_checkpoint} are kept; try a smaller --learning-rate"
     )]
     Exploded {
