@@ -213,10 +213,21 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
 
 #[test]
 fn ten_steps_of_adamw_are_those_of_pytorch() {
-    let golden = Golden::read(&files("adamw_trajectory")[0]);
+    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2, l2_penalty: 0.0 };
+    follow("adamw_trajectory", adamw);
+}
+
+#[test]
+fn ten_steps_of_adam_are_those_of_pytorch() {
+    let adam = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, l2_penalty: 1e-2 };
+    follow("adam_trajectory", adam);
+}
+
+/// Takes the ten steps of a golden file.
+fn follow(file: &str, adamw: AdamW) {
+    let golden = Golden::read(&files(file)[0]);
     let skipped: Vec<String> = serde_json::from_str(&golden.metadata["noise_driven"]).unwrap();
     let (shape, _) = golden.images("step.0.x_t");
-    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 };
     for (name, device) in common::devices() {
         let mut graph = Graph::new();
         let inputs = UNetInputs {
@@ -227,10 +238,17 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
         };
         let output = unet(&mut graph, &golden.config(), inputs).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
-        let optimizer = Optimizer { adamw, max_grad_norm: Some(1.0), scales_loss: false };
+        // with a second average of the same decay, which must be the same
+        let optimizer = Optimizer {
+            adamw,
+            max_grad_norm: Some(1.0),
+            scales_loss: false,
+            extra_emas: 1,
+            micro_batches: 1,
+        };
         let weights = graph.input("weights", TensorType::f32([shape[0]]));
         let (loss, _) = mse_loss(&mut graph, output, target, weights).unwrap();
-        let training = TrainingGraph::new(&mut graph, loss, optimizer, false).unwrap();
+        let training = TrainingGraph::new(&mut graph, loss, &[], optimizer, false).unwrap();
         let mut executor = block_on(device.prepare(&graph, &training.kept())).unwrap();
         let initial = from_tensors(&graph, &golden.with_prefix("initial.")).unwrap();
         training.initialize(&graph, &mut executor, &initial, &initial).unwrap();
@@ -245,7 +263,7 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
                 .write(inputs.timesteps, &golden.tensors[&format!("step.{step}.timesteps")].data)
                 .unwrap();
             executor.write(target, &target_data).unwrap();
-            training.write_schedule(&mut executor, adamw.schedule(step + 1, 1e-3, 0.9)).unwrap();
+            training.write_schedule(&mut executor, adamw.schedule(step + 1, 1e-3, 0.9), &[0.9]).unwrap();
             executor.run().unwrap();
             let loss = block_on(executor.read(training.loss)).unwrap()[0];
             let norm = block_on(executor.read(training.norm_and_scale)).unwrap()[0];
@@ -257,7 +275,9 @@ fn ten_steps_of_adamw_are_those_of_pytorch() {
                 "{name}: step {step}: norm {norm}, expected {want_norm}"
             );
         }
-        for (prefix, state) in [("final.", &training.weights), ("ema.", &training.ema)] {
+        let (second_ema, _) = &training.extra_emas[0];
+        for (prefix, state) in [("final.", &training.weights), ("ema.", &training.ema), ("ema.", second_ema)]
+        {
             let got = to_tensors(&graph, &block_on(training.read(&graph, &mut executor, state)).unwrap());
             let mut worst = (0.0f32, String::new());
             for (tensor, expected) in golden.with_prefix(prefix) {

@@ -31,7 +31,8 @@ fn trainer(device: &Device, precision: Precision, resume: Option<(Pipeline, Trai
 /// Batches of digits, the same for every run.
 fn batches(count: usize) -> Vec<Batch> {
     let dataset = data::open("digits", &OpenOptions::default()).unwrap();
-    let options = LoaderOptions { batch_size: 8, seed: 1, first_step: 0, random_flip: false };
+    let options =
+        LoaderOptions { batch_size: 8, seed: 1, first_step: 0, random_flip: false, random_shift: 0 };
     let mut loader = Loader::new(dataset.into(), options).unwrap();
     (0..count).map(|_| loader.next().unwrap()).collect()
 }

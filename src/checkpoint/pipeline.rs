@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::folder::write_new;
+use super::state::extra_ema;
 use super::{CheckpointError, tensor_file};
 use crate::diffusion::SchedulerConfig;
 use crate::model::{Precision, Tensors, UNetConfig};
@@ -60,6 +61,19 @@ impl Pipeline {
             ));
         }
         Ok(Self { unet, scheduler, weights: tensor_file::read(&path)? })
+    }
+
+    /// Loads the pipeline in `folder`, which a training run has written, with the average of the weights that has this
+    /// decay.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] that lists the decays that there are.
+    pub fn load_average(folder: &Path, ema_decay: f64) -> Result<Self, CheckpointError> {
+        let pipeline = Self::load(folder)?;
+        Ok(match extra_ema(folder, ema_decay)? {
+            Some(weights) => Self { weights, ..pipeline },
+            None => pipeline,
+        })
     }
 
     /// Writes the pipeline alone into a new folder, without what only training needs; with f16 the weights are rounded.

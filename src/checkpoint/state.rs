@@ -28,6 +28,8 @@ pub struct TrainingState {
     pub first_moment: Tensors,
     /// Second moments of the optimiser.
     pub second_moment: Tensors,
+    /// Averages of the weights besides the one that the model has, each with its decay, in the order of the options.
+    pub extra_emas: Vec<(f64, Tensors)>,
     /// Where loss scaling stands; `None` for a run without.
     pub loss_scale: Option<LossScale>,
     /// The losses that importance sampling of timesteps remembers; `None` for a run without.
@@ -52,6 +54,52 @@ struct Header {
     learned_schedule: Option<LearnedSchedule>,
 }
 
+/// The decays of the averages that options speak of: that of the model's own weights, and the others'.
+#[derive(Deserialize)]
+struct Decays {
+    ema_decay: f64,
+    #[serde(default)]
+    extra_ema_decays: Vec<f64>,
+}
+
+impl Header {
+    fn read(path: &Path) -> Result<Self, CheckpointError> {
+        let text = fs::read_to_string(path).map_err(CheckpointError::read(path))?;
+        serde_json::from_str(&text).map_err(|error| CheckpointError::invalid(path, error))
+    }
+
+    fn decays(&self, path: &Path) -> Result<Decays, CheckpointError> {
+        Decays::deserialize(&self.options).map_err(|error| CheckpointError::invalid(path, error))
+    }
+}
+
+fn ema_file(decay: f64) -> String {
+    format!("ema_{decay}.safetensors")
+}
+
+/// The average of the weights with this decay in a checkpoint; `None` for the one that the model itself has.
+pub(super) fn extra_ema(checkpoint: &Path, decay: f64) -> Result<Option<Tensors>, CheckpointError> {
+    let folder = checkpoint.join(FOLDER);
+    let path = folder.join("state.json");
+    if !path.exists() {
+        let message = "there is no training state, so nothing is known of averages of the weights; leave --ema-decay out";
+        return Err(CheckpointError::invalid(checkpoint, message));
+    }
+    let Decays { ema_decay, extra_ema_decays } = Header::read(&path)?.decays(&path)?;
+    if decay == ema_decay {
+        return Ok(None);
+    }
+    if !extra_ema_decays.contains(&decay) {
+        let known: Vec<String> = [ema_decay].iter().chain(&extra_ema_decays).map(f64::to_string).collect();
+        let message = format!(
+            "there is no average of the weights with --ema-decay {decay}; there is: {}",
+            known.join(", ")
+        );
+        return Err(CheckpointError::invalid(checkpoint, message));
+    }
+    tensor_file::read(&folder.join(ema_file(decay))).map(Some)
+}
+
 impl TrainingState {
     /// Loads the training state in a checkpoint.
     ///
@@ -60,9 +108,9 @@ impl TrainingState {
     pub fn load(checkpoint: &Path) -> Result<Self, CheckpointError> {
         let folder = checkpoint.join(FOLDER);
         let path = folder.join("state.json");
-        let text = fs::read_to_string(&path).map_err(CheckpointError::read(&path))?;
-        let Header { step, options, dataset, loss_scale, learned_schedule } =
-            serde_json::from_str(&text).map_err(|error| CheckpointError::invalid(&path, error))?;
+        let header = Header::read(&path)?;
+        let decays = header.decays(&path)?.extra_ema_decays;
+        let Header { step, options, dataset, loss_scale, learned_schedule } = header;
         let tensors = |name: &str| tensor_file::read(&folder.join(name));
         let has_sampler = folder.join(TIMESTEP_SAMPLER).exists();
         Ok(Self {
@@ -75,6 +123,10 @@ impl TrainingState {
             weights: tensors("weights.safetensors")?,
             first_moment: tensors("first_moment.safetensors")?,
             second_moment: tensors("second_moment.safetensors")?,
+            extra_emas: decays
+                .into_iter()
+                .map(|decay| Ok((decay, tensors(&ema_file(decay))?)))
+                .collect::<Result<_, CheckpointError>>()?,
         })
     }
 
@@ -92,6 +144,9 @@ impl TrainingState {
         write_json(&folder.join("state.json"), &header)?;
         if let Some(losses) = &self.timestep_sampler {
             tensor_file::write(&folder.join(TIMESTEP_SAMPLER), losses)?;
+        }
+        for (decay, ema) in &self.extra_emas {
+            tensor_file::write(&folder.join(ema_file(*decay)), ema)?;
         }
         tensor_file::write(&folder.join("weights.safetensors"), &self.weights)?;
         tensor_file::write(&folder.join("first_moment.safetensors"), &self.first_moment)?;

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use ddpm_gpu::checkpoint::{Pipeline, resolve};
 use ddpm_gpu::model::Precision;
+
+use super::checkpoint::CheckpointArgs;
 
 /// Write a trained model alone, to be shared
 ///
@@ -11,9 +12,8 @@ use ddpm_gpu::model::Precision;
 /// holds what only training needs.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A checkpoint, or a training run's output folder (its newest checkpoint)
-    #[arg(value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    model: CheckpointArgs,
     /// The folder to write; it must not be there yet
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -23,7 +23,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    Pipeline::load(&resolve(&args.checkpoint)?)?.export(&args.output, args.precision)?;
+    args.model.load()?.export(&args.output, args.precision)?;
     eprintln!("wrote {}", args.output.display());
     Ok(())
 }

@@ -2,18 +2,17 @@
 
 use std::path::PathBuf;
 
-use ddpm_gpu::checkpoint::{Pipeline, resolve};
 use ddpm_gpu::output::{check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
 use ddpm_gpu::sample::{Images, predict};
 
+use super::checkpoint::CheckpointArgs;
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
 /// Run the network once on a batch, to compare it with another implementation
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
-    #[arg(value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    model: CheckpointArgs,
     /// Noised images [N, C, H, W], floats
     #[arg(long, value_name = "x_t.npy")]
     input: PathBuf,
@@ -41,7 +40,7 @@ fn spread<T: Copy>(mut values: Vec<T>, n: usize) -> Vec<T> {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let pipeline = Pipeline::load(&resolve(&args.checkpoint)?)?;
+    let pipeline = args.model.load()?;
     let ([n, c, h, w], data) = read_npy(&args.input)?;
     let x_t = Images { shape: [n, h, w, c], data: nchw_to_nhwc(&data, [n, c, h, w]) };
     let timesteps = spread(parse_list::<f32>("--timesteps", &args.timesteps)?, n);

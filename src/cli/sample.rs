@@ -12,6 +12,7 @@ use ddpm_gpu::output::{
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
+use super::checkpoint::CheckpointArgs;
 use super::images::{SOURCES, read_images};
 use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
@@ -19,9 +20,8 @@ use super::{DeviceArgs, PrecisionArgs, parse_list};
 /// Draw images with a trained model
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
-    #[arg(value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    model: CheckpointArgs,
     /// PNG grid of the images
     #[arg(long, value_name = "FILE.png")]
     output: PathBuf,
@@ -85,7 +85,7 @@ fn sampler_help() -> String {
 const FRAMES: usize = 40;
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let pipeline = Pipeline::load(&resolve(&args.checkpoint)?)?;
+    let pipeline = args.model.load()?;
     let request = request(&args, &pipeline)?;
     // Wrong options are found before a device is opened or a file is written.
     request.check(&pipeline)?;
@@ -199,7 +199,7 @@ fn low_resolution(args: &Args, pipeline: &Pipeline) -> anyhow::Result<Option<Low
         return Ok(None);
     };
     let Some(model) = pipeline.unet.super_resolution else {
-        bail!("--low-resolution: {} is no super-resolution model", args.checkpoint.display());
+        bail!("--low-resolution: {} is no super-resolution model", args.model.checkpoint.display());
     };
     let channels = pipeline.unet.image_channels();
     let limit = args.num_images.unwrap_or(64);

@@ -10,6 +10,7 @@ use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
 use ddpm_gpu::sampler::{self, Clip, SamplerOptions};
 
+use super::checkpoint::CheckpointArgs;
 use super::images::write_floats;
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs, parse_list};
@@ -108,9 +109,8 @@ pub(super) fn classes_in_turn(classes: usize, images: usize) -> Vec<u32> {
 /// The model and how it draws, for commands that start from given images or noise.
 #[derive(clap::Args)]
 pub(super) struct SamplingArgs {
-    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
-    #[arg(value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    model: CheckpointArgs,
     /// PNG grid of the images
     #[arg(long, value_name = "FILE.png")]
     output: PathBuf,
@@ -144,7 +144,7 @@ pub(super) struct SamplingArgs {
 impl SamplingArgs {
     /// The model.
     pub(super) fn load(&self) -> anyhow::Result<Pipeline> {
-        Ok(Pipeline::load(&resolve(&self.checkpoint)?)?)
+        self.model.load()
     }
 
     /// Channels of the model's images, and their size.

@@ -9,7 +9,10 @@ use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::log::Scalars;
 use ddpm_gpu::model::{SampleSize, UNetConfig};
-use ddpm_gpu::train::{CheckpointEvery, Event, LrSchedule, Outcome, SETTINGS_FILE, TrainError, TrainOptions};
+use ddpm_gpu::train::{
+    CheckpointEvery, EmaWarmup, Event, LrSchedule, OptimizerKind, Outcome, SETTINGS_FILE, TrainError,
+    TrainOptions,
+};
 
 use super::config::{self, ConfigArgs};
 use super::dashboard::{self, Dashboard};
@@ -51,7 +54,14 @@ pub(super) struct TrainingArgs {
     /// Images in a step
     #[arg(long, default_value_t = TrainOptions::default().batch_size, value_name = "N")]
     pub(super) batch_size: usize,
-    /// AdamW's learning rate
+    /// Images that are on the device at once, of which --batch-size is a multiple: less memory, the same steps but for
+    /// rounding. By default all
+    #[arg(long, value_name = "N")]
+    pub(super) micro_batch_size: Option<usize>,
+    /// How weights follow gradients: adamw; or adam, whose weight decay is a part of the gradient
+    #[arg(long, default_value = "adamw", value_name = "NAME", value_parser = parse_optimizer)]
+    pub(super) optimizer: OptimizerKind,
+    /// Learning rate
     #[arg(long, default_value_t = TrainOptions::default().learning_rate, value_name = "X")]
     pub(super) learning_rate: f64,
     /// Steps over which the learning rate grows from 0
@@ -60,24 +70,40 @@ pub(super) struct TrainingArgs {
     /// What the learning rate does after that: constant; cosine or linear: fall to 0 at the last step
     #[arg(long, default_value = "constant", value_name = "NAME", value_parser = parse_lr_schedule)]
     pub(super) lr_schedule: LrSchedule,
-    /// AdamW's decay of the first moment
+    /// Decay of the first moment
     #[arg(long, default_value_t = TrainOptions::default().betas[0], value_name = "X")]
     pub(super) adam_beta1: f32,
-    /// AdamW's decay of the second moment
+    /// Decay of the second moment
     #[arg(long, default_value_t = TrainOptions::default().betas[1], value_name = "X")]
     pub(super) adam_beta2: f32,
-    /// AdamW's weight decay
+    /// Weight decay
     #[arg(long, default_value_t = TrainOptions::default().weight_decay, value_name = "X")]
     pub(super) weight_decay: f32,
     /// Largest norm of all gradients; 0 for no clip
     #[arg(long, default_value_t = TrainOptions::default().max_grad_norm, value_name = "X")]
     pub(super) max_grad_norm: f32,
-    /// Largest decay of the moving average of the weights; early steps use (1 + step) / (10 + step)
-    #[arg(long, default_value_t = TrainOptions::default().ema_decay, value_name = "X")]
-    pub(super) ema_decay: f64,
+    /// Largest decay of the moving average of the weights, which is what samples are drawn with. Or several, separated by
+    /// commas: averages of all of them are kept in every checkpoint, and sample --ema-decay X chooses one afterwards; the
+    /// first is the one taken by default
+    #[arg(long, default_values_t = [TrainOptions::default().ema_decay], value_delimiter = ',', value_name = "X,...")]
+    pub(super) ema_decay: Vec<f64>,
+    /// What the decay grows by from the first step on, up to --ema-decay: ratio, (1 + step) / (10 + step); or power, as
+    /// diffusers' use_ema_warmup, 1 - (1 + step / G)^-P
+    #[arg(long, default_value = "ratio", value_name = "NAME", value_parser = ["ratio", "power"])]
+    pub(super) ema_warmup: String,
+    /// P of --ema-warmup power: 2/3 suits a million steps and more, 3/4 fewer
+    #[arg(long, default_value_t = 2.0 / 3.0, value_name = "P")]
+    pub(super) ema_power: f64,
+    /// G of --ema-warmup power
+    #[arg(long, default_value_t = 1.0, value_name = "G")]
+    pub(super) ema_inv_gamma: f64,
     /// Mirror images at random
     #[arg(long)]
     pub(super) random_flip: bool,
+    /// Shift images at random by up to so many pixels in each direction; what comes in repeats the edge. The model learns to
+    /// draw shifted images too
+    #[arg(long, default_value_t = 0, value_name = "PIXELS")]
+    pub(super) random_shift: usize,
     /// Decides initial weights, order of the data, timesteps, noise and all dropout
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(super) seed: u64,
@@ -99,6 +125,10 @@ pub(super) struct TrainingArgs {
     pub(super) dashboard: bool,
     #[command(flatten)]
     pub(super) precision: PrecisionArgs,
+}
+
+fn parse_optimizer(name: &str) -> Result<OptimizerKind, String> {
+    one_of("optimizers", &OptimizerKind::ALL, name)
 }
 
 fn parse_to_keep(text: &str) -> Result<usize, String> {
@@ -193,14 +223,22 @@ impl TrainingArgs {
         TrainOptions {
             steps: self.steps,
             batch_size: self.batch_size,
+            micro_batch_size: self.micro_batch_size,
+            optimizer: self.optimizer,
             learning_rate: self.learning_rate,
             warmup_steps: self.warmup_steps,
             lr_schedule: self.lr_schedule,
             betas: [self.adam_beta1, self.adam_beta2],
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
-            ema_decay: self.ema_decay,
+            ema_decay: self.ema_decay[0],
+            extra_ema_decays: self.ema_decay[1..].to_vec(),
+            ema_warmup: match self.ema_warmup.as_str() {
+                "power" => EmaWarmup::Power { inv_gamma: self.ema_inv_gamma, power: self.ema_power },
+                _ => EmaWarmup::Ratio,
+            },
             random_flip: self.random_flip,
+            random_shift: self.random_shift,
             precision: self.precision.precision,
             seed: self.seed,
             checkpointing: self.checkpointing,

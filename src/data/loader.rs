@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use rayon::prelude::*;
 
 use super::order::{self, Order};
-use super::{DataError, Dataset};
+use super::{DataError, Dataset, ImageShape};
 
 /// Batches that wait in the channel; one more is being read.
 const BATCHES_AHEAD: usize = 2;
@@ -29,17 +29,19 @@ pub struct Batch {
 pub struct LoaderOptions {
     /// Images in a batch, at least 1; may be more than the dataset holds.
     pub batch_size: usize,
-    /// Decides the order of the images and the mirroring.
+    /// Decides the order of the images, the mirroring and the shifts.
     pub seed: u64,
     /// The training step of the first batch; a resumed run passes the step it stopped at.
     pub first_step: u64,
     /// Mirror each image left to right with probability one half.
     pub random_flip: bool,
+    /// Shift each image by up to so many pixels in each direction, after the mirroring; its edges are repeated.
+    pub random_shift: usize,
 }
 
 /// An endless stream of batches.
 ///
-/// The batch of a step is a pure function of the dataset, the batch size, the seed, the step and `random_flip`: a
+/// The batch of a step is a pure function of the dataset, the step and the options but for `first_step`: a
 /// loader that starts at step k gives what one that starts at 0 gives from its k-th batch on.
 #[derive(Debug)]
 pub struct Loader {
@@ -129,9 +131,11 @@ impl Reader {
     }
 
     fn read(&self, order: &mut Order, step: u64) -> Result<Batch, DataError> {
-        let LoaderOptions { batch_size, seed, random_flip, .. } = self.options;
+        let LoaderOptions { batch_size, seed, random_flip, random_shift, .. } = self.options;
         let shape = self.dataset.image_shape();
         let flips = if random_flip { order::flips(seed, step, batch_size) } else { vec![false; batch_size] };
+
+        let shifts = order::shifts(seed, step, batch_size, random_shift);
 
         // a batch that does not fit in memory is an error rather than an abort
         let mut images = Vec::new();
@@ -142,8 +146,8 @@ impl Reader {
         let indices = order.batch(step, batch_size);
         let labels: Vec<Result<Option<u32>, DataError>> = images
             .par_chunks_exact_mut(shape.elements())
-            .zip(indices.into_par_iter().zip(flips))
-            .map(|(pixels, (index, flip))| {
+            .zip(indices.into_par_iter().zip(flips).zip(shifts))
+            .map(|(pixels, ((index, flip), by))| {
                 // a dropped loader does not wait for the rest of its batch
                 if self.stop.load(Ordering::Relaxed) {
                     return Err(DataError::Stopped { dataset: self.dataset.name().to_owned() });
@@ -151,6 +155,9 @@ impl Reader {
                 let label = self.dataset.read(index, pixels)?;
                 if flip {
                     mirror(pixels, shape.width, shape.channels);
+                }
+                if by != [0, 0] {
+                    shift(pixels, shape, by);
                 }
                 Ok(label)
             })
@@ -179,6 +186,19 @@ fn mirror(pixels: &mut [f32], width: usize, channels: usize) {
             for channel in 0..channels {
                 row.swap(left * channels + channel, right * channels + channel);
             }
+        }
+    }
+}
+
+/// Shifts an image \[H, W, C\] down and to the right; what comes in is the edge again.
+fn shift(pixels: &mut [f32], shape: ImageShape, [down, right]: [isize; 2]) {
+    let ImageShape { channels, height, width } = shape;
+    let original = pixels.to_vec();
+    let from = |at: usize, by: isize, size: usize| at.saturating_add_signed(-by).min(size - 1);
+    for (y, row) in pixels.chunks_exact_mut(width * channels).enumerate() {
+        for (x, pixel) in row.chunks_exact_mut(channels).enumerate() {
+            let at = (from(y, down, height) * width + from(x, right, width)) * channels;
+            pixel.copy_from_slice(&original[at..at + channels]);
         }
     }
 }

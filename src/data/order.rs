@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 enum Purpose {
     Permutation = 0,
     Flip = 1,
+    Shift = 2,
 }
 
 /// Stream `stream` of the generator that belongs to a seed and a purpose.
@@ -79,6 +80,17 @@ pub(super) fn flips(seed: u64, step: u64, batch_size: usize) -> Vec<bool> {
     (0..batch_size).map(|_| generator.next_u32() >> 31 == 1).collect()
 }
 
+/// By how many pixels down and to the right the elements of the batch at `step` are shifted: each from -`most` to `most`,
+/// all equally likely, \[batch_size\].
+pub(super) fn shifts(seed: u64, step: u64, batch_size: usize, most: usize) -> Vec<[isize; 2]> {
+    let mut generator = generator(seed, Purpose::Shift, step);
+    let mut draw = || {
+        let drawn = (u128::from(generator.next_u64()) * (2 * most as u128 + 1)) >> 64;
+        drawn as isize - most as isize
+    };
+    (0..batch_size).map(|_| [draw(), draw()]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +140,21 @@ mod tests {
         assert_ne!(flips(5, 0, 64), flips(5, 1, 64));
         assert_ne!(flips(5, 0, 64), flips(6, 0, 64));
         assert_eq!(flips(5, 3, 64)[..10], flips(5, 3, 10));
+    }
+
+    #[test]
+    fn shifts_are_fair_and_keyed_by_step_and_element() {
+        let drawn: Vec<[isize; 2]> = (0..100).flat_map(|step| shifts(5, step, 100, 2)).collect();
+        for down in -2..=2 {
+            for right in -2..=2 {
+                let count = drawn.iter().filter(|&&drawn| drawn == [down, right]).count();
+                assert!((320..480).contains(&count), "{down}, {right}: {count}");
+            }
+        }
+        assert_ne!(shifts(5, 0, 64, 2), shifts(5, 1, 64, 2));
+        assert_ne!(shifts(5, 0, 64, 2), shifts(6, 0, 64, 2));
+        assert_eq!(shifts(5, 3, 64, 2)[..10], shifts(5, 3, 10, 2));
+        assert_eq!(shifts(5, 3, 8, 0), [[0, 0]; 8]);
     }
 
     #[test]

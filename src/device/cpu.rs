@@ -1,5 +1,7 @@
 //! The CPU executor: runs a plan by the Rust twins of the kernels.
 
+use std::ops::Range;
+
 use super::{DeviceError, Timing, half_precision, place_to_read, place_to_write};
 use crate::graph::{BufferRole, DType, Graph, Node, Place, Plan, PlannedNode, TensorType, ValueId};
 use crate::ops::{Case, Fill, Input, Operands, Output};
@@ -101,12 +103,12 @@ impl CpuExecutor {
 
     /// Runs every node once.
     pub fn run(&mut self) {
-        self.run_from(0);
+        self.run_nodes(0..self.plan.nodes.len());
     }
 
-    /// Runs every node once, from the node number `first` of the plan on.
-    pub fn run_from(&mut self, first: usize) {
-        for node in &self.plan.nodes[first..] {
+    /// Runs some of the nodes once, by their numbers in the plan.
+    pub fn run_nodes(&mut self, nodes: Range<usize>) {
+        for node in &self.plan.nodes[nodes] {
             run_node(&self.plan, &mut self.buffers, node, self.twin);
         }
     }

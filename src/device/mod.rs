@@ -9,6 +9,7 @@ mod shader;
 mod translate;
 mod tuner;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use adapter::{AdapterReport, Selection, adapters};
@@ -369,21 +370,21 @@ impl Executor {
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run(&mut self) -> Result<(), DeviceError> {
-        self.run_from(0)
+        self.run_nodes(0..self.plan().nodes.len())
     }
 
-    /// Runs the nodes from number `first` of the plan on, with what earlier runs have left: that which the plan keeps is
-    /// still there.
+    /// Runs some of the nodes, by their numbers in the plan, with what earlier runs have left: inputs, state values and what
+    /// the plan keeps are still there, and what a run of the nodes before has just written.
     ///
     /// # Errors
     /// As [`Executor::run`].
-    pub fn run_from(&mut self, first: usize) -> Result<(), DeviceError> {
+    pub fn run_nodes(&mut self, nodes: Range<usize>) -> Result<(), DeviceError> {
         match self {
             Self::Cpu(executor) => {
-                executor.run_from(first);
+                executor.run_nodes(nodes);
                 Ok(())
             }
-            Self::Gpu(executor) => executor.run_from(first),
+            Self::Gpu(executor) => executor.run_nodes(nodes),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Fused multi-tensor AdamW with clipping and weight averaging.
+//! Fused multi-tensor AdamW, and Adam, with clipping and weight averaging.
 
 use rayon::prelude::*;
 
@@ -17,6 +17,8 @@ pub struct AdamW {
     pub eps: f32,
     /// Decoupled weight decay.
     pub weight_decay: f32,
+    /// The weight decay that Adam has instead: this times the weights is added to the gradient, after the clip.
+    pub l2_penalty: f32,
 }
 
 /// The packed buffers `[L]` that a step rewrites.
@@ -95,13 +97,14 @@ impl Op for Step {
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let length = types.inputs[0].len();
-        let AdamW { beta1, beta2, eps, weight_decay } = self.0;
+        let AdamW { beta1, beta2, eps, weight_decay, l2_penalty } = self.0;
         let params = vec![
             ("length", length.into()),
             ("beta1", beta1.into()),
             ("beta2", beta2.into()),
             ("eps", eps.into()),
             ("weight_decay", weight_decay.into()),
+            ("l2_penalty", l2_penalty.into()),
         ];
         vec![Variant::single("step", Grid::Invocations(length / 4), params)]
     }
@@ -116,7 +119,8 @@ impl Op for Step {
             return;
         }
         for i in 0..w.data.len() {
-            let g = f64::from(gradients.data[i]) * f64::from(norm_and_scale.data[1]);
+            let clipped = f64::from(gradients.data[i]) * f64::from(norm_and_scale.data[1]);
+            let g = clipped + f64::from(self.0.l2_penalty) * f64::from(w.data[i]);
             let first = b1 * f64::from(m.data[i]) + (1.0 - b1) * g;
             let second = b2 * f64::from(v.data[i]) + (1.0 - b2) * g * g;
             let decayed = f64::from(w.data[i]) * (1.0 - rate * f64::from(self.0.weight_decay));
@@ -134,7 +138,7 @@ impl Op for Step {
         if scale == 0.0 {
             return;
         }
-        let AdamW { beta1, beta2, eps, weight_decay } = self.0;
+        let AdamW { beta1, beta2, eps, weight_decay, l2_penalty } = self.0;
         let chunks = (w.data.par_chunks_mut(CHUNK))
             .zip(m.data.par_chunks_mut(CHUNK))
             .zip(v.data.par_chunks_mut(CHUNK))
@@ -143,7 +147,7 @@ impl Op for Step {
         chunks.for_each(|((((w, m), v), ema), gradients)| {
             vectorized(|| {
                 for ((((w, m), v), ema), &g) in w.iter_mut().zip(m).zip(v).zip(ema).zip(gradients) {
-                    let g = g * scale;
+                    let g = g * scale + l2_penalty * *w;
                     *m = beta1 * *m + (1.0 - beta1) * g;
                     *v = beta2 * *v + (1.0 - beta2) * g * g;
                     *w = *w * (1.0 - rate * weight_decay) - rate * (*m * c1) / (v.sqrt() * c2 + eps);
@@ -156,17 +160,17 @@ impl Op for Step {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    let adamw = |eps| AdamW { beta1: 0.9, beta2: 0.99, eps, weight_decay: 0.1 };
+    let adamw = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, l2_penalty: 0.0 };
     let clip = [4.0, 0.25];
     [
-        ("less than a workgroup", 20, 1, clip, 1e-8),
-        ("an eps that counts", 20, 3, clip, 0.1),
-        ("skipped", 20, 1, [f32::INFINITY, 0.0], 1e-8),
-        ("U-Net S", 701_345 / 4 * 4, 7, clip, 1e-8),
+        ("less than a workgroup", 20, 1, clip, adamw),
+        ("an eps that counts", 20, 3, clip, AdamW { eps: 0.1, ..adamw }),
+        ("Adam", 20, 3, clip, AdamW { weight_decay: 0.0, l2_penalty: 0.3, ..adamw }),
+        ("skipped", 20, 1, [f32::INFINITY, 0.0], adamw),
+        ("U-Net S", 701_345 / 4 * 4, 7, clip, adamw),
     ]
     .into_iter()
-    .map(|(name, length, step, clip, eps)| {
-        let adamw = adamw(eps);
+    .map(|(name, length, step, clip, adamw)| {
         let positive = Fill::Uniform { shape: vec![length], low: 0.01, high: 2.0 };
         let schedule = adamw.schedule(step, 1e-2, 0.9);
         let normal = || Fill::normal([length]);

@@ -12,12 +12,22 @@ pub fn sum_squares(graph: &mut Graph, gradients: ValueId, previous: ValueId) -> 
     graph.apply_one(SumSquares, &[gradients, previous])
 }
 
-/// The norm and the factor that keeps it within `max_norm`, as `[2]`, from the sum of squares `[1]`.
+/// The norm and the factor that keeps it within `max_norm`, as `[2]`, from the sum of squares `[1]`. The factor is 0, which
+/// [`super::adamw`] takes for a step to skip, where the sum is not finite, and in all steps after that: `skipped` `[1]`
+/// counts them.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.
-pub fn clip(graph: &mut Graph, sum: ValueId, max_norm: f32) -> Result<ValueId, GraphError> {
-    graph.apply_one(Clip { max_norm }, &[sum])
+pub fn clip(graph: &mut Graph, sum: ValueId, skipped: ValueId, max_norm: f32) -> Result<ValueId, GraphError> {
+    graph.apply_one(Clip { max_norm }, &[sum, skipped])
+}
+
+/// Adds 1 to `skipped` `[1]` if `norm_and_scale` `[2]` of [`clip`] says that the step is skipped.
+///
+/// # Errors
+/// [`GraphError::Shape`] for other shapes.
+pub fn count_skipped(graph: &mut Graph, norm_and_scale: ValueId, skipped: ValueId) -> Result<(), GraphError> {
+    graph.update(CountSkipped, &[norm_and_scale], &[skipped])
 }
 
 #[derive(Debug)]
@@ -27,6 +37,9 @@ struct SumSquares;
 struct Clip {
     max_norm: f32,
 }
+
+#[derive(Debug)]
+struct CountSkipped;
 
 /// Elements that one workgroup of the first pass sums: 64 invocations of 16 vec4.
 const ELEMENTS_PER_PARTIAL: usize = 64 * 16 * 4;
@@ -100,29 +113,69 @@ impl Op for Clip {
         "grad_norm.clip"
     }
     fn inputs(&self) -> &'static [&'static str] {
-        &["sum"]
+        &["sum", "skipped"]
     }
     fn outputs(&self) -> &'static [&'static str] {
         &["norm_and_scale"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         expect_shape("sum", inputs[0], &[1])?;
+        expect_shape("skipped", inputs[1], &[1])?;
         Ok(vec![TensorType::f32([2])])
     }
     fn variants(&self, _types: Types<'_>) -> Vec<Variant> {
         vec![Variant::single("clip", Grid::Workgroups(1), params(0, self.max_norm))]
     }
     fn reference(&self, operands: Operands<'_>) {
-        let ([sum], [norm_and_scale]) = operands.split();
+        let ([sum, skipped], [norm_and_scale]) = operands.split();
         let norm = f64::from(sum.data[0]).sqrt();
         norm_and_scale.data[0] = norm as f32;
-        norm_and_scale.data[1] = (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) as f32;
+        norm_and_scale.data[1] = match sum.data[0].is_finite() && skipped.data[0] == 0.0 {
+            true => (f64::from(self.max_norm) / (norm + 1e-6)).min(1.0) as f32,
+            false => 0.0,
+        };
+    }
+}
+
+impl Op for CountSkipped {
+    fn name(&self) -> &'static str {
+        "grad_norm.count_skipped"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["clipped"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["count"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        expect_shape("clipped", inputs[0], &[2])?;
+        Ok(vec![TensorType::f32([1])])
+    }
+    fn updates_in_place(&self) -> bool {
+        true
+    }
+    fn variants(&self, _types: Types<'_>) -> Vec<Variant> {
+        vec![Variant::single("count_skipped", Grid::Workgroups(1), params(0, 0.0))]
+    }
+    fn tolerance(&self) -> f32 {
+        0.0
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let ([clipped], [count]) = operands.split();
+        count.data[0] += f32::from(u8::from(clipped.data[1] == 0.0));
     }
 }
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
     let previous = || Fill::floats([3.5]);
+    let clip = |name: &str, sum: f32, skipped: f32| {
+        Case::new(name, Clip { max_norm: 1.0 }, vec![Fill::floats([sum]), Fill::floats([skipped])])
+    };
+    let count = |name: &str, factor: f32| Case {
+        targets: vec![Fill::floats([2.0])],
+        ..Case::new(name, CountSkipped, vec![Fill::floats([4.0, factor])])
+    };
     vec![
         Case::new("less than a workgroup", SumSquares, vec![Fill::normal([12]), previous()]),
         Case::new("ragged", SumSquares, vec![Fill::normal([3 * ELEMENTS_PER_PARTIAL + 20]), previous()]),
@@ -132,8 +185,12 @@ pub fn cases() -> Vec<Case> {
             SumSquares,
             vec![Fill::normal([701_345 / 4 * 4]), previous()],
         ),
-        Case::new("clipped", Clip { max_norm: 1.0 }, vec![Fill::floats([30.0])]),
-        Case::new("within the norm", Clip { max_norm: 1.0 }, vec![Fill::floats([0.2])]),
-        Case::new("no gradient", Clip { max_norm: 1.0 }, vec![Fill::floats([0.0])]),
+        clip("clipped", 30.0, 0.0),
+        clip("within the norm", 0.2, 0.0),
+        clip("no gradient", 0.0, 0.0),
+        clip("overflow", f32::INFINITY, 0.0),
+        clip("after an overflow", 30.0, 3.0),
+        count("a step like others", 0.5),
+        count("a step that is skipped", 0.0),
     ]
 }

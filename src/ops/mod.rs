@@ -19,12 +19,14 @@ pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod dynamic_threshold;
+pub mod ema;
 pub mod embedding;
 pub mod grad_norm;
 pub mod group_norm;
 pub mod guidance;
 pub mod linear;
 pub mod loss_scale;
+pub mod micro_batch;
 pub mod philox;
 pub mod q_sample;
 pub mod regression_loss;
@@ -221,12 +223,14 @@ pub const ALL: &[Room] = rooms![
     cross_entropy,
     dropout,
     dynamic_threshold,
+    ema,
     embedding,
     grad_norm,
     group_norm,
     guidance,
     linear,
     loss_scale,
+    micro_batch,
     philox,
     q_sample,
     regression_loss,

@@ -147,7 +147,7 @@ impl Denoiser {
         if steps.iter().any(|step| step.timestep.is_some()) {
             executor.run()
         } else {
-            executor.run_from(first_of_update)
+            executor.run_nodes(first_of_update..executor.plan().nodes.len())
         }
     }
 

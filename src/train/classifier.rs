@@ -1,16 +1,19 @@
 //! Training a noise-conditional classifier, for classifier guidance (Dhariwal and Nichol 2021, section 4).
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::quartiles::mean_by_quartile;
 use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
+use super::soundness::{bad_image, bad_node};
 use super::{Event, Outcome, Run, TrainError, TrainingGraph};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};
 use crate::device::{Device, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
-use crate::graph::{Graph, TensorType, ValueId};
+use crate::graph::{Graph, GraphError, TensorType, ValueId};
 use crate::log::Log;
 use crate::model::{Precision, UNetInputs, from_tensors, initial_weights, to_tensors};
 use crate::ops::loss_scale::LossScale;
@@ -92,6 +95,8 @@ struct Trainer<'a> {
     labels: ValueId,
     training: TrainingGraph,
     executor: Executor,
+    /// Timesteps of the images of the last step.
+    timesteps: Vec<usize>,
     done: u64,
 }
 
@@ -125,14 +130,16 @@ pub async fn train_classifier(
     }
     let mut graph = Graph::new();
     let options = &run.options;
-    let network = Network::build(&mut graph, &config, options.batch_size, options.precision, true)?;
-    let labels = graph.input("class_labels", TensorType::u32([options.batch_size]));
-    let weights = graph.input("weights", TensorType::f32([options.batch_size]));
-    let loss = graph.scoped("loss", |graph| {
+    let batch = options.images_at_once();
+    let network = Network::build(&mut graph, &config, batch, options.precision, true)?;
+    let labels = graph.input("class_labels", TensorType::u32([batch]));
+    let weights = graph.input("weights", TensorType::f32([batch]));
+    let (loss, per_sample) = graph.scoped("loss", |graph| {
         let per_sample = cross_entropy(graph, network.logits, labels)?;
-        weighted_mean(graph, per_sample, weights)
+        Ok::<_, GraphError>((weighted_mean(graph, per_sample, weights)?, per_sample))
     })?;
-    let training = TrainingGraph::new(&mut graph, loss, options.optimizer(), options.checkpointing)?;
+    let training =
+        TrainingGraph::new(&mut graph, loss, &[per_sample], options.optimizer(), options.checkpointing)?;
     let mut executor = run.device.prepare(&graph, &training.kept()).await?;
     let mut saved = None;
     match resume {
@@ -146,14 +153,50 @@ pub async fn train_classifier(
         }
     }
     let schedule = run.scheduler.schedule()?;
-    executor.write(weights, &vec![1.0f32; options.batch_size])?;
+    // so that the losses of the micro-batches add up to that of the batch
+    executor.write(weights, &vec![batch as f32 / options.batch_size as f32; batch])?;
     let done = saved.as_ref().map_or(0, |saved| saved.step);
-    let mut trainer =
-        Trainer { run, held_out, config, schedule, graph, network, labels, training, executor, done };
+    let mut trainer = Trainer {
+        run,
+        held_out,
+        config,
+        schedule,
+        graph,
+        network,
+        labels,
+        training,
+        executor,
+        timesteps: Vec::new(),
+        done,
+    };
     go_on(run, &mut trainer, saved, stop, report).await
 }
 
 impl Trainer<'_> {
+    /// The numbers that the next step draws.
+    fn stream(&self) -> Stream {
+        Stream { seed: self.run.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 }
+    }
+
+    /// Draws the timesteps of the next step.
+    fn draw_timesteps(&mut self) {
+        let steps = self.schedule.num_train_timesteps();
+        let stream = self.stream();
+        let uniform = |n: usize| f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
+        let timestep = |n: usize| ((uniform(n) * steps as f64) as usize).min(steps - 1);
+        self.timesteps = (0..self.run.options.batch_size).map(timestep).collect();
+    }
+
+    /// Writes what belongs to some of the batch's images.
+    fn write_images(&mut self, batch: &Batch, images: Range<usize>) -> Result<(), TrainError> {
+        let elements = batch.images.len() / self.run.options.batch_size;
+        let pixels = &batch.images[images.start * elements..images.end * elements];
+        let stream = Stream { sample: images.start as u32, ..self.stream() };
+        let timesteps = &self.timesteps[images.clone()];
+        self.network.write(&mut self.executor, &self.schedule, pixels, timesteps, stream)?;
+        Ok(self.executor.write(self.labels, batch.labels.get(images).unwrap_or_default())?)
+    }
+
     async fn classifier(&mut self) -> Result<Classifier, TrainError> {
         let ema = self.training.read(&self.graph, &mut self.executor, &self.training.ema).await?;
         let weights = to_tensors(&self.graph, &ema);
@@ -169,30 +212,48 @@ impl Training for Trainer<'_> {
         self.executor.memory().total()
     }
     fn step(&mut self, batch: &Batch) -> Result<(), TrainError> {
-        let options = &self.run.options;
-        let stream =
-            Stream { seed: options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 };
-        let steps = self.schedule.num_train_timesteps();
-        let uniform = |n: usize| f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
-        let timesteps: Vec<usize> =
-            (0..options.batch_size).map(|n| ((uniform(n) * steps as f64) as usize).min(steps - 1)).collect();
-        self.network.write(&mut self.executor, &self.schedule, &batch.images, &timesteps, stream)?;
-        self.executor.write(self.labels, &batch.labels)?;
-        let schedule = options.optimizer().adamw.schedule(
-            self.done + 1,
-            options.learning_rate_at(self.done),
-            options.ema_decay_at(self.done),
-        );
-        self.training.write_schedule(&mut self.executor, schedule)?;
+        let (schedule, extra_decays) = self.run.options.schedule_at(self.done);
+        self.training.write_schedule(&mut self.executor, schedule, &extra_decays)?;
+        self.draw_timesteps();
+        for (index, images) in self.run.options.micro_batches().enumerate() {
+            self.write_images(batch, images)?;
+            self.training.micro_batches.run_unless_last(&mut self.executor, index)?;
+        }
         self.executor.run()?;
         self.done += 1;
         Ok(())
+    }
+    async fn skipped_steps(&mut self) -> Result<u64, TrainError> {
+        Ok(self.training.read_skipped_steps(&mut self.executor).await?)
+    }
+    async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError> {
+        if let Some(parameter) = self.training.bad_parameter(&self.graph, &mut self.executor).await? {
+            return Ok(Some(parameter));
+        }
+        if let Some(image) = bad_image(&batch.images, self.run.options.batch_size) {
+            return Ok(Some(image));
+        }
+        self.done = step.saturating_sub(1);
+        self.draw_timesteps();
+        for (index, images) in self.run.options.micro_batches().enumerate() {
+            self.write_images(batch, images)?;
+            self.training.micro_batches.begin(&mut self.executor, index)?;
+            if let Some(node) = bad_node(&mut self.executor).await? {
+                return Ok(Some(node));
+            }
+        }
+        Ok(None)
     }
     async fn observe(&mut self) -> Result<(), TrainError> {
         Ok(())
     }
     async fn loss(&mut self) -> Result<f32, TrainError> {
-        Ok(self.executor.read(self.training.loss).await?[0])
+        Ok(self.training.read_loss(&mut self.executor).await?)
+    }
+    async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError> {
+        let losses = self.executor.read(self.training.per_sample[0]).await?;
+        let losses: Vec<f64> = losses.into_iter().map(f64::from).collect();
+        Ok(mean_by_quartile(&self.timesteps, &losses, self.schedule.num_train_timesteps()))
     }
     async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
         Ok(self.executor.read(self.training.norm_and_scale).await?[0])
@@ -210,6 +271,10 @@ impl Training for Trainer<'_> {
         }
         let [weights, first_moment, second_moment] =
             [0, 1, 2].map(|index| std::mem::take(&mut tensors[index]));
+        let mut extra_emas = Vec::new();
+        for (&decay, (packed, _)) in self.run.options.extra_ema_decays.iter().zip(&training.extra_emas) {
+            extra_emas.push((decay, to_tensors(graph, &training.read(graph, executor, packed).await?)));
+        }
         let options = self.run.options.to_json()?;
         let state = TrainingState {
             step: self.done,
@@ -218,6 +283,7 @@ impl Training for Trainer<'_> {
             weights,
             first_moment,
             second_moment,
+            extra_emas,
             loss_scale,
             timestep_sampler: None,
             learned_schedule: None,

@@ -42,7 +42,7 @@ impl Display for Limit {
 /// The search for the largest batch ends here.
 const MOST_IMAGES: usize = 1 << 24;
 
-/// The largest batch that fits on the run's device; 0 where not even one image does.
+/// The largest batch, or micro-batch, that fits on the run's device; 0 where not even one image does.
 ///
 /// `memory` is the number of bytes that may be taken, where it is known: wgpu does not say how much an adapter has.
 ///
@@ -50,7 +50,7 @@ const MOST_IMAGES: usize = 1 << 24;
 /// [`TrainError`] for a model that cannot be built.
 pub fn largest_batch(run: &Run, memory: Option<usize>) -> Result<LargestBatch, TrainError> {
     let exceeded = |batch_size: usize| -> Result<Option<Limit>, TrainError> {
-        let options = TrainOptions { batch_size, ..run.options.clone() };
+        let options = TrainOptions { batch_size, micro_batch_size: None, ..run.options.clone() };
         let (_, plan) = Trainer::dry_run(&run.device, &run.config, &run.scheduler, &options)?;
         Ok(exceeded_limit(&run.device, &plan, memory))
     };
@@ -138,7 +138,7 @@ mod tests {
     fn the_largest_batch_fits_and_one_image_more_does_not() {
         let run = run();
         let bytes = |batch_size: usize| {
-            let options = TrainOptions { batch_size, ..run.options.clone() };
+            let options = TrainOptions { batch_size, micro_batch_size: None, ..run.options.clone() };
             Trainer::dry_run(&run.device, &run.config, &run.scheduler, &options).unwrap().1.memory().total()
         };
         for memory in [bytes(7), bytes(8) - 1, bytes(21)] {

@@ -1,6 +1,7 @@
 //! The training step as a graph: loss, gradients, clip, AdamW, moving average.
 
 use super::TrainError;
+use super::micro_batches::{MicroBatches, OPTIMIZER};
 use crate::checkpoint::TrainingState;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{
@@ -8,8 +9,8 @@ use crate::graph::{
 };
 use crate::model::{Tensors, block_of, from_tensors};
 use crate::ops::adamw::{AdamW, State};
-use crate::ops::grad_norm;
 use crate::ops::loss_scale::{self, LossScale};
+use crate::ops::{ema, grad_norm};
 
 /// How weights follow gradients.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +21,10 @@ pub struct Optimizer {
     pub max_grad_norm: Option<f32>,
     /// Whether the loss is scaled, and steps whose gradients overflow are skipped: for activations of 16 bits.
     pub scales_loss: bool,
+    /// Moving averages of the weights besides the one that AdamW keeps.
+    pub extra_emas: usize,
+    /// Runs of the graph in a step, each over a part of the batch.
+    pub micro_batches: usize,
 }
 
 /// The values of a training step that the host reads and writes.
@@ -27,8 +32,10 @@ pub struct Optimizer {
 /// Weights, moments and averages are packed end to end, each into as few flat values as fit WebGPU's binding limit.
 #[derive(Clone, Debug)]
 pub struct TrainingGraph {
-    /// The loss `[1]`.
+    /// The loss, one term for each micro-batch.
     pub loss: ValueId,
+    /// Losses of the single images, each `[N]`; of all micro-batches.
+    pub per_sample: Vec<ValueId>,
     /// Norm of all gradients before the clip, and the factor of the clip, `[2]`.
     pub norm_and_scale: ValueId,
     /// Packed weights.
@@ -39,14 +46,20 @@ pub struct TrainingGraph {
     pub second_moment: Vec<ValueId>,
     /// Packed moving averages of the weights.
     pub ema: Vec<ValueId>,
+    /// Further packed averages, each with its decay `[1]`.
+    pub extra_emas: Vec<(Vec<ValueId>, ValueId)>,
     /// The [`LossScale`], where the loss is scaled.
     pub loss_scale: Option<ValueId>,
+    /// Where the loss is not scaled, steps skipped since the first whose gradients were not finite `[1]`.
+    skipped: Option<ValueId>,
+    pub(super) micro_batches: MicroBatches,
     d_loss: ValueId,
     schedule: ValueId,
 }
 
 impl TrainingGraph {
     /// Appends everything after the `loss` `[1]`: gradients of all parameters of `graph`, and the optimiser's step.
+    /// `per_sample` are values `[N]` of the images that can be read after a step.
     ///
     /// With `checkpointing`, the reverse pass computes the inside of residual and attention blocks again; see
     /// [`recompute_blocks`]. Results are the same to the bit.
@@ -56,6 +69,7 @@ impl TrainingGraph {
     pub fn new(
         graph: &mut Graph,
         loss: ValueId,
+        per_sample: &[ValueId],
         optimizer: Optimizer,
         checkpointing: bool,
     ) -> Result<Self, GraphError> {
@@ -81,7 +95,14 @@ impl TrainingGraph {
         recompute_cheap(graph, forward);
         let weights = graph.pack("weights", &parameters, BufferRole::Weights)?;
         let packed_gradients = graph.pack("gradients", &d_parameters, BufferRole::Gradients)?;
-        graph.scoped("optimizer", |graph| {
+        let micro_batches = MicroBatches::new(graph, optimizer.micro_batches);
+        let (packed_gradients, loss, per_sample) = graph.scoped("accumulation", |graph| {
+            let per_sample = per_sample.iter().map(|&part| micro_batches.gather(graph, part));
+            let per_sample = per_sample.collect::<Result<Vec<ValueId>, GraphError>>()?;
+            let loss = micro_batches.gather(graph, loss)?;
+            Ok::<_, GraphError>((micro_batches.sum(graph, packed_gradients)?, loss, per_sample))
+        })?;
+        graph.scoped(OPTIMIZER, |graph| {
             let like = |graph: &mut Graph, name: &str, role| -> Vec<ValueId> {
                 weights.iter().map(|&flat| graph.state(name, graph.ty(flat).clone(), role)).collect()
             };
@@ -95,9 +116,14 @@ impl TrainingGraph {
                 sum = grad_norm::sum_squares(graph, gradients, sum)?;
             }
             let max_norm = optimizer.max_grad_norm.unwrap_or(f32::MAX);
-            let norm_and_scale = match loss_scale {
-                Some(scaler) => loss_scale::clip(graph, sum, scaler, max_norm)?,
-                None => grad_norm::clip(graph, sum, max_norm)?,
+            let (norm_and_scale, skipped) = match loss_scale {
+                Some(scaler) => (loss_scale::clip(graph, sum, scaler, max_norm)?, None),
+                None => {
+                    let skipped = graph.state("skipped", TensorType::f32([1]), BufferRole::Inputs);
+                    let norm_and_scale = grad_norm::clip(graph, sum, skipped, max_norm)?;
+                    grad_norm::count_skipped(graph, norm_and_scale, skipped)?;
+                    (norm_and_scale, Some(skipped))
+                }
             };
             for (index, &gradients) in packed_gradients.iter().enumerate() {
                 let state = State {
@@ -108,17 +134,30 @@ impl TrainingGraph {
                 };
                 optimizer.adamw.step(graph, gradients, norm_and_scale, schedule, state)?;
             }
+            let mut extra_emas = Vec::new();
+            for _ in 0..optimizer.extra_emas {
+                let (packed, decay) =
+                    (like(graph, "ema", BufferRole::Ema), graph.input("ema_decay", TensorType::f32([1])));
+                for (&weights, &ema) in weights.iter().zip(&packed) {
+                    ema::step(graph, weights, norm_and_scale, decay, ema)?;
+                }
+                extra_emas.push((packed, decay));
+            }
             if let Some(scaler) = loss_scale {
                 loss_scale::update(graph, norm_and_scale, scaler)?;
             }
             Ok(Self {
                 loss,
+                per_sample,
                 norm_and_scale,
                 weights,
                 first_moment,
                 second_moment,
                 ema,
+                extra_emas,
                 loss_scale,
+                skipped,
+                micro_batches,
                 d_loss,
                 schedule,
             })
@@ -126,11 +165,11 @@ impl TrainingGraph {
     }
 
     /// The values to keep for reading after a step.
-    pub fn kept(&self) -> [ValueId; 2] {
-        [self.loss, self.norm_and_scale]
+    pub fn kept(&self) -> Vec<ValueId> {
+        [self.loss, self.norm_and_scale].into_iter().chain(self.per_sample.iter().copied()).collect()
     }
 
-    /// Sets weights and their averages, per parameter in the graph's order; the moments stay as they are, zero at first.
+    /// Sets weights and all averages of them, per parameter in the graph's order; the moments stay as they are, zero at first.
     ///
     /// # Errors
     /// [`DeviceError`] for contents of another length.
@@ -146,10 +185,11 @@ impl TrainingGraph {
             None => executor.write(self.d_loss, &[1.0f32])?,
         }
         self.write(graph, executor, &self.weights, weights)?;
-        self.write(graph, executor, &self.ema, ema)
+        let mut emas = self.extra_emas.iter().map(|(packed, _)| packed).chain([&self.ema]);
+        emas.try_for_each(|packed| self.write(graph, executor, packed, ema))
     }
 
-    /// Sets everything that a resumed run goes on from; `ema` are the averaged weights.
+    /// Sets everything that a resumed run of the same options goes on from; `ema` are the averaged weights.
     ///
     /// # Errors
     /// [`TrainError::Weights`] for tensors of another model.
@@ -164,10 +204,21 @@ impl TrainingGraph {
         self.initialize(graph, executor, &weights, &ema)?;
         self.write(graph, executor, &self.first_moment, &from_tensors(graph, &state.first_moment)?)?;
         self.write(graph, executor, &self.second_moment, &from_tensors(graph, &state.second_moment)?)?;
+        for ((packed, _), (_, tensors)) in self.extra_emas.iter().zip(&state.extra_emas) {
+            self.write(graph, executor, packed, &from_tensors(graph, tensors)?)?;
+        }
         if let (Some(scaler), Some(state)) = (self.loss_scale, state.loss_scale) {
             executor.write(scaler, &state.to_array())?;
         }
         Ok(())
+    }
+
+    /// The loss of the last step.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read_loss(&self, executor: &mut Executor) -> Result<f32, DeviceError> {
+        Ok(executor.read(self.loss).await?.iter().sum())
     }
 
     /// Where loss scaling stands; `None` for a precision that needs none.
@@ -180,12 +231,43 @@ impl TrainingGraph {
         Ok(Some(LossScale::from_array([state[0], state[1], state[2]])))
     }
 
-    /// Sets the scalars of the next step, see [`AdamW::schedule`].
+    /// Steps that were skipped, from the first whose gradients were not finite to the last; 0 with loss scaling, which skips
+    /// such steps and goes on.
     ///
     /// # Errors
     /// [`DeviceError`] from the driver.
-    pub fn write_schedule(&self, executor: &mut Executor, schedule: [f32; 4]) -> Result<(), DeviceError> {
-        executor.write(self.schedule, &schedule)
+    pub async fn read_skipped_steps(&self, executor: &mut Executor) -> Result<u64, DeviceError> {
+        let Some(skipped) = self.skipped else { return Ok(0) };
+        Ok(executor.read(skipped).await?[0] as u64)
+    }
+
+    /// The first parameter, in the graph's order, that is not finite, in words.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub(super) async fn bad_parameter(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+    ) -> Result<Option<String>, DeviceError> {
+        let weights = self.read(graph, executor, &self.weights).await?;
+        let bad = weights.iter().position(|weight| weight.iter().any(|value| !value.is_finite()));
+        Ok(bad.map(|index| format!("the parameter {}, before the step", graph.parameters()[index].name)))
+    }
+
+    /// Sets the scalars of the next step, see [`AdamW::schedule`], and the decays of the further averages.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub fn write_schedule(
+        &self,
+        executor: &mut Executor,
+        schedule: [f32; 4],
+        extra_decays: &[f32],
+    ) -> Result<(), DeviceError> {
+        executor.write(self.schedule, &schedule)?;
+        let mut decays = self.extra_emas.iter().zip(extra_decays);
+        decays.try_for_each(|((_, value), &decay)| executor.write(*value, &[decay]))
     }
 
     /// Writes packed values from their contents per parameter.

@@ -4,9 +4,12 @@ mod checkpoint_every;
 mod classifier;
 mod dry_run;
 mod graph;
+mod micro_batches;
 mod objective;
 mod options;
+mod quartiles;
 mod run;
+mod soundness;
 mod timestep_sampler;
 mod trainer;
 
@@ -15,7 +18,7 @@ pub use classifier::{accuracy, train_classifier};
 pub use dry_run::{LargestBatch, Limit, largest_batch, time_steps};
 pub use graph::{Optimizer, TrainingGraph};
 pub use objective::{LossType, Objective};
-pub use options::{LrSchedule, TrainOptions};
+pub use options::{EmaWarmup, LrSchedule, OptimizerKind, TrainOptions};
 pub use run::{Event, Outcome, Run, SETTINGS_FILE, train};
 pub use timestep_sampler::{LossSecondMoments, TimestepSampling};
 pub use trainer::Trainer;
@@ -48,28 +51,46 @@ pub enum TrainError {
         /// Those of the model.
         expected: String,
     },
-    /// The loss is not a number any more.
+    /// The gradients are not numbers any more.
     #[error(
-        "the loss is {loss} at step {step}; checkpoints up to step {last_checkpoint} are kept; try a smaller --learning-rate"
+        "step {step} gives numbers that are not finite, first in {place}; checkpoints up to step {last_checkpoint} are kept; \
+         try a smaller --learning-rate"
     )]
     NotFinite {
+        /// The first such step.
+        step: u64,
+        /// Module path and kernel; or the parameter or the image that was not finite before the step.
+        place: String,
+        /// Step of the last checkpoint, 0 for none.
+        last_checkpoint: u64,
+    },
+    /// The loss is far above what it was.
+    #[error(
+        "the loss has exploded: it is {loss} at step {step} and was about {mean:.4} before; checkpoints up to step \
+         {last_checkpoint} are kept; try a smaller --learning-rate"
+    )]
+    Exploded {
         /// The step.
         step: u64,
         /// The loss.
         loss: f32,
+        /// Its running mean before.
+        mean: f64,
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
     },
     /// Every step overflows in 16 bits.
     #[error(
-        "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}; checkpoints up to step \
-         {last_checkpoint} are kept; try a smaller --learning-rate, or --precision f32"
+        "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}, first in {place}; checkpoints up \
+         to step {last_checkpoint} are kept; try a smaller --learning-rate, or --precision f32"
     )]
     LossScale {
         /// The step.
         step: u64,
         /// The scale.
         scale: f32,
+        /// Module path and kernel; or the parameter or the image that was not finite before the step.
+        place: String,
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
     },

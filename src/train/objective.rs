@@ -136,7 +136,7 @@ pub(super) struct Loss {
     simple: Option<Weighted>,
     bound: Option<Bound>,
     /// Squared error of each sample `[N]`, for a schedule that is learned.
-    pub(super) squared_error: Option<ValueId>,
+    squared_error: Option<ValueId>,
 }
 
 /// Losses of the samples and their weights, both `[N]`.
@@ -201,10 +201,10 @@ impl Loss {
         })
     }
 
-    /// Losses of the samples, each `[N]`, without weights.
-    pub(super) fn per_sample(&self) -> impl Iterator<Item = ValueId> {
-        let terms = self.bound.map(|bound| bound.terms);
-        self.simple.into_iter().chain(terms).map(|weighted| weighted.per_sample)
+    /// Losses of the samples, each `[N]`, without weights; the squared error last, for a schedule that is learned.
+    pub(super) fn per_sample(&self) -> Vec<ValueId> {
+        let terms = self.simple.into_iter().chain(self.bound.map(|bound| bound.terms));
+        terms.map(|weighted| weighted.per_sample).chain(self.squared_error).collect()
     }
 
     /// What the host writes for images at `timesteps`: weights `[N]` and coefficients `[N, 5]`. The images count

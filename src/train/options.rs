@@ -1,5 +1,7 @@
 //! What a training run is told.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{LossType, Objective, Optimizer, TimestepSampling, TrainError};
@@ -35,6 +37,40 @@ impl LrSchedule {
     }
 }
 
+/// How weights follow gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW: weight decay is apart from the gradient (Loshchilov and Hutter 2019).
+    #[default]
+    AdamW,
+    /// Adam: weight decay is a part of the gradient, as in `torch.optim.Adam` (Kingma and Ba 2015).
+    Adam,
+}
+
+impl OptimizerKind {
+    /// Every optimiser with its name on the command line.
+    pub const ALL: [(&'static str, Self); 2] = [("adamw", Self::AdamW), ("adam", Self::Adam)];
+}
+
+/// How the moving average of the weights begins, when the weights still move fast: its decay, up to the one asked for, at
+/// step t, counted from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmaWarmup {
+    /// (1 + t) / (10 + t).
+    #[default]
+    Ratio,
+    /// 1 - (1 + t / inv_gamma)^-power, as diffusers' `EMAModel` with `use_ema_warmup`: with 1 and 2/3 the decay is 0.999
+    /// at step 31,600, with 1 and 3/4 at step 10,000.
+    Power {
+        /// The larger, the longer the average follows closely.
+        inv_gamma: f64,
+        /// The larger, the sooner the average is long.
+        power: f64,
+    },
+}
+
 /// The settings of a training run; saved with every checkpoint.
 ///
 /// What an older checkpoint does not know has its default there: that is what the run did.
@@ -45,22 +81,33 @@ pub struct TrainOptions {
     pub steps: u64,
     /// Images in a step.
     pub batch_size: usize,
-    /// AdamW's learning rate after the warm-up.
+    /// Images that are on the device at once, of which `batch_size` is a multiple; `None` for all. The gradients of a step
+    /// are added up, so that it is the same but for rounding, and takes the memory of fewer images.
+    pub micro_batch_size: Option<usize>,
+    /// How weights follow gradients.
+    pub optimizer: OptimizerKind,
+    /// Learning rate after the warm-up.
     pub learning_rate: f64,
     /// Steps over which the learning rate grows linearly from 0.
     pub warmup_steps: u64,
     /// What the learning rate does after the warm-up.
     pub lr_schedule: LrSchedule,
-    /// AdamW's decay of the first and second moment.
+    /// Decay of the first and second moment.
     pub betas: [f32; 2],
-    /// AdamW's weight decay.
+    /// Weight decay.
     pub weight_decay: f32,
     /// Largest norm of all gradients; 0 for no clip.
     pub max_grad_norm: f32,
-    /// Largest decay of the moving average of the weights; early steps use (1 + step) / (10 + step).
+    /// Largest decay of the moving average of the weights.
     pub ema_decay: f64,
+    /// Largest decays of further averages, which a checkpoint keeps beside.
+    pub extra_ema_decays: Vec<f64>,
+    /// What smaller decays all averages begin with.
+    pub ema_warmup: EmaWarmup,
     /// Whether images are mirrored at random.
     pub random_flip: bool,
+    /// Pixels by which images are shifted at random, at most, in each direction.
+    pub random_shift: usize,
     /// What is minimised.
     pub objective: Objective,
     /// How a prediction is compared with what it should be, where the objective has such a term.
@@ -87,6 +134,8 @@ impl Default for TrainOptions {
         Self {
             steps: 10_000,
             batch_size: 64,
+            micro_batch_size: None,
+            optimizer: OptimizerKind::AdamW,
             learning_rate: 2e-4,
             warmup_steps: 100,
             lr_schedule: LrSchedule::Constant,
@@ -94,7 +143,10 @@ impl Default for TrainOptions {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             ema_decay: 0.999,
+            extra_ema_decays: Vec::new(),
+            ema_warmup: EmaWarmup::Ratio,
             random_flip: false,
+            random_shift: 0,
             objective: Objective::Simple,
             loss_type: LossType::Mse,
             loss_weighting: LossWeighting::Uniform,
@@ -118,14 +170,34 @@ impl TrainOptions {
         if self.batch_size == 0 {
             return fault("--batch-size is 0; it must be at least 1".to_owned());
         }
+        if let Some(size) = self.micro_batch_size
+            && (size == 0 || !self.batch_size.is_multiple_of(size))
+        {
+            return fault(format!(
+                "--micro-batch-size is {size}; it must divide --batch-size, which is {}, without remainder",
+                self.batch_size
+            ));
+        }
         if self.steps == 0 {
             return fault("--steps is 0; it must be at least 1".to_owned());
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return fault(format!("--learning-rate is {}; it must be above 0", self.learning_rate));
         }
-        if !(0.0..1.0).contains(&self.ema_decay) {
-            return fault(format!("--ema-decay is {}; it must be at least 0 and below 1", self.ema_decay));
+        for (index, decay) in self.ema_decays().enumerate() {
+            if !(0.0..1.0).contains(&decay) {
+                return fault(format!("--ema-decay is {decay}; it must be at least 0 and below 1"));
+            }
+            if self.ema_decays().take(index).any(|other| other == decay) {
+                return fault(format!("--ema-decay has {decay} twice; give each decay once"));
+            }
+        }
+        if let EmaWarmup::Power { inv_gamma, power } = self.ema_warmup {
+            for (flag, value) in [("--ema-inv-gamma", inv_gamma), ("--ema-power", power)] {
+                if !(value.is_finite() && value > 0.0) {
+                    return fault(format!("{flag} is {value}; it must be above 0"));
+                }
+            }
         }
         if !(0.0..1.0).contains(&self.label_dropout) {
             return fault(format!(
@@ -156,14 +228,31 @@ impl TrainOptions {
             .map_err(|error| TrainError::Options(format!("the settings cannot be saved: {error}")))
     }
 
-    /// AdamW's constants and the clip.
+    /// The optimiser's constants and the clip.
     pub fn optimizer(&self) -> Optimizer {
         let [beta1, beta2] = self.betas;
+        let [weight_decay, l2_penalty] = match self.optimizer {
+            OptimizerKind::AdamW => [self.weight_decay, 0.0],
+            OptimizerKind::Adam => [0.0, self.weight_decay],
+        };
         Optimizer {
-            adamw: AdamW { beta1, beta2, eps: 1e-8, weight_decay: self.weight_decay },
+            adamw: AdamW { beta1, beta2, eps: 1e-8, weight_decay, l2_penalty },
+            extra_emas: self.extra_ema_decays.len(),
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
             scales_loss: self.precision == Precision::F16,
+            micro_batches: self.micro_batches().len(),
         }
+    }
+
+    /// The images of each micro-batch, by their numbers in the batch.
+    pub fn micro_batches(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let size = self.images_at_once();
+        (0..self.batch_size / size).map(move |index| index * size..(index + 1) * size)
+    }
+
+    /// Images that are on the device at once.
+    pub fn images_at_once(&self) -> usize {
+        self.micro_batch_size.unwrap_or(self.batch_size)
     }
 
     /// Learning rate of step `step`, counted from 0.
@@ -175,9 +264,27 @@ impl TrainOptions {
         self.learning_rate * self.lr_schedule.factor((step - self.warmup_steps) as f64 / rest as f64)
     }
 
-    /// Decay of the moving average after step `step`, counted from 0.
-    pub fn ema_decay_at(&self, step: u64) -> f64 {
-        self.ema_decay.min((1.0 + step as f64) / (10.0 + step as f64))
+    /// Largest decays of all averages, the first one first.
+    pub fn ema_decays(&self) -> impl Iterator<Item = f64> {
+        std::iter::once(self.ema_decay).chain(self.extra_ema_decays.iter().copied())
+    }
+
+    /// Largest decay of any average after step `step`, counted from 0.
+    pub fn ema_warmup_at(&self, step: u64) -> f64 {
+        let step = step as f64;
+        match self.ema_warmup {
+            EmaWarmup::Ratio => (1.0 + step) / (10.0 + step),
+            EmaWarmup::Power { inv_gamma, power } => 1.0 - (1.0 + step / inv_gamma).powf(-power),
+        }
+    }
+
+    /// What the optimiser is told of step `step`, counted from 0: see [`AdamW::schedule`]; and the decays of the further
+    /// averages.
+    pub fn schedule_at(&self, step: u64) -> ([f32; 4], Vec<f32>) {
+        let warmup = self.ema_warmup_at(step);
+        let adamw = self.optimizer().adamw;
+        let schedule = adamw.schedule(step + 1, self.learning_rate_at(step), self.ema_decay.min(warmup));
+        (schedule, self.extra_ema_decays.iter().map(|decay| decay.min(warmup) as f32).collect())
     }
 }
 
@@ -205,8 +312,57 @@ mod tests {
 
     #[test]
     fn the_average_follows_closely_at_first() {
-        let options = TrainOptions { ema_decay: 0.995, ..TrainOptions::default() };
-        assert_eq!(options.ema_decay_at(0), 0.1);
-        assert_eq!(options.ema_decay_at(1_000_000), 0.995);
+        let options =
+            TrainOptions { ema_decay: 0.995, extra_ema_decays: vec![0.5, 0.9999], ..TrainOptions::default() };
+        let decays = |step| {
+            let ([_, _, _, first], others) = options.schedule_at(step);
+            [first, others[0], others[1]]
+        };
+        assert_eq!(decays(0), [0.1; 3]);
+        assert_eq!(decays(17), [18.0 / 27.0, 0.5, 18.0 / 27.0]);
+        assert_eq!(decays(10_000_000), [0.995, 0.5, 0.9999]);
+    }
+
+    #[test]
+    fn the_power_function_is_that_of_diffusers() {
+        // EMAModel(decay=0.9999, use_ema_warmup=True, inv_gamma=..., power=...).get_decay(step + 1), diffusers 0.42
+        for (inv_gamma, power, expected) in [
+            (
+                1.0,
+                2.0 / 3.0,
+                [0.0, 0.3700394750525634, 0.7845565309968117, 0.9900066611160449, 0.9995358442110055],
+            ),
+            (1.0, 0.75, [0.0, 0.4053964424986395, 0.8221720589961077, 0.9943808006210502, 0.999822173392694]),
+            (
+                20.0,
+                0.5,
+                [0.0, 0.024099927051466796, 0.16954520146260033, 0.8599719915971991, 0.9858592783777347],
+            ),
+        ] {
+            let options =
+                TrainOptions { ema_warmup: EmaWarmup::Power { inv_gamma, power }, ..TrainOptions::default() };
+            for (step, expected) in [0, 1, 9, 1000, 100_000].into_iter().zip(expected) {
+                let decay = options.ema_warmup_at(step).min(0.9999);
+                assert!((decay - expected).abs() < 1e-12, "{step}: {decay}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn averages_that_make_no_sense_are_refused() {
+        let check = |extra: f64, power: f64| {
+            let ema_warmup = EmaWarmup::Power { inv_gamma: 1.0, power };
+            let options =
+                TrainOptions { extra_ema_decays: vec![extra], ema_warmup, ..TrainOptions::default() };
+            options.check().err().map(|error| error.to_string())
+        };
+        assert_eq!(check(0.9999, 0.75), None);
+        for (extra, power, words) in [
+            (1.0, 0.75, "--ema-decay is 1;"),
+            (0.999, 0.75, "has 0.999 twice"),
+            (0.9, 0.0, "--ema-power is 0;"),
+        ] {
+            assert!(check(extra, power).is_some_and(|error| error.contains(words)), "{words}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::soundness::Soundness;
 use super::{CheckpointEvery, TrainError, TrainOptions, Trainer};
 use crate::checkpoint::{self, CheckpointError, TrainingState};
 use crate::data::{Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
@@ -110,9 +111,6 @@ pub(super) struct Saved {
 /// The loss is read back this often: each reading waits for the device.
 const LOSS_EVERY: u64 = 10;
 
-/// Below this, gradients do not overflow because of the scale: the network itself does.
-const SMALLEST_LOSS_SCALE: f32 = 1e-4;
-
 /// Steps of the sample grids that are drawn during training.
 const SAMPLE_STEPS: usize = 50;
 
@@ -159,10 +157,18 @@ pub(super) trait Training {
     async fn observe(&mut self) -> Result<(), TrainError>;
     /// Loss of the last step.
     async fn loss(&mut self) -> Result<f32, TrainError>;
+    /// Mean loss of the last step by quarter of the timesteps.
+    async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError>;
     /// Norm of the gradient in the last step, before it was clipped.
     async fn gradient_norm(&mut self) -> Result<f32, TrainError>;
     /// Where loss scaling stands.
     async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError>;
+    /// Steps that were skipped, from the first whose gradients were not finite to the last; 0 with loss scaling, which skips
+    /// such steps and goes on.
+    async fn skipped_steps(&mut self) -> Result<u64, TrainError>;
+    /// Where numbers that are not finite first appear when step `step`, counted from 1, is done again with the weights as
+    /// they are. No step may follow.
+    async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError>;
     /// Writes a checkpoint and gives its folder.
     async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError>;
     /// Reports what the averaged weights can do.
@@ -190,11 +196,20 @@ impl Training for Trainer {
     async fn loss(&mut self) -> Result<f32, TrainError> {
         self.loss().await
     }
+    async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError> {
+        self.loss_quartiles().await
+    }
     async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
         self.gradient_norm().await
     }
     async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
         self.loss_scale().await
+    }
+    async fn skipped_steps(&mut self) -> Result<u64, TrainError> {
+        self.skipped_steps().await
+    }
+    async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError> {
+        self.locate(step, batch).await
     }
     async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError> {
         let pipeline = self.pipeline().await?;
@@ -241,6 +256,7 @@ pub(super) async fn go_on(
     report(Event::Started { step: trainer.done(), bytes: trainer.bytes() });
     let mut loader = run.loader(trainer.done())?;
 
+    let mut soundness = Soundness::default();
     let mut since = (Instant::now(), trainer.done());
     let mut saved_at = Instant::now();
     while trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
@@ -251,15 +267,17 @@ pub(super) async fn go_on(
         let is_last = done == run.options.steps;
         let checkpoint_is_due = run.checkpoint_every.is_due(done, saved_at.elapsed()) || is_last;
         let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
+        if soundness.is_unknown() {
+            soundness.check(run, trainer, saved.as_ref()).await?;
+        }
         if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
-            let (loss, loss_scale) = sound_loss(trainer, saved.as_ref()).await?;
+            let (loss, loss_scale) = soundness.check(run, trainer, saved.as_ref()).await?;
             let images = (done - since.1) as f64 * run.options.batch_size as f64;
             let images_per_second = images / since.0.elapsed().as_secs_f64();
             let scalars = Scalars {
                 step: done,
                 loss,
-                // the loss of single images is not read back yet
-                loss_quartiles: None,
+                loss_quartiles: Some(trainer.loss_quartiles().await?),
                 gradient_norm: Some(trainer.gradient_norm().await?),
                 learning_rate: run.options.learning_rate_at(done - 1),
                 images_per_second,
@@ -271,7 +289,7 @@ pub(super) async fn go_on(
         // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is saved all
         // the same.
         let shown = if samples_are_due { trainer.show(run, &mut log, report).await } else { Ok(()) };
-        if checkpoint_is_due {
+        if checkpoint_is_due && !soundness.is_doubtful() {
             log.sync()?;
             saved = Some(save(run, trainer, &dataset, report).await?);
             saved_at = Instant::now();
@@ -285,7 +303,7 @@ pub(super) async fn go_on(
     let checkpoint = match saved {
         Some(saved) if saved.step == trainer.done() => saved.folder,
         saved => {
-            sound_loss(trainer, saved.as_ref()).await?;
+            soundness.check(run, trainer, saved.as_ref()).await?;
             log.sync()?;
             save(run, trainer, &dataset, report).await?.folder
         }
@@ -305,6 +323,7 @@ impl Run {
             seed: self.options.seed,
             first_step,
             random_flip: self.options.random_flip,
+            random_shift: self.options.random_shift,
         };
         Loader::new(self.dataset.clone(), options)
     }
@@ -314,6 +333,12 @@ impl Run {
         let shape = self.dataset.image_shape();
         let [height, width] = self.config.image_size()?;
         let channels = self.config.image_channels();
+        let shift = self.options.random_shift;
+        if shift >= height.min(width) {
+            return Err(TrainError::Options(format!(
+                "--random-shift is {shift}; the images are {width}x{height}, of which something must remain"
+            )));
+        }
         if [shape.height, shape.width, shape.channels] == [height, width, channels] {
             return Ok(());
         }
@@ -387,25 +412,6 @@ pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState
         )));
     }
     Ok(())
-}
-
-/// The loss of the last step, where the weights are numbers: others are never saved. And where loss scaling stands.
-async fn sound_loss(
-    trainer: &mut impl Training,
-    saved: Option<&Saved>,
-) -> Result<(f32, Option<LossScale>), TrainError> {
-    let last_checkpoint = saved.map_or(0, |saved| saved.step);
-    // A run that was stopped before its first step has no loss yet.
-    let loss = if trainer.done() > last_checkpoint { trainer.loss().await? } else { 0.0 };
-    let (step, state) = (trainer.done(), trainer.loss_scale().await?);
-    match state {
-        // A step that overflows is skipped, so the weights are sound, unless all do.
-        Some(LossScale { scale, .. }) if scale < SMALLEST_LOSS_SCALE => {
-            Err(TrainError::LossScale { step, scale, last_checkpoint })
-        }
-        None if !loss.is_finite() => Err(TrainError::NotFinite { step, loss, last_checkpoint }),
-        _ => Ok((loss, state)),
-    }
 }
 
 async fn save(

@@ -1,6 +1,10 @@
 //! One training step after another on one device.
 
+use std::ops::Range;
+
 use super::objective::{self, Loss};
+use super::quartiles::mean_by_quartile;
+use super::soundness::{bad_image, bad_node};
 use super::timestep_sampler::{self, LossSecondMoments};
 use super::{TimestepSampling, TrainError, TrainOptions, TrainingGraph};
 use crate::checkpoint::{Pipeline, TrainingState};
@@ -58,7 +62,7 @@ impl Step {
         objective::check(options, scheduler)?;
         let mut graph = Graph::new();
         let [height, width] = config.image_size()?;
-        let batch = options.batch_size;
+        let batch = options.images_at_once();
         let channels = config.image_channels();
         let out_channels = scheduler.variance_type.output_channels(channels);
         if config.out_channels != out_channels {
@@ -105,18 +109,14 @@ impl Step {
         };
         let output = options.precision.unet(&mut graph, config, unet_inputs)?;
         let loss = Loss::build(&mut graph, options, output, target, inputs.x_start)?;
-        let training = TrainingGraph::new(&mut graph, loss.loss, options.optimizer(), options.checkpointing)?;
+        let training = TrainingGraph::new(
+            &mut graph,
+            loss.loss,
+            &loss.per_sample(),
+            options.optimizer(),
+            options.checkpointing,
+        )?;
         Ok(Self { graph, training, loss, inputs })
-    }
-
-    /// The values to keep for reading after a step.
-    fn kept(&self) -> Vec<ValueId> {
-        self.training
-            .kept()
-            .into_iter()
-            .chain(self.loss.per_sample())
-            .chain(self.loss.squared_error)
-            .collect()
     }
 }
 
@@ -158,7 +158,7 @@ impl Trainer {
     ) -> Result<(usize, Plan), TrainError> {
         let step = Step::build(config, scheduler, options)?;
         let parameters = step.graph.parameters().iter().map(|p| step.graph.ty(p.value).len()).sum();
-        Ok((parameters, device.plan(&step.graph, &step.kept())))
+        Ok((parameters, device.plan(&step.graph, &step.training.kept())))
     }
 
     /// A model with fresh weights, or with those of `resume`, prepared on `device`.
@@ -182,7 +182,7 @@ impl Trainer {
             )));
         }
         let step = Step::build(&config, &scheduler, &options)?;
-        let executor = device.prepare(&step.graph, &step.kept()).await?;
+        let executor = device.prepare(&step.graph, &step.training.kept()).await?;
         let is_importance = options.timestep_sampling == TimestepSampling::Importance;
         let moments = is_importance.then(|| LossSecondMoments::new(schedule.num_train_timesteps()));
         let learned_schedule = options.learned_schedule.then(|| LearnedSchedule::new(&schedule));
@@ -261,14 +261,76 @@ impl Trainer {
     }
 
     /// Writes the inputs of the next step and gives the executor, which is then to run once: for profiles, and for
-    /// checks that look into a step.
+    /// checks that look into a step. Micro-batches before the last have run.
     ///
     /// # Errors
     /// [`TrainError::Device`], also for trouble in earlier steps.
     pub fn prepare_step(&mut self, batch: &Batch) -> Result<&mut Executor, TrainError> {
-        self.write_inputs(batch)?;
+        let (schedule, extra_decays) = self.options.schedule_at(self.done);
+        self.step.training.write_schedule(&mut self.executor, schedule, &extra_decays)?;
+        let importance = self.draw_timesteps();
+        for (index, images) in self.options.micro_batches().enumerate() {
+            self.write_images(batch, &importance, images)?;
+            self.step.training.micro_batches.run_unless_last(&mut self.executor, index)?;
+        }
         self.done += 1;
         Ok(&mut self.executor)
+    }
+
+    /// Where numbers that are not finite first appear when step `step`, counted from 1, is done again on its batch with the
+    /// weights as they are: a parameter, an image, or the module path and the kernel of a node. No step may follow.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError> {
+        let Self { step: Step { graph, training, .. }, executor, .. } = self;
+        if let Some(parameter) = training.bad_parameter(graph, executor).await? {
+            return Ok(Some(parameter));
+        }
+        if let Some(image) = bad_image(&batch.images, self.options.batch_size) {
+            return Ok(Some(image));
+        }
+        self.done = step.saturating_sub(1);
+        let importance = self.draw_timesteps();
+        for (index, images) in self.options.micro_batches().enumerate() {
+            self.write_images(batch, &importance, images)?;
+            self.step.training.micro_batches.begin(&mut self.executor, index)?;
+            if let Some(node) = bad_node(&mut self.executor).await? {
+                return Ok(Some(node));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Steps that were skipped, from the first whose gradients were not finite to the last, so that the weights stay as they
+    /// were; 0 with loss scaling, which skips such steps and goes on.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn skipped_steps(&mut self) -> Result<u64, TrainError> {
+        Ok(self.step.training.read_skipped_steps(&mut self.executor).await?)
+    }
+
+    /// The numbers that the next step draws. The generator counts steps in 32 bits; a run of four billion steps repeats its
+    /// noise.
+    fn stream(&self) -> Stream {
+        Stream { seed: self.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 }
+    }
+
+    /// Draws the timesteps of the next step, and gives what the loss of each image counts, so that the losses of all
+    /// micro-batches add up to that of the batch.
+    fn draw_timesteps(&mut self) -> Vec<f64> {
+        let (timesteps, mut importance) = timestep_sampler::draw(
+            self.options.timestep_sampling,
+            self.moments.as_ref(),
+            self.schedule.num_train_timesteps(),
+            self.options.batch_size,
+            self.stream(),
+        );
+        let count = self.options.micro_batches().len() as f64;
+        importance.iter_mut().for_each(|importance| *importance /= count);
+        self.timesteps = timesteps;
+        importance
     }
 
     /// The plan of a step.
@@ -276,72 +338,64 @@ impl Trainer {
         self.executor.plan()
     }
 
-    fn write_inputs(&mut self, batch: &Batch) -> Result<(), TrainError> {
+    /// Writes what belongs to some of the batch's images; `importance` of all is what their losses count.
+    fn write_images(
+        &mut self,
+        batch: &Batch,
+        importance: &[f64],
+        images: Range<usize>,
+    ) -> Result<(), TrainError> {
+        let stream = self.stream();
         let inputs = self.step.inputs;
-        // The generator counts steps in 32 bits; a run of four billion steps repeats its noise.
-        let stream =
-            Stream { seed: self.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 };
-        let (timesteps, importance) = timestep_sampler::draw(
-            self.options.timestep_sampling,
-            self.moments.as_ref(),
-            self.schedule.num_train_timesteps(),
-            self.options.batch_size,
-            stream,
-        );
-        self.timesteps = timesteps;
-        let coefficients: Vec<f32> = self
-            .timesteps
+        let drawn = &self.timesteps[images.clone()];
+        let coefficients: Vec<f32> = drawn
             .iter()
             .flat_map(|&t| self.schedule.q_sample_coefficients(t, self.scheduler.prediction_type))
             .map(|value| value as f32)
             .collect();
-        let timesteps: Vec<f32> = self.timesteps.iter().map(|&t| t as f32).collect();
+        let timesteps: Vec<f32> = drawn.iter().map(|&t| t as f32).collect();
         let loss_inputs = self.step.loss.inputs(
             &self.options,
             &self.scheduler,
             &self.schedule,
-            &self.timesteps,
-            &importance,
+            drawn,
+            &importance[images.clone()],
         );
+        let elements = batch.images.len() / self.options.batch_size;
+        let pixels = &batch.images[images.start * elements..images.end * elements];
         let executor = &mut self.executor;
         for (value, contents) in &loss_inputs {
             executor.write(*value, contents)?;
         }
-        executor.write(inputs.x_start, &batch.images)?;
+        executor.write(inputs.x_start, pixels)?;
         executor.write(inputs.coefficients, &coefficients)?;
         executor.write(inputs.timesteps, &timesteps)?;
+        // Image n of the batch draws the same numbers whatever micro-batch it is in.
+        let of_image = |stream_of: u32, n: usize| Stream { stream: stream_of, sample: n as u32, ..stream };
         if let Some(labels) = inputs.class_labels {
             let null_class = self.config.null_class();
-            let is_dropped = |n: usize| {
-                let stream = Stream { stream: LABEL_STREAM, sample: n as u32, ..stream };
-                f64::from(stream.uniform(0)) < self.options.label_dropout
-            };
-            let dropped = |(n, &label): (usize, &u32)| null_class.filter(|_| is_dropped(n)).unwrap_or(label);
-            executor.write(labels, &batch.labels.iter().enumerate().map(dropped).collect::<Vec<u32>>())?;
+            let is_dropped =
+                |n: usize| f64::from(of_image(LABEL_STREAM, n).uniform(0)) < self.options.label_dropout;
+            let label = |n: usize| null_class.filter(|_| is_dropped(n)).or(batch.labels.get(n).copied());
+            executor.write(labels, &images.clone().filter_map(label).collect::<Vec<u32>>())?;
         }
         if let (Some([low, low_coefficients]), Some(model)) = (inputs.low, self.config.super_resolution) {
             let [height, width] = self.config.image_size()?;
             let channels = self.config.image_channels();
-            let shrunk = model.shrink(&batch.images, [self.options.batch_size, height, width, channels]);
+            let shrunk = model.shrink(pixels, [images.len(), height, width, channels]);
             executor.write(low, &model.enlarge(&shrunk, channels, height))?;
             let coefficients = |n: usize| {
-                let stream = Stream { stream: AUGMENTATION_STREAM, sample: n as u32, ..stream };
                 let levels = model.augmentation + 1;
-                let level = ((f64::from(stream.uniform(0)) * levels as f64) as usize).min(model.augmentation);
+                let drawn = f64::from(of_image(AUGMENTATION_STREAM, n).uniform(0));
+                let level = ((drawn * levels as f64) as usize).min(model.augmentation);
                 let alpha_cumprod = self.schedule.alphas_cumprod_after(level);
                 [alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt(), 0.0, 0.0].map(|value| value as f32)
             };
-            let factors: Vec<f32> = (0..self.options.batch_size).flat_map(coefficients).collect();
+            let factors: Vec<f32> = images.clone().flat_map(coefficients).collect();
             executor.write(low_coefficients, &factors)?;
         }
-        executor.write(inputs.key_step_sample, &stream.key_step_sample())?;
-        let schedule = self.options.optimizer().adamw.schedule(
-            self.done + 1,
-            self.options.learning_rate_at(self.done),
-            self.options.ema_decay_at(self.done),
-        );
-        self.step.training.write_schedule(executor, schedule)?;
-        Ok(())
+        let first = Stream { sample: images.start as u32, ..stream };
+        Ok(executor.write(inputs.key_step_sample, &first.key_step_sample())?)
     }
 
     /// The timesteps of the last step's images, and what each image contributed to the objective, before importance
@@ -351,13 +405,23 @@ impl Trainer {
     /// [`TrainError::Device`]
     pub async fn contributions(&mut self) -> Result<(Vec<usize>, Vec<f64>), TrainError> {
         let mut losses = Vec::new();
-        for value in self.step.loss.per_sample() {
+        for &value in &self.step.training.per_sample {
             losses.push(self.executor.read(value).await?);
         }
         let loss = &self.step.loss;
         let contributions =
             loss.contributions(&self.options, &self.scheduler, &self.schedule, &self.timesteps, &losses);
         Ok((self.timesteps.clone(), contributions))
+    }
+
+    /// What the last step's images contributed to the objective on average, by quarter of the timesteps, the least noisy
+    /// first; `None` where no image was.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`]
+    pub async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError> {
+        let (timesteps, contributions) = self.contributions().await?;
+        Ok(mean_by_quartile(&timesteps, &contributions, self.schedule.num_train_timesteps()))
     }
 
     /// Takes the betas of a schedule that is learned.
@@ -375,7 +439,9 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`]
     pub async fn observe(&mut self) -> Result<(), TrainError> {
-        if let (Some(learned), Some(value)) = (&mut self.learned_schedule, self.step.loss.squared_error) {
+        if let (Some(learned), Some(&value)) =
+            (&mut self.learned_schedule, self.step.training.per_sample.last())
+        {
             let errors = self.executor.read(value).await?;
             // From the error of what the network predicts to that of eps.
             let of_eps = |(&t, &error): (&usize, &f32)| {
@@ -402,7 +468,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`]
     pub async fn loss(&mut self) -> Result<f32, TrainError> {
-        Ok(self.executor.read(self.step.training.loss).await?[0])
+        Ok(self.step.training.read_loss(&mut self.executor).await?)
     }
 
     /// Norm of the gradient of all parameters in the last step, before it was clipped.
@@ -441,6 +507,10 @@ impl Trainer {
     /// [`TrainError::Device`]
     pub async fn state(&mut self) -> Result<TrainingState, TrainError> {
         let training = self.step.training.clone();
+        let mut extra_emas = Vec::new();
+        for (&decay, (packed, _)) in self.options.extra_ema_decays.clone().iter().zip(&training.extra_emas) {
+            extra_emas.push((decay, self.read(packed).await?));
+        }
         Ok(TrainingState {
             step: self.done,
             options: self.options.to_json()?,
@@ -448,6 +518,7 @@ impl Trainer {
             weights: self.read(&training.weights).await?,
             first_moment: self.read(&training.first_moment).await?,
             second_moment: self.read(&training.second_moment).await?,
+            extra_emas,
             loss_scale: self.loss_scale().await?,
             timestep_sampler: self.moments.as_ref().map(LossSecondMoments::to_tensors),
             learned_schedule: self.learned_schedule.clone(),

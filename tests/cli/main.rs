@@ -9,6 +9,7 @@ mod export;
 mod guidance;
 mod kernels;
 mod objectives;
+mod recipes;
 mod resume;
 mod sample;
 mod support;

@@ -208,6 +208,10 @@ fn logs_hold_what_was_measured_and_a_resumed_run_takes_back_what_it_repeats() {
         assert!((line.learning_rate.unwrap() - rate).abs() < 1e-12, "{line:?}");
         assert!(line.loss.unwrap() > 0.0 && line.gradient_norm.unwrap() > 0.0, "{line:?}");
         assert!(line.images_per_second.unwrap() > 0.0, "{line:?}");
+        // uniform timesteps: the loss of the batch lies between those of its quarters
+        let quartiles: Vec<f32> = line.loss_quartiles.unwrap().into_iter().flatten().collect();
+        let (least, most) = quartiles.iter().fold((f32::MAX, 0.0f32), |(a, b), &v| (a.min(v), b.max(v)));
+        assert!(least <= 1.001 * line.loss.unwrap() && line.loss.unwrap() <= 1.001 * most, "{line:?}");
     }
     assert_eq!(lines[4].samples.as_deref(), Some(std::path::Path::new("samples/step-000040.png")));
 

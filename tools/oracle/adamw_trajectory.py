@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Golden file: ten AdamW steps of a small UNet2DModel, with gradient clipping and EMA.
+"""Golden files: ten steps of AdamW, and of Adam, of a small UNet2DModel, with gradient clipping and EMA.
 
-Writes tests/golden/adamw_trajectory.safetensors with
+Writes tests/golden/adamw_trajectory.safetensors and tests/golden/adam_trajectory.safetensors with
   step.<i>.x_t, step.<i>.timesteps, step.<i>.target     (i = 0..9; the loss is the mean squared error to the target)
   losses [10], grad_norms [10]                          (before clipping)
   initial.<tensor name>, final.<tensor name>, ema.<tensor name>
@@ -42,9 +42,9 @@ def named(prefix, model):
     return {f"{prefix}.{name}": p.detach().clone() for name, p in model.named_parameters()}
 
 
-def train(model, inputs):
+def train(optimizer, model, inputs):
     """Returns the losses, the gradient norms, the EMA model and, for each tensor, its largest gradient."""
-    optimizer = torch.optim.AdamW(
+    optimizer = optimizer(
         model.parameters(), lr=OPTIMIZER["learning_rate"], betas=OPTIMIZER["betas"], eps=OPTIMIZER["eps"],
         weight_decay=OPTIMIZER["weight_decay"], foreach=False,
     )
@@ -70,6 +70,11 @@ def main():
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
+    write("adamw_trajectory", torch.optim.AdamW)
+    write("adam_trajectory", torch.optim.Adam)
+
+
+def write(file, optimizer):
     model = make_unet(CONFIG, SEED)
     tensors = named("initial", model)
     timesteps = torch.Generator().manual_seed(SEED)
@@ -82,8 +87,8 @@ def main():
         tensors |= {f"step.{i}.x_t": x_t, f"step.{i}.timesteps": t, f"step.{i}.target": target}
 
     exact = copy.deepcopy(model).double()
-    losses, norms, ema, _ = train(model, inputs)
-    exact_losses, exact_norms, exact_ema, largest = train(exact, inputs)
+    losses, norms, ema, _ = train(optimizer, model, inputs)
+    exact_losses, exact_norms, exact_ema, largest = train(optimizer, exact, inputs)
     tensors |= {"losses": losses, "grad_norms": norms, **named("final", model), **named("ema", ema)}
 
     noise_driven = sorted(name for name, g in largest.items() if g < 1e-12)
@@ -95,7 +100,7 @@ def main():
         if rest not in noise_driven:
             diff[kind] = max(diff[kind], max_abs_diff(tensors[name], value))
 
-    save_golden("adamw_trajectory", tensors, {
+    save_golden(file, tensors, {
         "config": unet_config(model), "optimizer": OPTIMIZER, "f64_max_abs_diff": diff, "noise_driven": noise_driven,
     })
     print(f"  losses {[round(x, 3) for x in losses.tolist()]}")

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
+use ddpm_gpu::checkpoint::{Classifier, resolve};
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
 use ddpm_gpu::evaluate::{EvaluateRequest, OdeOptions};
 use ddpm_gpu::output::check_writable;
@@ -17,6 +17,7 @@ use serde_json::Map;
 use generated::{GeneratedArgs, Subject};
 use likelihood::{Nll, parse_nll};
 
+use super::checkpoint::AverageArgs;
 use super::dataset::DatasetArgs;
 use super::{DeviceArgs, one_of};
 
@@ -36,6 +37,8 @@ pub(super) struct Args {
     /// --classifier also images: floats [N, C, H, W] in -1..1 as .npy, or a data set's name or path
     #[arg(value_name = "DIR|IMAGES")]
     subject: PathBuf,
+    #[command(flatten)]
+    average: AverageArgs,
     /// The data set: digits (in the program), fashion-mnist, cifar10; or a path, as in `train`
     #[arg(long, value_name = "NAME|PATH")]
     dataset: String,
@@ -92,7 +95,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     let pipeline = match resolve(&args.subject) {
-        Ok(folder) => Some(Pipeline::load(&folder)?),
+        Ok(folder) => Some(args.average.load(&folder)?),
         // Images have no likelihood of their own.
         Err(error) if args.nll.is_some() => return Err(error.into()),
         Err(_) => None,

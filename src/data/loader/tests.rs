@@ -82,7 +82,7 @@ fn image(index: usize, mirrored: bool) -> Vec<f32> {
 }
 
 fn options(batch_size: usize) -> LoaderOptions {
-    LoaderOptions { batch_size, seed: 7, first_step: 0, random_flip: false }
+    LoaderOptions { batch_size, seed: 7, first_step: 0, random_flip: false, random_shift: 0 }
 }
 
 fn take(dataset: Counting, options: LoaderOptions, count: usize) -> Vec<Batch> {
@@ -116,7 +116,7 @@ fn a_batch_may_be_larger_than_the_dataset() {
 
 #[test]
 fn a_resumed_loader_continues_the_stream() {
-    let flipping = LoaderOptions { random_flip: true, ..options(5) };
+    let flipping = LoaderOptions { random_flip: true, random_shift: 2, ..options(5) };
     let whole = take(Counting::new(12), flipping.clone(), 12);
     for first_step in [1, 2, 5, 9] {
         let resumed = take(
@@ -144,6 +144,41 @@ fn flips_mirror_rows_and_leave_labels_alone() {
         }
     }
     assert!((10..40).contains(&mirrored), "{mirrored}");
+}
+
+#[test]
+fn a_shift_moves_pixels_and_repeats_the_edge() {
+    // [2, 3, 2]; value 10 y + x + c / 10
+    let shape = ImageShape { channels: 2, height: 2, width: 3 };
+    let shifted = |by| {
+        let mut pixels = image(0, false);
+        shift(&mut pixels, shape, by);
+        assert!(pixels.chunks_exact(2).all(|pixel| pixel[1] == pixel[0] + 0.1));
+        pixels.chunks_exact(2).map(|pixel| pixel[0]).collect::<Vec<_>>()
+    };
+    assert_eq!(shifted([0, 1]), [0.0, 0.0, 1.0, 10.0, 10.0, 11.0]);
+    assert_eq!(shifted([0, -2]), [2.0, 2.0, 2.0, 12.0, 12.0, 12.0]);
+    assert_eq!(shifted([-1, 0]), [10.0, 11.0, 12.0, 10.0, 11.0, 12.0]);
+    assert_eq!(shifted([1, -1]), [1.0, 2.0, 2.0, 1.0, 2.0, 2.0]);
+    assert_eq!(shifted([-5, 5]), [10.0; 6]);
+}
+
+#[test]
+fn shifted_batches_hold_all_shifts_and_leave_labels_alone() {
+    let shifting = LoaderOptions { random_shift: 1, ..options(200) };
+    let shifted = take(Counting::new(50), shifting, 1).remove(0);
+    assert_eq!(shifted.labels, take(Counting::new(50), options(200), 1).remove(0).labels);
+    let mut counts = [0; 9];
+    for (pixels, &label) in shifted.images.chunks_exact(12).zip(&shifted.labels) {
+        let all = (-1..=1).flat_map(|down| (-1..=1).map(move |right| [down, right]));
+        let is_it = |by: [isize; 2]| {
+            let mut expected = image(label as usize, false);
+            shift(&mut expected, ImageShape { channels: 2, height: 2, width: 3 }, by);
+            pixels == expected
+        };
+        counts[all.into_iter().position(is_it).unwrap()] += 1;
+    }
+    assert!(counts.iter().all(|count| (8..40).contains(count)), "{counts:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The GPU executor: pipelines and bind groups are made once, each run encodes the same list and submits it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::prepare::{Prepare, allocate, plan};
@@ -166,17 +167,17 @@ impl GpuExecutor {
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run(&mut self) -> Result<(), DeviceError> {
-        self.run_from(0)
+        self.run_nodes(0..self.plan.nodes.len())
     }
 
-    /// Queues every dispatch once, from those of the node number `first` of the plan on, as one submission.
+    /// Queues the dispatches of some of the nodes once, by their numbers in the plan, as one submission.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
-    pub fn run_from(&mut self, first: usize) -> Result<(), DeviceError> {
+    pub fn run_nodes(&mut self, nodes: Range<usize>) -> Result<(), DeviceError> {
         let index = self.submit(|executor, encoder| {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in executor.dispatches.iter().filter(|dispatch| dispatch.node >= first) {
+            for dispatch in executor.dispatches.iter().filter(|dispatch| nodes.contains(&dispatch.node)) {
                 dispatch.encode(&mut pass);
             }
         });

@@ -1,0 +1,40 @@
+//! The model that a command uses.
+
+use std::path::{Path, PathBuf};
+
+use ddpm_gpu::checkpoint::{Pipeline, resolve};
+
+/// The model to use.
+#[derive(clap::Args)]
+pub(super) struct CheckpointArgs {
+    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
+    #[arg(value_name = "DIR")]
+    pub(super) checkpoint: PathBuf,
+    #[command(flatten)]
+    average: AverageArgs,
+}
+
+/// Which weights of the model.
+#[derive(clap::Args)]
+pub(super) struct AverageArgs {
+    /// Which average of the weights to take, of several that a model was trained with (train --ema-decay A,B): its decay.
+    /// By default the first
+    #[arg(long, value_name = "X")]
+    ema_decay: Option<f64>,
+}
+
+impl CheckpointArgs {
+    pub(super) fn load(&self) -> anyhow::Result<Pipeline> {
+        self.average.load(&resolve(&self.checkpoint)?)
+    }
+}
+
+impl AverageArgs {
+    /// The pipeline in a checkpoint's own folder.
+    pub(super) fn load(&self, folder: &Path) -> anyhow::Result<Pipeline> {
+        Ok(match self.ema_decay {
+            Some(decay) => Pipeline::load_average(folder, decay)?,
+            None => Pipeline::load(folder)?,
+        })
+    }
+}

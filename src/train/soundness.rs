@@ -1,0 +1,246 @@
+//! Whether a run is still sound: when its numbers are no longer finite, when they first were not and where; and whether the
+//! loss has exploded.
+
+use super::micro_batches::first_of_optimizer;
+use super::run::{Saved, Training};
+use super::{Run, TrainError};
+use crate::device::{DeviceError, Executor};
+use crate::graph::DType;
+use crate::ops::loss_scale::LossScale;
+
+/// Below this, gradients do not overflow because of the scale: the network itself does.
+const SMALLEST_LOSS_SCALE: f32 = 1e-4;
+
+/// What the loss is compared with: its running mean, and what it was at first.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    first: f64,
+    mean: f64,
+    /// Readings in a row that were far too high.
+    high: u32,
+}
+
+impl Level {
+    /// A loss has exploded that is so many times its running mean...
+    const TIMES_MEAN: f64 = 1000.0;
+    /// ...and so many times the first one, which a mean may be far below...
+    const TIMES_FIRST: f64 = 10.0;
+    /// ...at so many readings in a row: the loss of single batches varies much where timesteps have different weights.
+    const READINGS: u32 = 3;
+    /// Share of a new reading in the mean.
+    const SHARE: f64 = 0.1;
+
+    fn new(loss: f64) -> Self {
+        Self { first: loss, mean: loss, high: 0 }
+    }
+
+    /// Takes a reading.
+    fn read(&mut self, loss: f64) {
+        if loss > (Self::TIMES_MEAN * self.mean).max(Self::TIMES_FIRST * self.first) {
+            self.high += 1;
+        } else {
+            self.high = 0;
+            self.mean += Self::SHARE * (loss - self.mean);
+        }
+    }
+}
+
+/// Watches over the numbers of a run.
+#[derive(Debug, Default)]
+pub(super) struct Soundness {
+    /// `None` before the first reading.
+    level: Option<Level>,
+}
+
+impl Soundness {
+    /// Whether the loss was never read: the first one is what later ones are compared with.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.level.is_none()
+    }
+
+    /// Whether the loss was far too high at the last reading: such weights are not saved.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.level.is_some_and(|level| level.high > 0)
+    }
+
+    /// The loss of the last step, where the run is sound: other weights are never saved. And where loss scaling stands.
+    pub(super) async fn check(
+        &mut self,
+        run: &Run,
+        trainer: &mut impl Training,
+        saved: Option<&Saved>,
+    ) -> Result<(f32, Option<LossScale>), TrainError> {
+        let last_checkpoint = saved.map_or(0, |saved| saved.step);
+        let step = trainer.done();
+        // A run that was stopped before its first step has no loss yet.
+        let loss = if step > last_checkpoint { trainer.loss().await? } else { 0.0 };
+        let scale = trainer.loss_scale().await?;
+        // A step that overflows in 16 bits is skipped, so the weights are sound, unless all do.
+        if let Some(LossScale { scale, .. }) = scale
+            && scale < SMALLEST_LOSS_SCALE
+        {
+            let place = locate(run, trainer, step).await?;
+            return Err(TrainError::LossScale { step, scale, place, last_checkpoint });
+        }
+        let skipped = trainer.skipped_steps().await?;
+        if skipped > 0 || (scale.is_none() && !loss.is_finite()) {
+            // All steps since the first that went wrong were skipped, so the weights are those that it had.
+            let step = step + 1 - skipped.max(1);
+            let place = locate(run, trainer, step).await?;
+            return Err(TrainError::NotFinite { step, place, last_checkpoint });
+        }
+        if step > last_checkpoint && loss.is_finite() {
+            let level = self.level.get_or_insert(Level::new(loss.into()));
+            let mean = level.mean;
+            level.read(loss.into());
+            if level.high == Level::READINGS {
+                return Err(TrainError::Exploded { step, loss, mean, last_checkpoint });
+            }
+        }
+        Ok((loss, scale))
+    }
+}
+
+async fn locate(run: &Run, trainer: &mut impl Training, step: u64) -> Result<String, TrainError> {
+    let batch = run.loader(step - 1)?.next()?;
+    let place = trainer.locate(step, &batch).await?;
+    // where what is drawn depends on losses, the same step may be drawn otherwise the second time
+    Ok(place.unwrap_or_else(|| "a place that was not found when the step was done again".to_owned()))
+}
+
+/// The first number that is not finite among those of a batch's images, in words.
+pub(super) fn bad_image(images: &[f32], batch_size: usize) -> Option<String> {
+    let at = images.iter().position(|value| !value.is_finite())?;
+    let image = at / (images.len() / batch_size).max(1);
+    Some(format!("the data: image {image} of the step's batch has a pixel that is no finite number"))
+}
+
+/// Runs the forward and the reverse pass node by node on the inputs that are written, and gives the module path and the
+/// kernel of the first node whose result is not finite.
+pub(super) async fn bad_node(executor: &mut Executor) -> Result<Option<String>, DeviceError> {
+    for index in 0..first_of_optimizer(executor) {
+        executor.run_nodes(index..index + 1)?;
+        let node = executor.plan().nodes[index].node.clone();
+        for &output in &node.outputs {
+            if executor.plan().place(output).is_none() || executor.plan().ty(output).dtype == DType::U32 {
+                continue;
+            }
+            if executor.read(output).await?.iter().any(|value| !value.is_finite()) {
+                return Ok(Some(format!("{} / {}", node.path, node.op.name())));
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use pollster::block_on;
+
+    use super::*;
+    use crate::data::Batch;
+    use crate::device::Device;
+    use crate::diffusion::SchedulerConfig;
+    use crate::model::UNetConfig;
+    use crate::train::{TrainOptions, Trainer};
+    use crate::workbench::random_batch;
+
+    const MODEL: &str = r#"{
+        "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 1, "out_channels": 1,
+        "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "num_class_embeds": null,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"]
+    }"#;
+
+    fn trainer(learning_rate: f64) -> (Trainer, Batch) {
+        let config = UNetConfig::from_json(MODEL).unwrap();
+        let batch = random_batch(&config, 4).unwrap();
+        let options = TrainOptions {
+            batch_size: 4,
+            micro_batch_size: Some(2),
+            warmup_steps: 0,
+            learning_rate,
+            ..TrainOptions::default()
+        };
+        let trainer = Trainer::new(&Device::Cpu, config, SchedulerConfig::default(), options, None);
+        (block_on(trainer).unwrap(), batch)
+    }
+
+    #[test]
+    fn the_weights_stay_as_they_were_at_the_first_step_that_went_wrong() {
+        let (mut trainer, good) = trainer(1e-3);
+        trainer.step(&good).unwrap();
+        let before = block_on(trainer.state()).unwrap();
+        let mut bad = good.clone();
+        bad.images[2 * 64 + 5] = f32::NAN;
+        for (batch, skipped) in [(&bad, 1), (&good, 2), (&good, 3)] {
+            trainer.step(batch).unwrap();
+            assert_eq!(block_on(trainer.skipped_steps()).unwrap(), skipped);
+        }
+        let after = block_on(trainer.state()).unwrap();
+        assert!(after.weights == before.weights && after.second_moment == before.second_moment);
+        let place = block_on(trainer.locate(2, &bad)).unwrap().unwrap();
+        assert!(place.contains("image 2 of the step's batch"), "{place}");
+        assert_eq!(block_on(trainer.locate(2, &good)).unwrap(), None);
+    }
+
+    #[test]
+    fn an_absurd_learning_rate_is_found_at_the_module_that_overflows() {
+        let (mut trainer, batch) = trainer(1e25);
+        for skipped in [0, 1, 2] {
+            trainer.step(&batch).unwrap();
+            assert_eq!(block_on(trainer.skipped_steps()).unwrap(), skipped);
+        }
+        let place = block_on(trainer.locate(2, &batch)).unwrap().unwrap();
+        // two layers of weights of 1e25 give 1e50
+        assert_eq!(place, "time_embedding.linear_2 / linear.forward");
+    }
+
+    #[test]
+    fn a_parameter_that_is_no_number_is_named() {
+        let (mut trainer, batch) = trainer(1e-3);
+        let mut weights = block_on(trainer.state()).unwrap().weights;
+        weights.get_mut("mid_block.resnets.0.conv1.bias").unwrap().data[3] = f32::NAN;
+        trainer.set_weights(&weights).unwrap();
+        trainer.step(&batch).unwrap();
+        let place = block_on(trainer.locate(1, &batch)).unwrap().unwrap();
+        assert_eq!(place, "the parameter mid_block.resnets.0.conv1.bias, before the step");
+    }
+
+    /// The number of the reading at which the loss counts as exploded.
+    fn exploded(losses: impl IntoIterator<Item = f64>) -> Option<usize> {
+        let mut losses = losses.into_iter();
+        let mut level = Level::new(losses.next()?);
+        losses.position(|loss| {
+            level.read(loss);
+            level.high == Level::READINGS
+        })
+    }
+
+    #[test]
+    fn a_loss_that_stays_far_above_its_level_has_exploded() {
+        let falling = || (0..200).map(|step| 1.0 / f64::from(1 + step));
+        assert_eq!(exploded(falling().chain([1e4; 5])), Some(201));
+        assert_eq!(exploded([1.0, 1e9, 1e9, 1e9]), Some(2));
+    }
+
+    #[test]
+    fn a_loss_that_leaps_for_a_moment_or_falls_has_not() {
+        let leaping = (0..300).map(|step| if step % 9 < 2 { 1e6 } else { 0.01 });
+        assert_eq!(exploded([0.01].into_iter().chain(leaping)), None);
+        // a classifier that knows its images by heart, until they are others
+        assert_eq!(exploded([2.3].into_iter().chain([1e-6; 500]).chain([4.0; 50])), None);
+        // the loss of a few images whose timesteps have weights from 0.001 to 1000
+        let weights = (0..10_000u32)
+            .map(|step| 10f64.powf(f64::from(step.wrapping_mul(2_654_435_761) % 6001) / 1000.0 - 3.0));
+        assert_eq!(exploded(weights), None);
+    }
+
+    #[test]
+    fn a_bad_pixel_is_found_by_its_image() {
+        let mut images = vec![0.0; 12];
+        assert_eq!(bad_image(&images, 3), None);
+        images[7] = f32::INFINITY;
+        assert!(bad_image(&images, 3).is_some_and(|text| text.contains("image 1 of")));
+    }
+}
