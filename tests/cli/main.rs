@@ -7,6 +7,7 @@ mod evaluate;
 mod guidance;
 mod kernels;
 mod objectives;
+mod pairs;
 mod sample;
 mod support;
 mod train;
