@@ -31,7 +31,9 @@ pub fn classifier_free(
     graph.apply_one(ClassifierFree { channels, scale, rescale }, &[outputs])
 }
 
-/// `output + factors[n] * gradient`: `[N, H, W, C']`, `[N, H, W, C]` and `[N]`; channels of the output beyond C stay.
+/// `output + f exp(r v) gradient`, where f and r are `factors[n]`: `[N, H, W, C']`, `[N, H, W, C]` and `[N, 2]`.
+///
+/// v is the other half of an output with C' = 2 C, else 0. Channels of the output beyond C stay.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.
@@ -180,13 +182,16 @@ impl Op for Shift {
         expect((1..=c).contains(&channels), || format!("gradient must have from 1 to {c} channels"))?;
         expect_shape("output", inputs[0], &[n, h, w, c])?;
         expect_shape("gradient", inputs[1], &[n, h, w, channels])?;
-        expect_shape("factors", inputs[2], &[n])?;
+        expect_shape("factors", inputs[2], &[n, 2])?;
         Ok(vec![inputs[0].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let y = &types.outputs[0];
         let params = params(y.shape[0], y, types.inputs[1].channels(), [0.0; 2]);
         vec![Variant::single("shift", Grid::Invocations(y.len()), params)]
+    }
+    fn tolerance(&self) -> f32 {
+        1e-5
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([output, gradient, factors], [y]) = operands.split();
@@ -196,7 +201,9 @@ impl Op for Shift {
             let mut value = f64::from(output.data[i]);
             if channel < channels {
                 let slope = f64::from(gradient.data[pixel * channels + channel]);
-                value += f64::from(factors.data[i / elements]) * slope;
+                let [factor, range] = [0, 1].map(|at| f64::from(factors.data[2 * (i / elements) + at]));
+                let v = if all == 2 * channels { f64::from(output.data[i + channels]) } else { 0.0 };
+                value += factor * (range * v).exp() * slope;
             }
             *y = value as f32;
         }
@@ -227,11 +234,11 @@ pub fn cases() -> Vec<Case> {
         Case::new("flat, rescaled", free(3, 2.0, 0.7), vec![flat]),
         Case::new("learned variance, rescaled", free(2, 2.5, 1.0), vec![doubled([3, 5, 2, 4])]),
         Case::new("image, rescaled", free(3, 7.5, 0.7), vec![doubled(image)]),
-        Case::new("ragged", Shift, vec![Fill::normal(ragged), Fill::normal(ragged), Fill::normal([3])]),
+        Case::new("ragged", Shift, vec![Fill::normal(ragged), Fill::normal(ragged), Fill::normal([3, 2])]),
         Case::new(
             "learned variance",
             Shift,
-            vec![Fill::normal([3, 5, 2, 4]), Fill::normal([3, 5, 2, 2]), Fill::normal([3])],
+            vec![Fill::normal([3, 5, 2, 4]), Fill::normal([3, 5, 2, 2]), Fill::normal([3, 2])],
         ),
     ]
 }

@@ -110,7 +110,7 @@ impl Evaluation {
             timesteps: graph.input("timesteps", rows.clone()),
             class_labels: graph.input("class_labels", class_labels),
             d_cross_entropy: graph.input("d_cross_entropy", rows.clone()),
-            factors: graph.input("factors", rows),
+            factors: graph.input("factors", TensorType::f32([rows.shape[0], 2])),
             shift: ShiftFactors { levels, prediction_type, scale: *scale, is_ddpm },
         });
         let unet_inputs =
@@ -159,8 +159,8 @@ impl Evaluation {
         steps: impl Iterator<Item = Option<&'a Step>>,
     ) -> Result<(), DeviceError> {
         let Some(classifier) = &self.classifier else { return Ok(()) };
-        let factors = steps.map(|step| step.map_or(0.0, |step| classifier.shift.of(step)) as f32);
-        executor.write(classifier.factors, &factors.collect::<Vec<f32>>())
+        let factors = steps.flat_map(|step| step.map_or([0.0; 2], |step| classifier.shift.of(step)));
+        executor.write(classifier.factors, &factors.map(|factor| factor as f32).collect::<Vec<f32>>())
     }
 
     /// Sets the timesteps `[N]` of the next run.

@@ -107,18 +107,19 @@ pub(super) struct ShiftFactors {
 }
 
 impl ShiftFactors {
-    /// The factor in a step that evaluates the network.
+    /// The factor in a step that evaluates the network, and that of v in the exponent by which a learned variance changes it.
     ///
-    /// In DDPM the mean moves by s sigma^2 gradient (Dhariwal and Nichol 2021, algorithm 1): the output is shifted by what moves
-    /// the mean so far, as long as x_0 is not clipped. Its last step has no variance, and so no guidance. In other samplers,
-    /// see [`ShiftFactors::at`].
-    pub(super) fn of(&self, step: &Step) -> f64 {
+    /// In DDPM the mean moves by s sigma^2 gradient (Dhariwal and Nichol 2021, algorithm 1), sigma^2 being what the network says
+    /// where it is learned: the output is shifted by what moves the mean so far, as long as x_0 is not clipped. Its last step has
+    /// no variance, and so no guidance. In other samplers, see [`ShiftFactors::at`].
+    pub(super) fn of(&self, step: &Step) -> [f64; 2] {
         if !self.is_ddpm {
-            return step.timestep.map_or(0.0, |t| self.at(t));
+            return [step.timestep.map_or(0.0, |t| self.at(t)), 0.0];
         }
-        let Update { x_0: [_, of_output], x, sigma, .. } = &step.update;
+        let Update { x_0: [_, of_output], x, sigma, log_range, .. } = &step.update;
         let mean_of_output = x.x_0 * of_output + x.output;
-        if mean_of_output == 0.0 { 0.0 } else { self.scale * sigma * sigma / mean_of_output }
+        let factor = if mean_of_output == 0.0 { 0.0 } else { self.scale * sigma * sigma / mean_of_output };
+        [factor, 2.0 * log_range]
     }
 
     /// The factor at timestep `t`, whole or not, by which eps becomes eps - s sqrt(1 - abar) gradient (algorithm 2): the output
@@ -134,7 +135,7 @@ impl ShiftFactors {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::diffusion::SchedulerConfig;
+    use crate::diffusion::{SchedulerConfig, VarianceType};
     use crate::sampler::{Process, Steps};
 
     fn factors(config: &SchedulerConfig, is_ddpm: bool) -> ShiftFactors {
@@ -163,26 +164,45 @@ mod tests {
         }
     }
 
-    /// Algorithm 1 of Dhariwal and Nichol: the mean of each step of DDPM moves by s sigma^2 gradient.
+    /// Algorithm 1 of Dhariwal and Nichol: the mean of each step of DDPM moves by s Sigma gradient, where Sigma may be
+    /// learned (Nichol and Dhariwal 2021, equation 15).
     #[test]
     fn the_mean_of_ddpm_moves_by_the_variance_times_the_gradient() {
-        for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
+        let predictions = [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction];
+        let variances = [VarianceType::FixedSmall, VarianceType::FixedLarge, VarianceType::LearnedRange];
+        for (prediction_type, variance_type) in
+            predictions.into_iter().flat_map(|prediction| variances.map(|variance| (prediction, variance)))
         {
-            let config =
-                SchedulerConfig { prediction_type, clip_sample: false, ..SchedulerConfig::default() };
+            let config = SchedulerConfig {
+                prediction_type,
+                variance_type,
+                clip_sample: false,
+                ..SchedulerConfig::default()
+            };
             let factors = factors(&config, true);
+            let schedule = config.schedule().unwrap();
             let ddpm = crate::sampler::by_name("ddpm").unwrap();
             let options = crate::sampler::SamplerOptions::new(&config);
             let Steps::Fixed(steps) = ddpm.start(&config, &options).unwrap() else { unreachable!() };
             for step in steps.iter().step_by(111) {
+                let posterior = schedule.posterior(step.timestep.unwrap() as usize);
+                let (small, large) = (posterior.variance.max(1e-20), posterior.beta);
+                let (output, gradient, v) = (-0.3, 0.2, -0.4);
+                let sigma = match variance_type {
+                    _ if step.timestep == Some(0.0) => 0.0,
+                    VarianceType::FixedSmall | VarianceType::FixedSmallLog => small,
+                    VarianceType::FixedLarge => large,
+                    VarianceType::LearnedRange => (0.3 * large.ln() + 0.7 * small.ln()).exp(),
+                };
                 let mean = |output: f64| {
                     let [of_x, of_output] = step.update.x_0;
                     step.update.x.value([of_x * 0.7 + of_output * output, 0.7, output], &[])
                 };
-                let (output, gradient) = (-0.3, 0.2);
-                let moved = mean(output + factors.of(step) * gradient) - mean(output);
-                let expected = 3.0 * step.update.sigma.powi(2) * gradient;
-                assert!((moved - expected).abs() < 1e-12, "{prediction_type:?}: {moved} and {expected}");
+                let [factor, range] = factors.of(step);
+                let moved = mean(output + factor * (range * v).exp() * gradient) - mean(output);
+                let expected = 3.0 * sigma * gradient;
+                let case = format!("{prediction_type:?}, {variance_type:?}, {:?}", step.timestep);
+                assert!((moved - expected).abs() < 1e-12, "{case}: {moved} and {expected}");
             }
         }
     }

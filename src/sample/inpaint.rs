@@ -4,8 +4,9 @@ use super::forward_process::add_noise;
 use super::{Conditions, Denoiser, Images, SampleError, SampleProgress, SampleRequest, check, init_noise};
 use crate::checkpoint::Pipeline;
 use crate::device::Device;
+use crate::diffusion::SchedulerConfig;
 use crate::ops::philox::{Stream, normals};
-use crate::sampler::{Sampler, Step, Steps};
+use crate::sampler::{Sampler, SamplerOptions, Step, Steps};
 
 /// Streams of the noise of known pixels, and of steps back; see `forward_process` for the others.
 const KNOWN_STREAM: u32 = 0x8000_0004;
@@ -74,6 +75,49 @@ fn moves(steps: usize, jump_length: usize, resample: usize) -> Vec<Move> {
     moves
 }
 
+/// The way through the process and back, and what is done to x on it beside the sampler's steps.
+struct Path {
+    steps: Vec<Step>,
+    moves: Vec<Move>,
+    /// alpha-bar before each step, and 1 after the last.
+    levels: Vec<f64>,
+}
+
+impl Path {
+    fn new(
+        sampler: &Sampler,
+        config: &SchedulerConfig,
+        options: &SamplerOptions,
+        jump_length: usize,
+        resample: usize,
+    ) -> Result<Self, SampleError> {
+        let steps = independent_steps(sampler, sampler.start(config, options)?)?;
+        let schedule = config.schedule().map_err(|error| SampleError::Sampler(error.into()))?;
+        let timesteps = steps.iter().filter_map(|step| step.timestep);
+        let levels = timesteps.map(|t| schedule.alphas_cumprod(t as usize)).chain([1.0]).collect();
+        let moves = moves(steps.len(), jump_length, resample);
+        Ok(Self { steps, moves, levels })
+    }
+
+    /// After a step, replaces the known pixels in `x` by those of the image, noised as far.
+    fn keep_known(&self, step: usize, x: &mut [f32], known: &[f32], mask: &[f32], noise: &[f32]) {
+        let noised = add_noise(known, noise, self.levels[step + 1]);
+        for ((x, known), mask) in x.iter_mut().zip(noised).zip(mask) {
+            if *mask == 0.0 {
+                *x = known;
+            } else if *mask != 1.0 {
+                *x = mask * *x + (1.0 - mask) * known;
+            }
+        }
+    }
+
+    /// x with the noise that leads back to before a step: q(x_t | x_s) for s < t, whose signal is less by the root of the
+    /// ratio.
+    fn back(&self, step: usize, x: &[f32], noise: &[f32]) -> Vec<f32> {
+        add_noise(x, noise, self.levels[step] / self.levels[step + 1])
+    }
+}
+
 /// Paints the masked pixels of images, so that they fit the known ones; known pixels come out as they were.
 ///
 /// After each step the known pixels are replaced by those of the image, noised as far (equation 8); jumps back in between
@@ -99,13 +143,7 @@ pub async fn inpaint(
     }
     let [h, w] = pipeline.unet.image_size()?;
     check(pipeline, &request, [h, w, pipeline.unet.image_channels()])?;
-    let steps =
-        independent_steps(request.sampler, request.sampler.start(&pipeline.scheduler, &request.options)?)?;
-    let schedule = pipeline.scheduler.schedule().map_err(|error| SampleError::Sampler(error.into()))?;
-    // alpha-bar before each step, and 1 after the last.
-    let timesteps = steps.iter().filter_map(|step| step.timestep);
-    let levels: Vec<f64> = timesteps.map(|t| schedule.alphas_cumprod(t as usize)).chain([1.0]).collect();
-    let moves = moves(steps.len(), *jump_length, *resample);
+    let path = Path::new(request.sampler, &pipeline.scheduler, &request.options, *jump_length, *resample)?;
 
     let (count, seed) = (images.shape[0], request.seed);
     let batch = request.batch_size.min(count);
@@ -113,7 +151,7 @@ pub async fn inpaint(
     let (sampler, clip) = (request.sampler, request.options.clip);
     let mut denoiser =
         Denoiser::new(device, pipeline, batch, request.precision, sampler, clip, &request.guidance).await?;
-    let total = moves.len() * count.div_ceil(batch);
+    let total = path.moves.len() * count.div_ceil(batch);
     let mut done = 0;
     let mut data = Vec::with_capacity(images.data.len());
     for first in (0..count).step_by(batch) {
@@ -129,26 +167,17 @@ pub async fn inpaint(
         x.resize(batch * elements, 0.0);
         let labels = request.batch_labels(first, here, batch);
         denoiser.start(&x, Conditions { class_labels: labels.as_deref(), ..Conditions::default() })?;
-        for (number, &next) in moves.iter().enumerate() {
+        for (number, &next) in path.moves.iter().enumerate() {
             match next {
                 Move::Denoise(step) => {
-                    denoiser.step(&steps[step..=step], seed, first as u32)?;
+                    denoiser.step(&path.steps[step..=step], seed, first as u32)?;
                     let mut x = denoiser.images().await?;
-                    let noised = add_noise(known, &noise(KNOWN_STREAM, number), levels[step + 1]);
-                    for ((x, known), mask) in x.iter_mut().zip(noised).zip(mask) {
-                        if *mask == 0.0 {
-                            *x = known;
-                        } else if *mask != 1.0 {
-                            *x = mask * *x + (1.0 - mask) * known;
-                        }
-                    }
+                    path.keep_known(step, &mut x, known, mask, &noise(KNOWN_STREAM, number));
                     denoiser.set_images(&x)?;
                 }
                 Move::Back(step) => {
                     let mut x = denoiser.images().await?;
-                    // q(x_t | x_s) for s < t, whose signal is less by the root of the ratio.
-                    let ratio = levels[step] / levels[step + 1];
-                    let noisier = add_noise(&x[..here * elements], &noise(BACK_STREAM, number), ratio);
+                    let noisier = path.back(step, &x[..here * elements], &noise(BACK_STREAM, number));
                     x[..here * elements].copy_from_slice(&noisier);
                     denoiser.set_images(&x)?;
                 }
@@ -162,8 +191,16 @@ pub async fn inpaint(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use safetensors::SafeTensors;
+    use serde_json::{Map, Value};
+
     use super::*;
+    use crate::diffusion::Respacing;
+    use crate::workbench::Walk;
 
     /// The positions that diffusers' `RePaintScheduler` visits; a step back visits the one above.
     fn positions(steps: usize, jump_length: usize, resample: usize) -> Vec<usize> {
@@ -208,5 +245,65 @@ mod tests {
             }
             assert_eq!(level, steps);
         }
+    }
+
+    /// `tools/oracle/repaint.py`: x after every move of diffusers' `RePaintScheduler`, with the same noise.
+    ///
+    /// Where its jumps go back by several timesteps at once, diffusers adds the betas of the timesteps above instead: there is
+    /// nothing to compare then.
+    #[test]
+    fn trajectories_are_those_of_diffusers() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/repaint.safetensors");
+        let bytes = std::fs::read(path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let cases = header.metadata().as_ref().unwrap()["cases"].as_str();
+        let cases: BTreeMap<String, Value> = serde_json::from_str(cases).unwrap();
+        let numbers = |name: &str| -> Vec<f32> {
+            let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+            tensor.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+        };
+        let (x_t, known, mask) = (numbers("x_T"), numbers("image"), numbers("mask"));
+        let noise = numbers("noise");
+        let to_f64 = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
+        let mut jumps = 0;
+        for (name, case) in &cases {
+            let config: Map<String, Value> = case["config"].as_object().unwrap().clone();
+            let config = SchedulerConfig::try_from(config).unwrap();
+            let number = |key: &str| case[key].as_u64().unwrap() as usize;
+            let options = SamplerOptions {
+                steps: Some(Respacing::Steps(number("steps"))),
+                eta: case["eta"].as_f64(),
+                ..SamplerOptions::new(&config)
+            };
+            let ddim = crate::sampler::by_name("ddim").unwrap();
+            let path =
+                Path::new(ddim, &config, &options, number("jump_length"), number("jump_n_sample")).unwrap();
+            let mut walk = Walk::new(to_f64(&x_t), options.clip);
+            let mut network = |x: &[f64], t: f64| x.iter().map(|x| (0.7 * x + 0.1 * t).tanh()).collect();
+            let trajectory = numbers(&format!("{name}.trajectory"));
+            assert_eq!(trajectory.len(), path.moves.len() * x_t.len(), "{name}: the number of moves");
+            let rows = noise.chunks(x_t.len()).zip(trajectory.chunks(x_t.len()));
+            for (number, (&next, (noise, expected))) in path.moves.iter().zip(rows).enumerate() {
+                let x: Vec<f32> = match next {
+                    Move::Denoise(step) => {
+                        walk.take(&path.steps[step], &mut network, &to_f64(noise));
+                        let mut x: Vec<f32> = walk.x.iter().map(|&x| x as f32).collect();
+                        path.keep_known(step, &mut x, &known, &mask, noise);
+                        x
+                    }
+                    Move::Back(step) => {
+                        jumps += 1;
+                        let x: Vec<f32> = walk.x.iter().map(|&x| x as f32).collect();
+                        path.back(step, &x, noise)
+                    }
+                };
+                let largest = expected.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+                let off = x.iter().zip(expected).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
+                assert!(off < 1e-4 * largest, "{name}, move {number}, {next:?}: {off:.1e} of {largest}");
+                walk.x = to_f64(&x);
+            }
+        }
+        assert!(cases.len() == 14 && jumps > 100, "{} cases, {jumps} moves back", cases.len());
     }
 }

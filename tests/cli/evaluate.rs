@@ -43,14 +43,128 @@ fn the_likelihood_is_printed_and_written_term_by_term() {
     }
 }
 
+const MEASURE: &str = "evaluate run --classifier judge --dataset digits --split train --device cpu";
+
+/// A workspace with a model in `run`, and a classifier of noised digits in `judge`.
+fn trained_with_classifier() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.train("run", 1, "--label-dropout 0.5");
+    workspace.succeeds(
+        "train-classifier --dataset digits --model model.json --batch-size 8 --device cpu --output judge --steps 30 \
+         --learning-rate 0.01 --warmup-steps 0 --measure-every 0",
+    );
+    workspace
+}
+
+fn json(workspace: &Workspace, name: &str) -> serde_json::Value {
+    serde_json::from_slice(&workspace.read(name)).unwrap()
+}
+
+#[test]
+fn samplers_steps_and_guidance_make_a_table() {
+    let workspace = trained_with_classifier();
+    let said = workspace.succeeds(&format!(
+        "{MEASURE} --num-images 12 --batch-size 5 --sampler ddim,pndm --steps 2,5 --guidance-scale 1,3 --output table.json"
+    ));
+    for line in [
+        "12 images drawn in each way, seed 0",
+        "accuracy and Frechet distance, by steps",
+        "precision and recall, by steps",
+        "| sampler | guidance |",
+        "| ddim    |        3 |",
+        "pndm, 2 steps: the sampler `pndm` takes at least 4 steps, not 2",
+        "pndm, 2 steps, guidance scale 3: the sampler",
+    ] {
+        assert!(said.stdout.contains(line), "`{line}` is not in:\n{}", said.stdout);
+    }
+    let table = json(&workspace, "table.json");
+    let trials = table["trials"].as_array().unwrap();
+    assert_eq!(trials.len(), 8);
+    for trial in trials {
+        let is_refused = trial["sampler"] == "pndm" && trial["steps"] == "2";
+        assert_eq!(trial["refused"].is_string(), is_refused, "{trial}");
+        assert_eq!(trial["frechet_distance"].as_f64().is_some_and(|distance| distance > 0.0), !is_refused);
+    }
+    let trial = |steps: &str, scale: f64| {
+        let is_it = |trial: &&serde_json::Value| {
+            trial["sampler"] == "ddim" && trial["steps"] == steps && trial["guidance_scale"] == scale
+        };
+        trials.iter().find(is_it).unwrap()
+    };
+    assert_ne!(trial("5", 1.0)["frechet_distance"], trial("5", 3.0)["frechet_distance"]);
+
+    // What one of them drew is what `sample` draws, and is measured alike.
+    workspace.succeeds(
+        "sample run --device cpu --num-images 12 --batch-size 5 --steps 5 --guidance-scale 3 --output grid.png \
+         --save-npy drawn.npy",
+    );
+    workspace.succeeds(&format!("{} --output drawn.json", MEASURE.replace("run", "drawn.npy")));
+    let found = json(&workspace, "drawn.json");
+    let (found, expected) = (&found["quality"], trial("5", 3.0));
+    for metric in ["frechet_distance", "precision", "recall"] {
+        let (found, expected) = (found[metric].as_f64().unwrap(), expected[metric].as_f64().unwrap());
+        assert!((found - expected).abs() < 1e-4 * expected.abs(), "{metric}: {found} and {expected}");
+    }
+    assert!(found["accuracy"].is_null());
+
+    // Of one number of steps, all metrics are one table; a sampler that finds its steps itself has none to be told.
+    let line = format!(
+        "{MEASURE} --num-images 4 --sampler ode --tolerance 0.3 --guiding-classifier judge --classifier-scale 0,2"
+    );
+    let said = workspace.succeeds(&line).stdout;
+    assert!(said.contains("own steps") && said.contains("| sampler | classifier | accuracy |"), "{said}");
+}
+
+#[test]
+fn a_data_set_is_at_no_distance_from_itself() {
+    let workspace = trained_with_classifier();
+    let line = MEASURE.replace("run", "digits");
+    let said = workspace.succeeds(&format!("{line} --output digits.json")).stdout;
+    assert!(said.contains("compared with 1797 images of digits"), "{said}");
+    let found = json(&workspace, "digits.json");
+    let quality = &found["quality"];
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    assert!(number(&quality["frechet_distance"]).abs() < 1e-9, "{quality}");
+    assert_eq!([number(&quality["precision"]), number(&quality["recall"])], [1.0, 1.0]);
+    assert_eq!(quality["accuracy"], found["dataset_accuracy"]);
+    // Some of them are not as varied as all.
+    workspace.succeeds(&format!("{line} --num-images 9 --output few.json"));
+    let few = json(&workspace, "few.json");
+    assert!(number(&few["quality"]["frechet_distance"]) > 1e-3, "{few}");
+}
+
+#[test]
+fn measurements_that_cannot_be_done() {
+    let workspace = trained_with_classifier();
+    for (line, words) in [
+        (format!("{MEASURE} --num-images 3"), &["3 images", "at least 4"][..]),
+        (format!("{MEASURE} --batch-size 0"), &["batch size", "at least 1"]),
+        (format!("{MEASURE} --sampler zigzag"), &["no sampler `zigzag`"]),
+        (format!("{MEASURE} --sampler ddim_inverse"), &["ddim_inverse", "images to noise"]),
+        (format!("{MEASURE} --guidance-scale -1"), &["guidance scale is -1"]),
+        (format!("{MEASURE} --output no-folder/x.json"), &["no-folder"]),
+        (MEASURE.replace("judge", "run"), &["no classifier", "train-classifier"]),
+        (format!("{} --steps 5", MEASURE.replace("run", "digits")), &["for drawing images", "give a model"]),
+        (format!("{} --nll", MEASURE.replace("run", "digits")), &["digits", "no checkpoint"]),
+        (MEASURE.replace("run", "nowhere"), &["nowhere is no checkpoint"]),
+        (MEASURE.replace(" digits", " fashion-mnist"), &["fashion-mnist"]),
+    ] {
+        workspace.fails(&line, 1, words);
+    }
+    workspace.fails(&format!("{MEASURE} --steps few"), 2, &["--steps"]);
+    workspace.fails(&format!("{MEASURE} --classifier-scale 2"), 2, &["--guiding-classifier"]);
+}
+
 #[test]
 fn evaluations_that_cannot_be_done() {
     let workspace = trained("");
-    workspace.fails(EVALUATE, 1, &["--nll"]);
+    workspace.fails(EVALUATE, 1, &["--nll", "--classifier"]);
     for (flags, words) in [
         ("--nll --batch-size 0", &["at least 1"][..]),
         ("--nll --num-images 0", &["at least 1"]),
         ("--nll ode --ode-tolerance 0", &["tolerance is 0"]),
+        ("--nll vlb --eta 0.5", &["for drawing images", "--classifier"]),
+        ("--nll vlb --sampler ddim", &["for drawing images", "--classifier"]),
         ("--nll --dataset nowhere", &["nowhere"]),
         ("--nll --output no-folder/nll.json", &["no-folder"]),
     ] {
@@ -62,6 +176,7 @@ fn evaluations_that_cannot_be_done() {
         }
         workspace.fails(&format!("{line} {flags}"), 1, words);
     }
+    workspace.fails(&format!("{EVALUATE} --classifier judge --ode-tolerance 1"), 2, &["--nll"]);
     workspace.fails(&format!("{EVALUATE} --nll guess"), 2, &["both, vlb, ode"]);
     workspace.fails("evaluate nowhere --dataset digits --nll", 1, &["nowhere", "no checkpoint"]);
 }

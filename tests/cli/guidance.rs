@@ -98,6 +98,11 @@ fn training_options_that_exclude_each_other() {
         let line = format!("train-classifier --dataset digits --output judge --device cpu {flags}");
         workspace.fails(&line, 1, words);
     }
+    // A classifier has no loss that depends on t as a denoiser's does: timesteps are uniform.
+    for flag in ["--timestep-sampler importance", "--objective vlb", "--label-dropout 0.1"] {
+        let line = format!("train-classifier --dataset digits --output judge --device cpu {flag}");
+        workspace.fails(&line, 2, &["unexpected argument", flag.split(' ').next().unwrap()]);
+    }
     workspace.fails(&Workspace::train_line("run", "--noise-augmentation 3"), 2, &["--super-resolution"]);
     workspace.write_model("free.json", "num_class_embeds", Value::Null);
     let line = Workspace::train_line("run", "--label-dropout 0.1 --image-size 8");

@@ -9,6 +9,7 @@ mod export;
 mod guidance;
 mod kernels;
 mod objectives;
+mod pairs;
 mod recipes;
 mod resume;
 mod sample;

@@ -61,10 +61,11 @@ fn classifier_free_guidance_is_the_published_formula() {
         let mean = values.iter().sum::<f32>() / values.len() as f32;
         values.iter().map(|value| (value - mean).powi(2)).sum::<f32>().sqrt()
     };
+    let mut drawn = Vec::new();
     for (flags, scale, phi) in [
         ("--guidance-scale 1", 1.0, 0.0),
         ("--guidance-scale 0", 0.0, 0.0),
-        ("--guidance-scale 4", 4.0, 0.0),
+        ("--guidance-scale 3", 3.0, 0.0),
         ("--guidance-scale 4 --guidance-rescale 0.7", 4.0, 0.7),
     ] {
         let line = format!("sample run --steps 1 --init-noise x.npy --class-label 3,0,7 {flags}");
@@ -84,7 +85,10 @@ fn classifier_free_guidance_is_the_published_formula() {
             let error = largest_difference(&found[range], &expected) / largest(&expected);
             assert!(error < 1e-5, "{flags}, image {image}: {error:.1e}");
         }
+        drawn.push(found);
     }
+    let [one, _, three, _] = &drawn[..] else { unreachable!() };
+    assert!(largest_difference(one, three) > 1e-3 * largest(one), "scale 3 draws what scale 1 does");
 }
 
 #[test]
@@ -163,6 +167,44 @@ fn a_cascade_of_two_models_draws_digits_of_16_pixels() {
     assert!(parts != images(&workspace, enlarge), "the augmentation is not heeded");
     images(&workspace, "sample free --steps 3 --low-resolution digits --num-images 3");
     assert_eq!(workspace.npy("images.npy").0, [3, 1, 16, 16]);
+}
+
+/// The network is given the small images beside x, and says eps and v.
+#[test]
+fn a_super_resolution_model_may_learn_its_variance() {
+    let workspace = trained();
+    workspace.write_model("model.json", "sample_size", json!(16));
+    workspace.train("large", 3, "--super-resolution 8 --variance-type learned_range --objective hybrid");
+    let config: Value =
+        serde_json::from_slice(&workspace.read("large/checkpoint-000003/unet/config.json")).unwrap();
+    assert_eq!((&config["in_channels"], &config["out_channels"]), (&json!(2), &json!(2)));
+    let line = "sample run --sampler ddpm --steps 3 --num-images 3 --class-label 1,2,3 --then large";
+    let learned = images(&workspace, line);
+    assert_eq!(workspace.npy("images.npy").0, [3, 1, 16, 16]);
+    assert!(learned.iter().all(|value| value.is_finite()));
+    // The same network, taken for one that says eps alone.
+    change_scheduler(&workspace, "large/checkpoint-000003", &[("variance_type", json!("fixed_large"))]);
+    assert!(learned != images(&workspace, line), "the learned variance is not heeded");
+}
+
+/// Dhariwal and Nichol's own setting: DDPM with a learned variance moves each pixel's mean by its own variance.
+#[test]
+fn a_classifier_guides_a_model_that_learns_its_variance() {
+    let workspace = Workspace::new();
+    workspace.train("run", 4, "--variance-type learned_range --objective hybrid --learning-rate 0.01");
+    change_scheduler(&workspace, "run/checkpoint-000004", &[("clip_sample", false.into())]);
+    workspace.succeeds(
+        "train-classifier --dataset digits --model model.json --batch-size 8 --device cpu --output judge --steps 20 \
+         --learning-rate 0.01 --warmup-steps 0 --measure-every 0",
+    );
+    let line = "sample run --sampler ddpm --steps 4 --num-images 3 --class-label 1,2,3";
+    let plain = images(&workspace, line);
+    let guided =
+        |scale: f32| images(&workspace, &format!("{line} --classifier judge --classifier-scale {scale}"));
+    assert!(largest_difference(&plain, &guided(0.0)) < 1e-5 * largest(&plain), "scale 0 guides");
+    let far = guided(100.0);
+    assert!(far.iter().all(|value| value.is_finite()));
+    assert!(largest_difference(&plain, &far) > 1e-3 * largest(&plain), "scale 100 changes nothing");
 }
 
 #[test]
