@@ -43,7 +43,7 @@ const PAIRS: &[(&str, &str, &str, &[&str])] = &[
     (SAMPLE, "--steps ddim4", "--timestep-spacing trailing", &["ddim4", "--timestep-spacing"]),
     (SAMPLE, "--steps 1,2", "--sampler euler", &["`1,2`", "`euler`"]),
     (SAMPLE, "--steps 1,2", "--sampler heun", &["`1,2`", "`heun`"]),
-    (SAMPLE, "--steps 1,2", "--sampler pndm", &["1,2", "pndm"]),
+    (SAMPLE, "--steps 2,4", "--sampler pndm", &["`2,4`", "`pndm`"]),
     (SAMPLE, "--steps 2", "--sampler pndm", &["`pndm`", "at least 4 steps"]),
     (SAMPLE, "--steps 2", "--sampler ode --tolerance 0.5", &["`ode`", "--steps"]),
     (
