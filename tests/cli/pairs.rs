@@ -7,7 +7,7 @@ use super::support::Workspace;
 
 const TRAIN: &str = "train --dataset digits --model model.json --output new --device cpu --dry-run";
 const SAMPLE: &str = "sample run --device cpu --num-images 2 --output x.png";
-const INTERPOLATE: &str = "interpolate run --device cpu --steps 2 --frames 2 --output x.png";
+const INTERPOLATE: &str = "interpolate run --device cpu --steps 2 --frames 2 --class-label 1 --output x.png";
 const NOISE: &str = "noise digits --num-images 2 --timesteps 0 --output x.png";
 
 /// A command, two options, and what the refusal of both names.
@@ -43,7 +43,7 @@ const PAIRS: &[(&str, &str, &str, &[&str])] = &[
     (SAMPLE, "--steps ddim4", "--timestep-spacing trailing", &["ddim4", "--timestep-spacing"]),
     (SAMPLE, "--steps 1,2", "--sampler euler", &["`1,2`", "`euler`"]),
     (SAMPLE, "--steps 1,2", "--sampler heun", &["`1,2`", "`heun`"]),
-    (SAMPLE, "--steps 1,2", "--sampler pndm", &["1,2", "pndm"]),
+    (SAMPLE, "--steps 2,4", "--sampler pndm", &["`2,4`", "`pndm`"]),
     (SAMPLE, "--steps 2", "--sampler pndm", &["`pndm`", "at least 4 steps"]),
     (SAMPLE, "--steps 2", "--sampler ode --tolerance 0.5", &["`ode`", "--steps"]),
     (
@@ -66,7 +66,7 @@ fn each_option_of_a_pair_is_accepted_alone_and_both_are_refused_in_a_sentence() 
     let workspace = Workspace::new();
     workspace.write("betas.json", "[0.1, 0.2, 0.4]");
     write_npy(&workspace.path("two.npy"), [2, 1, 8, 8], &[0.5; 128]).unwrap();
-    workspace.train("run", 1, "--num-train-timesteps 20 --beta-end 0.4");
+    workspace.train("run", 1, "--num-train-timesteps 60 --beta-end 0.2");
     workspace.write_model("model.json", "sample_size", json!(16));
     workspace.train("large", 1, "--super-resolution 8");
     for &(command, first, second, words) in PAIRS {

@@ -62,7 +62,7 @@ struct Ways {
 /// What is measured.
 pub(super) enum Subject<'a> {
     /// A model that draws images.
-    Model { pipeline: &'a Pipeline, sweep: Sweep },
+    Model { pipeline: &'a Pipeline, sweep: Box<Sweep> },
     /// Given images, and their classes where these are known.
     Images { images: Images, labels: Option<Vec<u32>> },
 }

@@ -123,12 +123,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         (None, _) => None,
         (Some(_), Some(pipeline)) => Some(Subject::Model {
             pipeline,
-            sweep: args.generated.sweep(
+            sweep: Box::new(args.generated.sweep(
                 pipeline,
                 args.num_images.unwrap_or(NUM_IMAGES),
                 args.batch_size,
                 args.seed,
-            )?,
+            )?),
         }),
         (Some(_), None) => {
             args.generated.check_given()?;
