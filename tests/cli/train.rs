@@ -141,7 +141,7 @@ fn a_dry_run_prints_parameters_and_memory_and_writes_nothing() {
     let too_large =
         Workspace::train_line("run", "--dry-run").replace("--batch-size 4", "--batch-size 100000000");
     let printed = workspace.succeeds(&too_large).stdout;
-    assert!(printed.contains("a batch of 100000000 does not fit, so no step was timed"), "{printed}");
+    assert!(printed.contains("100000000 images at once do not fit, so no step was timed"), "{printed}");
     assert_same(&before, &workspace.files(""));
 
     let activations = |device: &str, flags: &str| -> f64 {

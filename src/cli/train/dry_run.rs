@@ -30,14 +30,15 @@ pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
     };
     let LargestBatch { batch_size, limit } = largest_batch(run, free)?;
     match limit {
-        Some(limit) => println!("largest batch: {batch_size} images; one more exceeds {limit}"),
-        None => println!("largest batch: at least {batch_size} images"),
+        Some(limit) => println!("largest batch: {batch_size} images at once; one more exceeds {limit}"),
+        None => println!("largest batch: at least {batch_size} images at once"),
     }
     if matches!(device, Device::Gpu(_)) {
         println!("  (as far as the adapter's limits go: how much memory it has, wgpu does not tell)");
     }
-    if limit.is_some() && batch_size < options.batch_size {
-        println!("a batch of {} does not fit, so no step was timed", options.batch_size);
+    let at_once = options.micro_batch_size.unwrap_or(options.batch_size);
+    if limit.is_some() && batch_size < at_once {
+        println!("{at_once} images at once do not fit, so no step was timed; try a smaller --micro-batch-size");
         return Ok(());
     }
     let seconds = time_steps(run, TIMED).await?;
