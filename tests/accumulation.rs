@@ -110,12 +110,17 @@ fn recipes() -> [(&'static str, SchedulerConfig, TrainOptions); 2] {
 fn steps_in_micro_batches_are_those_of_the_whole_batch() {
     let batches = batches(6);
     for (name, device) in common::devices() {
-        for (recipe, scheduler, options) in recipes() {
+        // Software adapters take long to compile a training step: one of each is enough there.
+        let (recipes, sizes) = match &device {
+            Device::Cpu => (&recipes()[..], &[3, 4][..]),
+            Device::Gpu(_) => (&recipes()[..1], &[4][..]),
+        };
+        for (recipe, scheduler, options) in recipes.iter().cloned() {
             let fresh = block_on(trainer(&device, &scheduler, options.clone()).state()).unwrap().weights;
             let whole = run(trainer(&device, &scheduler, options.clone()), &batches);
             let moved = difference(&whole.weights, &fresh);
             assert!(moved > 1e-2, "{name}, {recipe}: nothing was learned, {moved:.1e}");
-            for size in [3, 4] {
+            for &size in sizes {
                 let options = TrainOptions { micro_batch_size: Some(size), ..options.clone() };
                 let parts = run(trainer(&device, &scheduler, options), &batches);
                 for (step, (part, whole)) in parts.steps.iter().zip(&whole.steps).enumerate() {
@@ -171,19 +176,19 @@ fn an_overflow_in_any_micro_batch_skips_the_step_and_leaves_nothing_behind() {
         Device::Gpu(device) => device.supports_f16(),
     };
     for (name, device) in common::devices().into_iter().filter(|(_, device)| f16(device)) {
+        let mut trainer = trainer(&device, &SchedulerConfig::default(), options.clone());
         // the first, the second and the last micro-batch
-        for image in [0, 5, 11] {
-            let mut trainer = trainer(&device, &SchedulerConfig::default(), options.clone());
+        for (image, skips) in [(0, 1.0), (5, 2.0), (11, 3.0)] {
             let before = block_on(trainer.state()).unwrap();
             let mut bad = good.clone();
-            bad.images[image * elements..][..elements].fill(1e6);
+            bad.images[image * elements..][..elements].fill(1e30);
             trainer.step(&bad).unwrap();
             let skipped = block_on(trainer.state()).unwrap();
-            assert_eq!(skipped.loss_scale.unwrap().skipped_steps, 1.0, "{name}, image {image}");
+            assert_eq!(skipped.loss_scale.unwrap().skipped_steps, skips, "{name}, image {image}");
             assert!(skipped.weights == before.weights, "{name}, image {image}: weights changed");
             trainer.step(&good).unwrap();
             let after = block_on(trainer.state()).unwrap();
-            assert_eq!(after.loss_scale.unwrap().skipped_steps, 1.0, "{name}, image {image}");
+            assert_eq!(after.loss_scale.unwrap().skipped_steps, skips, "{name}, image {image}");
             assert!(after.weights != before.weights, "{name}, image {image}: nothing was learned");
             let numbers = after.weights.values().flat_map(|tensor| &tensor.data);
             assert!(numbers.clone().all(|number| number.is_finite()), "{name}, image {image}");

@@ -38,7 +38,9 @@ pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
     }
     let at_once = options.micro_batch_size.unwrap_or(options.batch_size);
     if limit.is_some() && batch_size < at_once {
-        println!("{at_once} images at once do not fit, so no step was timed; try a smaller --micro-batch-size");
+        println!(
+            "{at_once} images at once do not fit, so no step was timed; try a smaller --micro-batch-size"
+        );
         return Ok(());
     }
     let seconds = time_steps(run, TIMED).await?;
