@@ -115,14 +115,14 @@ fn steps_in_micro_batches_are_those_of_the_whole_batch() {
             Device::Cpu => (&recipes()[..], &[3, 4][..]),
             Device::Gpu(_) => (&recipes()[..1], &[4][..]),
         };
-        for (recipe, scheduler, options) in recipes.iter().cloned() {
-            let fresh = block_on(trainer(&device, &scheduler, options.clone()).state()).unwrap().weights;
-            let whole = run(trainer(&device, &scheduler, options.clone()), &batches);
+        for (recipe, scheduler, options) in recipes {
+            let fresh = block_on(trainer(&device, scheduler, options.clone()).state()).unwrap().weights;
+            let whole = run(trainer(&device, scheduler, options.clone()), &batches);
             let moved = difference(&whole.weights, &fresh);
             assert!(moved > 1e-2, "{name}, {recipe}: nothing was learned, {moved:.1e}");
             for &size in sizes {
                 let options = TrainOptions { micro_batch_size: Some(size), ..options.clone() };
-                let parts = run(trainer(&device, &scheduler, options), &batches);
+                let parts = run(trainer(&device, scheduler, options), &batches);
                 for (step, (part, whole)) in parts.steps.iter().zip(&whole.steps).enumerate() {
                     let of = format!("{name}, {recipe}, micro-batches of {size}, step {step}");
                     assert_eq!(part.2, whole.2, "{of}: other timesteps");
