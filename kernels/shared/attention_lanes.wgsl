@@ -290,6 +290,7 @@ fn backward_key_value_lanes(@builtin(workgroup_id) workgroup: vec3<u32>,
     }
     let k = key_sums;
     let v = value_sums;
+    // With twice the sums of the other passes, a lane adds up 2 quads at most.
     var at = token_at(task, task.own) + task.channel;
     for (var row = 0u; row < min(LANES, params.tokens - task.own); row++) {
         if task.channel < task.size {
@@ -299,14 +300,6 @@ fn backward_key_value_lanes(@builtin(workgroup_id) workgroup: vec3<u32>,
         if QUADS > 1u && task.channel + 8u < task.size {
             d_k_vec4[at + 8u] = Activation4(params.scale * row_of(k.c1, row));
             d_v_vec4[at + 8u] = Activation4(row_of(v.c1, row));
-        }
-        if QUADS > 2u && task.channel + 16u < task.size {
-            d_k_vec4[at + 16u] = Activation4(params.scale * row_of(k.c2, row));
-            d_v_vec4[at + 16u] = Activation4(row_of(v.c2, row));
-        }
-        if QUADS > 2u && task.channel + 24u < task.size {
-            d_k_vec4[at + 24u] = Activation4(params.scale * row_of(k.c3, row));
-            d_v_vec4[at + 24u] = Activation4(row_of(v.c3, row));
         }
         at += task.row;
     }
