@@ -8,20 +8,17 @@ use std::sync::atomic::AtomicBool;
 use super::quartiles::mean_by_quartile;
 use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
 use super::soundness::{bad_image, bad_node};
-use super::{Event, Outcome, Run, TrainError, TrainingGraph};
+use super::{Event, Outcome, Run, TimestepSampling, TrainError, TrainingGraph, timestep_sampler};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};
 use crate::device::{Device, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 use crate::log::Log;
-use crate::model::{Precision, UNetInputs, from_tensors, initial_weights, to_tensors};
+use crate::model::{Precision, UNetInputs, from_tensors, initial_weights};
 use crate::ops::loss_scale::LossScale;
 use crate::ops::philox::Stream;
 use crate::ops::{cross_entropy, q_sample, weighted_mean};
-
-/// Stream of the timesteps; the nodes of a graph count from 1.
-const TIMESTEP_STREAM: u32 = 0;
 
 /// Images that a classifier is measured with, and how many of them at once.
 const MEASURED_IMAGES: usize = 1024;
@@ -175,16 +172,19 @@ pub async fn train_classifier(
 impl Trainer<'_> {
     /// The numbers that the next step draws.
     fn stream(&self) -> Stream {
-        Stream { seed: self.run.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 }
+        Stream {
+            seed: self.run.options.seed,
+            step: self.done as u32,
+            stream: timestep_sampler::STREAM,
+            sample: 0,
+        }
     }
 
     /// Draws the timesteps of the next step.
     fn draw_timesteps(&mut self) {
-        let steps = self.schedule.num_train_timesteps();
+        let (steps, count) = (self.schedule.num_train_timesteps(), self.run.options.batch_size);
         let stream = self.stream();
-        let uniform = |n: usize| f64::from(Stream { sample: n as u32, ..stream }.uniform(0));
-        let timestep = |n: usize| ((uniform(n) * steps as f64) as usize).min(steps - 1);
-        self.timesteps = (0..self.run.options.batch_size).map(timestep).collect();
+        (self.timesteps, _) = timestep_sampler::draw(TimestepSampling::Uniform, None, steps, count, stream);
     }
 
     /// Writes what belongs to some of the batch's images.
@@ -198,8 +198,7 @@ impl Trainer<'_> {
     }
 
     async fn classifier(&mut self) -> Result<Classifier, TrainError> {
-        let ema = self.training.read(&self.graph, &mut self.executor, &self.training.ema).await?;
-        let weights = to_tensors(&self.graph, &ema);
+        let weights = self.training.read_ema(&self.graph, &mut self.executor).await?;
         Ok(Classifier { config: self.config.clone(), scheduler: self.run.scheduler.clone(), weights })
     }
 }
@@ -256,37 +255,17 @@ impl Training for Trainer<'_> {
         Ok(mean_by_quartile(&self.timesteps, &losses, self.schedule.num_train_timesteps()))
     }
     async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
-        Ok(self.executor.read(self.training.norm_and_scale).await?[0])
+        Ok(self.training.read_gradient_norm(&mut self.executor).await?)
     }
     async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
         Ok(self.training.read_loss_scale(&mut self.executor).await?)
     }
     async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError> {
         let classifier = self.classifier().await?;
-        let loss_scale = self.loss_scale().await?;
-        let (graph, executor, training) = (&self.graph, &mut self.executor, &self.training);
-        let mut tensors = Vec::new();
-        for packed in [&training.weights, &training.first_moment, &training.second_moment] {
-            tensors.push(to_tensors(graph, &training.read(graph, executor, packed).await?));
-        }
-        let [weights, first_moment, second_moment] =
-            [0, 1, 2].map(|index| std::mem::take(&mut tensors[index]));
-        let mut extra_emas = Vec::new();
-        for (&decay, (packed, _)) in self.run.options.extra_ema_decays.iter().zip(&training.extra_emas) {
-            extra_emas.push((decay, to_tensors(graph, &training.read(graph, executor, packed).await?)));
-        }
-        let options = self.run.options.to_json()?;
+        let Self { run, graph, training, executor, done, .. } = self;
         let state = TrainingState {
-            step: self.done,
-            options,
             dataset: Some(dataset.clone()),
-            weights,
-            first_moment,
-            second_moment,
-            extra_emas,
-            loss_scale,
-            timestep_sampler: None,
-            learned_schedule: None,
+            ..training.read_state(graph, executor, &run.options, *done).await?
         };
         Ok(checkpoint::save(output, &state, |folder| classifier.write(folder))?)
     }
@@ -340,7 +319,7 @@ pub async fn accuracy(
             let stream = Stream {
                 seed,
                 step: u32::MAX - quarter as u32,
-                stream: TIMESTEP_STREAM,
+                stream: timestep_sampler::STREAM,
                 sample: (index * MEASURED_BATCH) as u32,
             };
             let timestep = |n: usize| {

@@ -1,13 +1,13 @@
 //! The training step as a graph: loss, gradients, clip, AdamW, moving average.
 
-use super::TrainError;
 use super::micro_batches::{MicroBatches, OPTIMIZER};
+use super::{TrainError, TrainOptions};
 use crate::checkpoint::TrainingState;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{
     BufferRole, Graph, GraphError, Storage, TensorType, ValueId, gradients, recompute_blocks, recompute_cheap,
 };
-use crate::model::{Tensors, block_of, from_tensors};
+use crate::model::{Tensors, block_of, from_tensors, to_tensors};
 use crate::ops::adamw::{AdamW, State};
 use crate::ops::loss_scale::{self, LossScale};
 use crate::ops::{ema, grad_norm};
@@ -221,6 +221,14 @@ impl TrainingGraph {
         Ok(executor.read(self.loss).await?.iter().sum())
     }
 
+    /// Norm of the gradient of all parameters in the last step, before it was clipped.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read_gradient_norm(&self, executor: &mut Executor) -> Result<f32, DeviceError> {
+        Ok(executor.read(self.norm_and_scale).await?[0])
+    }
+
     /// Where loss scaling stands; `None` for a precision that needs none.
     ///
     /// # Errors
@@ -313,6 +321,50 @@ impl TrainingGraph {
             .ranges(graph)
             .map(|(index, offset, length)| flat[index][offset..offset + length].to_vec())
             .collect())
+    }
+
+    async fn read_tensors(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+        packed: &[ValueId],
+    ) -> Result<Tensors, DeviceError> {
+        Ok(to_tensors(graph, &self.read(graph, executor, packed).await?))
+    }
+
+    /// The averaged weights by name.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read_ema(&self, graph: &Graph, executor: &mut Executor) -> Result<Tensors, DeviceError> {
+        self.read_tensors(graph, executor, &self.ema).await
+    }
+
+    /// What a run that is resumed after step `step` needs of this graph, beside the averaged weights.
+    ///
+    /// # Errors
+    /// [`DeviceError`] from the driver.
+    pub async fn read_state(
+        &self,
+        graph: &Graph,
+        executor: &mut Executor,
+        options: &TrainOptions,
+        step: u64,
+    ) -> Result<TrainingState, TrainError> {
+        let mut extra_emas = Vec::new();
+        for (&decay, (packed, _)) in options.extra_ema_decays.iter().zip(&self.extra_emas) {
+            extra_emas.push((decay, self.read_tensors(graph, executor, packed).await?));
+        }
+        Ok(TrainingState {
+            step,
+            options: options.to_json()?,
+            weights: self.read_tensors(graph, executor, &self.weights).await?,
+            first_moment: self.read_tensors(graph, executor, &self.first_moment).await?,
+            second_moment: self.read_tensors(graph, executor, &self.second_moment).await?,
+            extra_emas,
+            loss_scale: self.read_loss_scale(executor).await?,
+            ..TrainingState::default()
+        })
     }
 
     /// For each parameter, which packed value it lies in, where, and its length.

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Tensor, Tensors};
 use crate::ops::philox::Stream;
 
+/// Stream of the timesteps; the nodes of a graph count from 1.
+pub(super) const STREAM: u32 = 0;
+
 /// How timesteps are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -12,15 +12,10 @@ use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::{LearnedSchedule, Schedule, SchedulerConfig};
 use crate::graph::{Graph, MemoryReport, Plan, TensorType, ValueId};
-use crate::model::{
-    SuperResolution, Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights, to_tensors,
-};
+use crate::model::{SuperResolution, Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights};
 use crate::ops::loss_scale::LossScale;
 use crate::ops::philox::Stream;
 use crate::ops::{concat, q_sample};
-
-/// Stream of the timesteps; the nodes of a graph count from 1.
-const TIMESTEP_STREAM: u32 = 0;
 
 /// Streams of which labels are dropped, and of the noise levels of smaller images; the top bit is set in those of initial
 /// weights too.
@@ -314,7 +309,12 @@ impl Trainer {
     /// The numbers that the next step draws. The generator counts steps in 32 bits; a run of four billion steps repeats its
     /// noise.
     fn stream(&self) -> Stream {
-        Stream { seed: self.options.seed, step: self.done as u32, stream: TIMESTEP_STREAM, sample: 0 }
+        Stream {
+            seed: self.options.seed,
+            step: self.done as u32,
+            stream: timestep_sampler::STREAM,
+            sample: 0,
+        }
     }
 
     /// Draws the timesteps of the next step, and gives what the loss of each image counts, so that the losses of all
@@ -476,7 +476,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`]
     pub async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
-        Ok(self.executor.read(self.step.training.norm_and_scale).await?[0])
+        Ok(self.step.training.read_gradient_norm(&mut self.executor).await?)
     }
 
     /// Where loss scaling stands; `None` for a precision that needs none.
@@ -487,17 +487,13 @@ impl Trainer {
         Ok(self.step.training.read_loss_scale(&mut self.executor).await?)
     }
 
-    async fn read(&mut self, packed: &[ValueId]) -> Result<Tensors, TrainError> {
-        let contents = self.step.training.read(&self.step.graph, &mut self.executor, packed).await?;
-        Ok(to_tensors(&self.step.graph, &contents))
-    }
-
     /// The model with its averaged weights, as others use it.
     ///
     /// # Errors
     /// [`TrainError::Device`]
     pub async fn pipeline(&mut self) -> Result<Pipeline, TrainError> {
-        let weights = self.read(&self.step.training.ema.clone()).await?;
+        let Step { graph, training, .. } = &self.step;
+        let weights = training.read_ema(graph, &mut self.executor).await?;
         Ok(Pipeline { unet: self.config.clone(), scheduler: self.scheduler.clone(), weights })
     }
 
@@ -506,22 +502,11 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Device`]
     pub async fn state(&mut self) -> Result<TrainingState, TrainError> {
-        let training = self.step.training.clone();
-        let mut extra_emas = Vec::new();
-        for (&decay, (packed, _)) in self.options.extra_ema_decays.clone().iter().zip(&training.extra_emas) {
-            extra_emas.push((decay, self.read(packed).await?));
-        }
+        let Step { graph, training, .. } = &self.step;
         Ok(TrainingState {
-            step: self.done,
-            options: self.options.to_json()?,
-            dataset: None,
-            weights: self.read(&training.weights).await?,
-            first_moment: self.read(&training.first_moment).await?,
-            second_moment: self.read(&training.second_moment).await?,
-            extra_emas,
-            loss_scale: self.loss_scale().await?,
             timestep_sampler: self.moments.as_ref().map(LossSecondMoments::to_tensors),
             learned_schedule: self.learned_schedule.clone(),
+            ..training.read_state(graph, &mut self.executor, &self.options, self.done).await?
         })
     }
 }
