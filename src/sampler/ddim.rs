@@ -17,7 +17,9 @@ pub(super) const SAMPLER: Sampler = Sampler {
     steps,
 };
 
-/// The steps of diffusers' `DDIMScheduler`, with `use_clipped_model_output` false.
+/// The steps of diffusers' `DDIMScheduler`, with `use_clipped_model_output` true, and of improved-diffusion: the noise that a step keeps
+/// is that which leads from the clipped x_0 to x. Kept as the network has it, it would carry what was clipped from step to
+/// step, the further the more steps there are.
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let eta = process.options.eta.unwrap_or(0.0);
     if !(0.0..=1.0).contains(&eta) {
@@ -40,11 +42,10 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let variance = Posterior::between(level.alpha_cumprod, next.alpha_cumprod).variance;
         let sigma = eta * variance.sqrt();
 
-        // Equation 12: "predicted x_0" scaled to the next timestep, "direction pointing to x_t", random noise. The
-        // noise that the direction is made of stays what the network says even where x_0 is clipped. Rounding may
-        // leave a trifle below zero under the root.
+        // Equation 12: "predicted x_0" scaled to the next timestep, "direction pointing to x_t", random noise.
+        // Rounding may leave a trifle below zero under the root.
         let direction = (1.0 - next.alpha_cumprod - sigma * sigma).max(0.0).sqrt();
-        let x = next.alpha() * X_0 + direction * level.eps_of_output();
+        let x = next.alpha() * X_0 + direction * level.eps();
 
         Step::at(t as f64, Update::new(level.x_0(), x).noise(sigma))
     };

@@ -24,17 +24,22 @@ fn fixed(steps: Steps) -> Vec<Step> {
 /// Song et al. 2021, section 4.1: with eta 1, the generative process is DDPM.
 #[test]
 fn ddim_with_eta_one_and_every_step_is_ddpm() {
-    let config = SchedulerConfig { clip_sample: false, ..SchedulerConfig::default() };
-    let ddpm = fixed(steps_of("ddpm", &config, 1000, None).unwrap());
-    let ddim = fixed(steps_of("ddim", &config, 1000, Some(1.0)).unwrap());
-    for (p, q) in ddpm.iter().zip(&ddim) {
-        assert_eq!(p.timestep, q.timestep);
-        let (p, q) = (&p.update, &q.update);
-        assert!((p.sigma - q.sigma).abs() < 1e-13, "{} and {}", p.sigma, q.sigma);
-        // Without clamping, both are linear in x_t and the output.
-        let linear = |k: &Update| [k.x.x_0 * k.x_0[0] + k.x.x, k.x.x_0 * k.x_0[1] + k.x.output];
-        for (p, q) in linear(p).into_iter().zip(linear(q)) {
-            assert!((p - q).abs() < 1e-9, "{p} and {q}");
+    for clip_sample in [false, true] {
+        let config = SchedulerConfig { clip_sample, ..SchedulerConfig::default() };
+        let ddpm = fixed(steps_of("ddpm", &config, 1000, None).unwrap());
+        let ddim = fixed(steps_of("ddim", &config, 1000, Some(1.0)).unwrap());
+        for (p, q) in ddpm.iter().zip(&ddim) {
+            assert_eq!(p.timestep, q.timestep);
+            let (p, q) = (&p.update, &q.update);
+            assert!((p.sigma - q.sigma).abs() < 1e-13, "{} and {}", p.sigma, q.sigma);
+            // Where x_0 is clipped, both read nothing but it and x_t; else both are linear in x_t and the output.
+            let factors = |k: &Update| match clip_sample {
+                true => [k.x.x_0, k.x.x],
+                false => [k.x.x_0 * k.x_0[0] + k.x.x, k.x.x_0 * k.x_0[1] + k.x.output],
+            };
+            for (p, q) in factors(p).into_iter().zip(factors(q)) {
+                assert!((p - q).abs() < 1e-9, "clipped {clip_sample}: {p} and {q}");
+            }
         }
     }
 }
@@ -97,6 +102,25 @@ fn every_number_of_steps_has_finite_coefficients() {
                 }
                 assert!(run.progress() > 1.0 - 1e-9, "{}", sampler.name);
             }
+        }
+    }
+}
+
+/// A model with few timesteps gets as many steps as it can take.
+#[test]
+fn every_sampler_starts_with_its_own_number_of_steps() {
+    for &timestep_spacing in TimestepSpacing::ALL {
+        let config =
+            SchedulerConfig { num_train_timesteps: 10, timestep_spacing, ..SchedulerConfig::default() };
+        for sampler in ALL {
+            let started = sampler.start(&config, &SamplerOptions::new(&config));
+            assert!(
+                started.is_ok(),
+                "{} with {}: {:?}",
+                sampler.name,
+                timestep_spacing.name(),
+                started.err()
+            );
         }
     }
 }

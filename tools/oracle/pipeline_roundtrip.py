@@ -84,7 +84,7 @@ def diffusers_to_ours(args, folder):
     x = x_T
     with torch.no_grad():
         for t in ddim.timesteps:
-            x = ddim.step(unet(x, t).sample, t, x, eta=0.0).prev_sample
+            x = ddim.step(unet(x, t).sample, t, x, eta=0.0, use_clipped_model_output=True).prev_sample
     expected = x.clamp(-1, 1).numpy()
     images = np.load(folder / "images.npy")
     check(images.shape == expected.shape, f"images.npy has shape {images.shape}")

@@ -74,7 +74,7 @@ def run_diffusers(sampler, config, steps, x, noise, dtype):
         output = model_output(seen, float(t))
         if config.get("variance_type") == "learned_range":
             output = torch.cat([output, torch.tanh(1.3 * seen - 0.002 * float(t))], dim=1)
-        arguments = {}
+        arguments = {"use_clipped_model_output": True} if sampler == "ddim" else {}
         if sampler == "dpmpp_2m_sde":
             arguments["variance_noise"] = next(rows)
         with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: next(rows)):

@@ -64,7 +64,8 @@ def run(scheduler, x, noise, eta):
         eps = model_output(x, t.item())
         row = noise[i].to(x.dtype)
         if isinstance(scheduler, DDIMScheduler):
-            x = scheduler.step(eps, t.item(), x, eta=eta, variance_noise=row if eta > 0 else None).prev_sample
+            arguments = {"eta": eta, "use_clipped_model_output": True}
+            x = scheduler.step(eps, t.item(), x, variance_noise=row if eta > 0 else None, **arguments).prev_sample
         else:
             with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: row):
                 x = scheduler.step(eps, t.item(), x).prev_sample
