@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::bail;
-use ddpm_gpu::data::{self, OpenOptions};
+use ddpm_gpu::data::{self, Batch, OpenOptions};
 use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
 use ddpm_gpu::sample::Images;
 
@@ -42,10 +42,7 @@ pub(super) fn read_images(
     let dataset = data::open(source, &options)?;
     let shape = dataset.image_shape();
     let count = dataset.len().min(limit);
-    let mut data = vec![0.0; count * shape.elements()];
-    for (index, pixels) in data.chunks_mut(shape.elements()).enumerate() {
-        dataset.read(index, pixels)?;
-    }
+    let data = Batch::read(&*dataset, 0..count)?.images;
     Ok(Images { shape: [count, shape.height, shape.width, shape.channels], data })
 }
 

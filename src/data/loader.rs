@@ -24,6 +24,25 @@ pub struct Batch {
     pub labels: Vec<u32>,
 }
 
+impl Batch {
+    /// Reads these images of a dataset, as they are.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn read(
+        dataset: &dyn Dataset,
+        indices: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<Self, DataError> {
+        let elements = dataset.image_shape().elements();
+        let mut images = vec![0.0; indices.len() * elements];
+        let mut labels = Vec::new();
+        for (index, pixels) in indices.zip(images.chunks_exact_mut(elements)) {
+            labels.extend(dataset.read(index, pixels)?);
+        }
+        Ok(Self { images, labels })
+    }
+}
+
 /// Which batches to read.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {

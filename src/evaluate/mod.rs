@@ -19,7 +19,7 @@ pub use vlb::{VlbResult, variational_bound};
 
 use std::sync::Arc;
 
-use crate::data::{DataError, Dataset};
+use crate::data::{Batch, DataError, Dataset};
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
 use crate::graph::GraphError;
@@ -105,15 +105,10 @@ impl EvaluateRequest {
     /// Reads the images that are evaluated, batch by batch.
     fn batches(&self) -> Result<Vec<ImageBatch>, EvaluateError> {
         let total = self.num_images.min(self.dataset.len());
-        let elements = self.dataset.image_shape().elements();
         let mut batches = Vec::new();
         for first in (0..total).step_by(self.batch_size) {
             let count = self.batch_size.min(total - first);
-            let mut images = vec![0.0; count * elements];
-            let mut labels = Vec::new();
-            for (index, pixels) in images.chunks_exact_mut(elements).enumerate() {
-                labels.extend(self.dataset.read(first + index, pixels)?);
-            }
+            let Batch { images, labels } = Batch::read(&*self.dataset, first..first + count)?;
             batches.push(ImageBatch { first, count, images, labels });
         }
         Ok(batches)

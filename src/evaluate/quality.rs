@@ -7,7 +7,7 @@ use super::features::{FeatureNetwork, Features};
 use super::frechet::Gaussian;
 use super::precision_recall::{NEIGHBOUR, precision_and_recall};
 use crate::checkpoint::Classifier;
-use crate::data::Dataset;
+use crate::data::{Batch, Dataset};
 use crate::device::Device;
 use crate::sample::Images;
 
@@ -67,11 +67,7 @@ impl Evaluator {
         let mut right = 0;
         for first in (0..dataset.len()).step_by(batch_size) {
             let count = batch_size.min(dataset.len() - first);
-            let mut images = vec![0.0; count * shape.elements()];
-            let mut labels = Vec::new();
-            for (index, pixels) in images.chunks_exact_mut(shape.elements()).enumerate() {
-                labels.extend(dataset.read(first + index, pixels)?);
-            }
+            let Batch { images, labels } = Batch::read(dataset, first..first + count)?;
             let predicted = network.extract(&images, &mut reference).await?;
             right += equal(&predicted, &labels);
             progress(first + count);

@@ -309,11 +309,8 @@ pub async fn accuracy(
     let elements = dataset.image_shape().elements();
     let mut right = [0usize; 4];
     for (index, chosen) in chosen.chunks(MEASURED_BATCH).enumerate() {
-        let mut images = vec![0.0; MEASURED_BATCH * elements];
-        let mut labels = Vec::new();
-        for (&image, pixels) in chosen.iter().zip(images.chunks_mut(elements)) {
-            labels.push(dataset.read(image, pixels)?);
-        }
+        let Batch { mut images, labels } = Batch::read(dataset, chosen.iter().copied())?;
+        images.resize(MEASURED_BATCH * elements, 0.0);
         for (quarter, right) in right.iter_mut().enumerate() {
             // No training step has this number.
             let stream = Stream {
@@ -330,9 +327,9 @@ pub async fn accuracy(
             network.write(&mut executor, &schedule, &images, &timesteps, stream)?;
             executor.run()?;
             let logits = executor.read(network.logits).await?;
-            let is_right = |(logits, label): (&[f32], &Option<u32>)| {
+            let is_right = |(logits, &label): (&[f32], &u32)| {
                 let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-                best.map(|best| best as u32) == *label
+                best == Some(label as usize)
             };
             *right += logits.chunks(config.num_classes).zip(&labels).filter(|&pair| is_right(pair)).count();
         }

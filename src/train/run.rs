@@ -484,12 +484,8 @@ fn first_images(
 ) -> Result<(LowResolution, Option<Vec<u32>>), TrainError> {
     let shape = run.dataset.image_shape();
     let count = count.min(run.dataset.len());
-    let mut data = vec![0.0; count * shape.elements()];
-    let mut labels = Vec::new();
-    for (index, pixels) in data.chunks_mut(shape.elements()).enumerate() {
-        labels.push(run.dataset.read(index, pixels)?);
-    }
-    let shrunk = model.shrink(&data, [count, shape.height, shape.width, shape.channels]);
+    let Batch { images, labels } = Batch::read(&*run.dataset, 0..count)?;
+    let shrunk = model.shrink(&images, [count, shape.height, shape.width, shape.channels]);
     let images = Images { shape: [count, model.low_size, model.low_size, shape.channels], data: shrunk };
-    Ok((LowResolution { images, augmentation: 0 }, labels.into_iter().collect()))
+    Ok((LowResolution { images, augmentation: 0 }, (!labels.is_empty()).then_some(labels)))
 }

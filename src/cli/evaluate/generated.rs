@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
-use ddpm_gpu::data::Dataset;
+use ddpm_gpu::data::{Batch, Dataset};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::Respacing;
 use ddpm_gpu::evaluate::{Evaluator, Sweep, SweepEvent, Trial, TrialOutcome};
@@ -146,13 +146,9 @@ impl Subject<'_> {
             open(&name).map_err(|error| error.context(format!("{name} is no checkpoint; as images")))?;
         let count = dataset.len().min(limit);
         let shape = dataset.image_shape();
-        let mut data = vec![0.0; count * shape.elements()];
-        let mut labels = Vec::new();
-        for (index, pixels) in data.chunks_exact_mut(shape.elements()).enumerate() {
-            labels.extend(dataset.read(index, pixels)?);
-        }
+        let Batch { images: data, labels } = Batch::read(&*dataset, 0..count)?;
         let images = Images { shape: [count, shape.height, shape.width, shape.channels], data };
-        Ok(Self::Images { images, labels: (labels.len() == count).then_some(labels) })
+        Ok(Self::Images { images, labels: (!labels.is_empty()).then_some(labels) })
     }
 }
 
