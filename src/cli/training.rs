@@ -336,7 +336,7 @@ pub(super) fn accuracy(quartiles: [f64; 4], is_held_out: bool) -> String {
     format!("accuracy on {images} images, by quarter of the timesteps from the least noisy: {shares}")
 }
 
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
+/// A flag that Ctrl-C sets, or a request to end from a service manager; a second one ends the program at once.
 fn stop_on_interrupt(dashboard: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();

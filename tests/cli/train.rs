@@ -163,6 +163,13 @@ fn a_dry_run_prints_parameters_and_memory_and_writes_nothing() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_saves_and_goes_on() {
+    for signal in ["INT", "TERM"] {
+        a_run_that_gets_a_signal_saves_and_goes_on(signal);
+    }
+}
+
+#[cfg(unix)]
+fn a_run_that_gets_a_signal_saves_and_goes_on(signal: &str) {
     use std::io::{BufRead, BufReader, Read};
     use std::process::{Command, Stdio};
 
@@ -179,7 +186,7 @@ fn an_interrupted_run_saves_and_goes_on() {
         assert!(stderr.read_line(&mut line).unwrap() > 0, "the program ended before its first step");
     }
     // The shell's own kill: the program of that name is not on every machine.
-    let killed = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    let killed = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().unwrap();
     assert!(killed.success());
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).unwrap();
