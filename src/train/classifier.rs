@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 
 use super::quartiles::mean_by_quartile;
 use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
-use super::soundness::{bad_image, bad_node};
 use super::{Event, Outcome, Run, TimestepSampling, TrainError, TrainingGraph, timestep_sampler};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};
@@ -225,23 +224,20 @@ impl Training for Trainer<'_> {
     async fn skipped_steps(&mut self) -> Result<u64, TrainError> {
         Ok(self.training.read_skipped_steps(&mut self.executor).await?)
     }
-    async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError> {
-        if let Some(parameter) = self.training.bad_parameter(&self.graph, &mut self.executor).await? {
-            return Ok(Some(parameter));
-        }
-        if let Some(image) = bad_image(&batch.images, self.run.options.batch_size) {
-            return Ok(Some(image));
-        }
+    async fn bad_parameter(&mut self) -> Result<Option<String>, TrainError> {
+        Ok(self.training.bad_parameter(&self.graph, &mut self.executor).await?)
+    }
+    fn replay(
+        &mut self,
+        step: u64,
+        batch: &Batch,
+        (index, images): (usize, Range<usize>),
+    ) -> Result<&mut Executor, TrainError> {
         self.done = step.saturating_sub(1);
         self.draw_timesteps();
-        for (index, images) in self.run.options.micro_batches().enumerate() {
-            self.write_images(batch, images)?;
-            self.training.micro_batches.begin(&mut self.executor, index)?;
-            if let Some(node) = bad_node(&mut self.executor).await? {
-                return Ok(Some(node));
-            }
-        }
-        Ok(None)
+        self.write_images(batch, images)?;
+        self.training.micro_batches.begin(&mut self.executor, index)?;
+        Ok(&mut self.executor)
     }
     async fn observe(&mut self) -> Result<(), TrainError> {
         Ok(())

@@ -66,8 +66,8 @@ pub enum TrainError {
     },
     /// The loss is far above what it was.
     #[error(
-        "the loss has exploded: it is {loss} at step {step} and was about {mean:.4} before; checkpoints up to step \
-         {last_checkpoint} are kept; try a smaller --learning-rate"
+        "the loss has exploded: it is {loss} at step {step} and was about {mean:.4} before; the largest activation is {place}; \
+         checkpoints up to step {last_checkpoint} are kept; try a smaller --learning-rate"
     )]
     Exploded {
         /// The step.
@@ -76,6 +76,8 @@ pub enum TrainError {
         loss: f32,
         /// Its running mean before.
         mean: f64,
+        /// The largest number of the forward pass, its module path and kernel.
+        place: String,
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
     },

@@ -1,5 +1,6 @@
 //! A whole training run: data in, checkpoints and sample grids out.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use super::soundness::Soundness;
 use super::{CheckpointEvery, TrainError, TrainOptions, Trainer};
 use crate::checkpoint::{self, CheckpointError, TrainingState};
 use crate::data::{Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
-use crate::device::Device;
+use crate::device::{Device, Executor};
 use crate::diffusion::{Respacing, SchedulerConfig};
 use crate::log::{Log, Scalars};
 use crate::model::{SuperResolution, UNetConfig};
@@ -166,9 +167,16 @@ pub(super) trait Training {
     /// Steps that were skipped, from the first whose gradients were not finite to the last; 0 with loss scaling, which skips
     /// such steps and goes on.
     async fn skipped_steps(&mut self) -> Result<u64, TrainError>;
-    /// Where numbers that are not finite first appear when step `step`, counted from 1, is done again with the weights as
-    /// they are. No step may follow.
-    async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError>;
+    /// The first parameter with a number that is not finite, in words.
+    async fn bad_parameter(&mut self) -> Result<Option<String>, TrainError>;
+    /// Writes the inputs that a micro-batch, its number and its images, of step `step`, counted from 1, had: to run it node by
+    /// node with the weights as they are. No step may follow.
+    fn replay(
+        &mut self,
+        step: u64,
+        batch: &Batch,
+        micro_batch: (usize, Range<usize>),
+    ) -> Result<&mut Executor, TrainError>;
     /// Writes a checkpoint and gives its folder.
     async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError>;
     /// Reports what the averaged weights can do.
@@ -208,8 +216,16 @@ impl Training for Trainer {
     async fn skipped_steps(&mut self) -> Result<u64, TrainError> {
         self.skipped_steps().await
     }
-    async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError> {
-        self.locate(step, batch).await
+    async fn bad_parameter(&mut self) -> Result<Option<String>, TrainError> {
+        self.bad_parameter().await
+    }
+    fn replay(
+        &mut self,
+        step: u64,
+        batch: &Batch,
+        micro_batch: (usize, Range<usize>),
+    ) -> Result<&mut Executor, TrainError> {
+        self.replay(step, batch, micro_batch)
     }
     async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError> {
         let pipeline = self.pipeline().await?;

@@ -3,9 +3,10 @@
 
 use super::micro_batches::first_of_optimizer;
 use super::run::{Saved, Training};
-use super::{Run, TrainError};
+use super::{Run, TrainError, TrainOptions};
+use crate::data::Batch;
 use crate::device::{DeviceError, Executor};
-use crate::graph::DType;
+use crate::graph::{DType, PlannedNode};
 use crate::ops::loss_scale::LossScale;
 
 /// Below this, gradients do not overflow because of the scale: the network itself does.
@@ -94,18 +95,67 @@ impl Soundness {
             let mean = level.mean;
             level.read(loss.into());
             if level.high == Level::READINGS {
-                return Err(TrainError::Exploded { step, loss, mean, last_checkpoint });
+                let batch = run.loader(step - 1)?.next()?;
+                let place = largest_activation(&run.options, trainer, step, &batch).await?;
+                return Err(TrainError::Exploded { step, loss, mean, place, last_checkpoint });
             }
         }
         Ok((loss, scale))
     }
 }
 
+/// Where numbers that are not finite first appear when a step is done again.
 async fn locate(run: &Run, trainer: &mut impl Training, step: u64) -> Result<String, TrainError> {
     let batch = run.loader(step - 1)?.next()?;
-    let place = trainer.locate(step, &batch).await?;
+    let place = bad_place(&run.options, trainer, step, &batch).await?;
     // where what is drawn depends on losses, the same step may be drawn otherwise the second time
     Ok(place.unwrap_or_else(|| "a place that was not found when the step was done again".to_owned()))
+}
+
+/// The first of them in the order in which a step reads and computes: a parameter, an image, or the result of a node.
+async fn bad_place(
+    options: &TrainOptions,
+    trainer: &mut impl Training,
+    step: u64,
+    batch: &Batch,
+) -> Result<Option<String>, TrainError> {
+    if let Some(parameter) = trainer.bad_parameter().await? {
+        return Ok(Some(parameter));
+    }
+    if let Some(image) = bad_image(&batch.images, options.batch_size) {
+        return Ok(Some(image));
+    }
+    for micro_batch in options.micro_batches().enumerate() {
+        let executor = trainer.replay(step, batch, micro_batch)?;
+        for node in 0..first_of_optimizer(executor) {
+            if !run_node(executor, node).await?.is_finite() {
+                return Ok(Some(name(executor, node)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The largest number of the forward pass when a step is done again, and where it is.
+async fn largest_activation(
+    options: &TrainOptions,
+    trainer: &mut impl Training,
+    step: u64,
+    batch: &Batch,
+) -> Result<String, TrainError> {
+    let (mut largest, mut place) = (0.0, "no node".to_owned());
+    for micro_batch in options.micro_batches().enumerate() {
+        let executor = trainer.replay(step, batch, micro_batch)?;
+        let is_loss = |node: &PlannedNode| node.node.path.starts_with("loss");
+        let forward = executor.plan().nodes.iter().position(is_loss).unwrap_or(0);
+        for node in 0..forward {
+            let found = run_node(executor, node).await?;
+            if found > largest {
+                (largest, place) = (found, name(executor, node));
+            }
+        }
+    }
+    Ok(format!("{largest:.1e} in {place}"))
 }
 
 /// The first number that is not finite among those of a batch's images, in words.
@@ -115,22 +165,31 @@ pub(super) fn bad_image(images: &[f32], batch_size: usize) -> Option<String> {
     Some(format!("the data: image {image} of the step's batch has a pixel that is no finite number"))
 }
 
-/// Runs the forward and the reverse pass node by node on the inputs that are written, and gives the module path and the
-/// kernel of the first node whose result is not finite.
-pub(super) async fn bad_node(executor: &mut Executor) -> Result<Option<String>, DeviceError> {
-    for index in 0..first_of_optimizer(executor) {
-        executor.run_nodes(index..index + 1)?;
-        let node = executor.plan().nodes[index].node.clone();
-        for &output in &node.outputs {
-            if executor.plan().place(output).is_none() || executor.plan().ty(output).dtype == DType::U32 {
-                continue;
+/// Module path and kernel of a node.
+fn name(executor: &Executor, index: usize) -> String {
+    let node = &executor.plan().nodes[index].node;
+    format!("{} / {}", node.path, node.op.name())
+}
+
+/// Runs one node and gives the largest absolute value of its results; NaN where one of them is.
+async fn run_node(executor: &mut Executor, index: usize) -> Result<f32, DeviceError> {
+    executor.run_nodes(index..index + 1)?;
+    let node = executor.plan().nodes[index].node.clone();
+    let mut largest = 0.0;
+    for &output in &node.outputs {
+        if executor.plan().place(output).is_none() || executor.plan().ty(output).dtype == DType::U32 {
+            continue;
+        }
+        for value in executor.read(output).await? {
+            if value.is_nan() || value.abs() > largest {
+                largest = value.abs();
             }
-            if executor.read(output).await?.iter().any(|value| !value.is_finite()) {
-                return Ok(Some(format!("{} / {}", node.path, node.op.name())));
+            if largest.is_nan() {
+                return Ok(largest);
             }
         }
     }
-    Ok(None)
+    Ok(largest)
 }
 
 #[cfg(test)]
@@ -139,7 +198,6 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
-    use crate::data::Batch;
     use crate::device::Device;
     use crate::diffusion::SchedulerConfig;
     use crate::model::UNetConfig;
@@ -152,18 +210,26 @@ mod tests {
         "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"]
     }"#;
 
-    fn trainer(learning_rate: f64) -> (Trainer, Batch) {
-        let config = UNetConfig::from_json(MODEL).unwrap();
-        let batch = random_batch(&config, 4).unwrap();
-        let options = TrainOptions {
+    fn options(learning_rate: f64) -> TrainOptions {
+        TrainOptions {
             batch_size: 4,
             micro_batch_size: Some(2),
             warmup_steps: 0,
             learning_rate,
             ..TrainOptions::default()
-        };
+        }
+    }
+
+    fn trainer(learning_rate: f64) -> (Trainer, Batch) {
+        let config = UNetConfig::from_json(MODEL).unwrap();
+        let batch = random_batch(&config, 4).unwrap();
+        let options = options(learning_rate);
         let trainer = Trainer::new(&Device::Cpu, config, SchedulerConfig::default(), options, None);
         (block_on(trainer).unwrap(), batch)
+    }
+
+    fn find(trainer: &mut Trainer, step: u64, batch: &Batch) -> Option<String> {
+        block_on(bad_place(&options(1.0), trainer, step, batch)).unwrap()
     }
 
     #[test]
@@ -179,9 +245,9 @@ mod tests {
         }
         let after = block_on(trainer.state()).unwrap();
         assert!(after.weights == before.weights && after.second_moment == before.second_moment);
-        let place = block_on(trainer.locate(2, &bad)).unwrap().unwrap();
+        let place = find(&mut trainer, 2, &bad).unwrap();
         assert!(place.contains("image 2 of the step's batch"), "{place}");
-        assert_eq!(block_on(trainer.locate(2, &good)).unwrap(), None);
+        assert_eq!(find(&mut trainer, 2, &good), None);
     }
 
     #[test]
@@ -191,7 +257,7 @@ mod tests {
             trainer.step(&batch).unwrap();
             assert_eq!(block_on(trainer.skipped_steps()).unwrap(), skipped);
         }
-        let place = block_on(trainer.locate(2, &batch)).unwrap().unwrap();
+        let place = find(&mut trainer, 2, &batch).unwrap();
         // two layers of weights of 1e25 give 1e50
         assert_eq!(place, "time_embedding.linear_2 / linear.forward");
     }
@@ -203,8 +269,19 @@ mod tests {
         weights.get_mut("mid_block.resnets.0.conv1.bias").unwrap().data[3] = f32::NAN;
         trainer.set_weights(&weights).unwrap();
         trainer.step(&batch).unwrap();
-        let place = block_on(trainer.locate(1, &batch)).unwrap().unwrap();
+        let place = find(&mut trainer, 1, &batch).unwrap();
         assert_eq!(place, "the parameter mid_block.resnets.0.conv1.bias, before the step");
+    }
+
+    #[test]
+    fn the_largest_activation_is_that_of_the_weights_that_grew() {
+        let (mut trainer, batch) = trainer(1e-3);
+        let mut weights = block_on(trainer.state()).unwrap().weights;
+        weights.get_mut("up_blocks.0.resnets.1.conv2.bias").unwrap().data[2] = -7e3;
+        trainer.set_weights(&weights).unwrap();
+        trainer.step(&batch).unwrap();
+        let place = block_on(largest_activation(&options(1e-3), &mut trainer, 1, &batch)).unwrap();
+        assert!(place.starts_with("7.0e3 in up_blocks.0.resnets.1"), "{place}");
     }
 
     /// The number of the reading at which the loss counts as exploded.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::objective::{self, Loss};
 use super::quartiles::mean_by_quartile;
-use super::soundness::{bad_image, bad_node};
 use super::timestep_sampler::{self, LossSecondMoments};
 use super::{TimestepSampling, TrainError, TrainOptions, TrainingGraph};
 use crate::checkpoint::{Pipeline, TrainingState};
@@ -272,29 +271,24 @@ impl Trainer {
         Ok(&mut self.executor)
     }
 
-    /// Where numbers that are not finite first appear when step `step`, counted from 1, is done again on its batch with the
-    /// weights as they are: a parameter, an image, or the module path and the kernel of a node. No step may follow.
-    ///
-    /// # Errors
-    /// [`TrainError::Device`]
-    pub async fn locate(&mut self, step: u64, batch: &Batch) -> Result<Option<String>, TrainError> {
-        let Self { step: Step { graph, training, .. }, executor, .. } = self;
-        if let Some(parameter) = training.bad_parameter(graph, executor).await? {
-            return Ok(Some(parameter));
-        }
-        if let Some(image) = bad_image(&batch.images, self.options.batch_size) {
-            return Ok(Some(image));
-        }
+    /// The first parameter with a number that is not finite, in words.
+    pub(super) async fn bad_parameter(&mut self) -> Result<Option<String>, TrainError> {
+        let Step { graph, training, .. } = &self.step;
+        Ok(training.bad_parameter(graph, &mut self.executor).await?)
+    }
+
+    /// Writes the inputs that a micro-batch, its number and its images, of step `step`, counted from 1, had. No step may follow.
+    pub(super) fn replay(
+        &mut self,
+        step: u64,
+        batch: &Batch,
+        (index, images): (usize, Range<usize>),
+    ) -> Result<&mut Executor, TrainError> {
         self.done = step.saturating_sub(1);
         let importance = self.draw_timesteps();
-        for (index, images) in self.options.micro_batches().enumerate() {
-            self.write_images(batch, &importance, images)?;
-            self.step.training.micro_batches.begin(&mut self.executor, index)?;
-            if let Some(node) = bad_node(&mut self.executor).await? {
-                return Ok(Some(node));
-            }
-        }
-        Ok(None)
+        self.write_images(batch, &importance, images)?;
+        self.step.training.micro_batches.begin(&mut self.executor, index)?;
+        Ok(&mut self.executor)
     }
 
     /// Steps that were skipped, from the first whose gradients were not finite to the last, so that the weights stay as they
