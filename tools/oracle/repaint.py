@@ -7,7 +7,8 @@ tests/golden/repaint.safetensors:
   <case>.trajectory [moves, n, c, h, w]      x after each step and after each step back
 Metadata: cases (JSON): {case: {config, eta, steps, jump_length, jump_n_sample}}.
 
-The network is a closed form: model_output(x, t) = tanh(0.7 x + 0.1 t). Steps back are compared only where every training
+The network is a closed form: model_output(x, t) = tanh(0.7 x + 0.1 t). Where x_0 is clipped, the scheduler is given the eps
+that belongs to the clipped x_0: DDIMScheduler's use_clipped_model_output, which this one does not have. Steps back are compared only where every training
 timestep is visited: undo_step(x, t) then adds the noise of beta_t, which is what leads from t - 1 to t. With n timesteps to
 a step it adds that of t to t + n - 1, though x is at t - n.
 """
@@ -24,6 +25,15 @@ TIMESTEPS = 20
 ROWS = 90
 
 
+def model_output(scheduler, x, t):
+    output = torch.tanh(0.7 * x + 0.1 * t)
+    if not scheduler.config.clip_sample:
+        return output
+    alpha, sigma = scheduler.alphas_cumprod[t] ** 0.5, (1 - scheduler.alphas_cumprod[t]) ** 0.5
+    x_0 = ((x - sigma * output) / alpha).clamp(-1, 1)
+    return (x - alpha * x_0) / sigma
+
+
 def run(config, eta, steps, jump_length, jump_n_sample, x, image, mask, noise):
     scheduler = RePaintScheduler(**config, eta=eta)
     scheduler.set_timesteps(steps, jump_length, jump_n_sample)
@@ -32,7 +42,7 @@ def run(config, eta, steps, jump_length, jump_n_sample, x, image, mask, noise):
     with mock.patch("diffusers.schedulers.scheduling_repaint.randn_tensor", lambda *a, **k: next(rows)):
         for t in scheduler.timesteps.tolist():  # as RePaintPipeline does
             if t < t_last:
-                x = scheduler.step(torch.tanh(0.7 * x + 0.1 * t), t, x, image, 1 - mask).prev_sample
+                x = scheduler.step(model_output(scheduler, x, t), t, x, image, 1 - mask).prev_sample
             else:
                 x = scheduler.undo_step(x, t_last)
             t_last = t
