@@ -9,6 +9,7 @@ mod objective;
 mod options;
 mod quartiles;
 mod run;
+mod sample_grid;
 mod soundness;
 mod timestep_sampler;
 mod trainer;

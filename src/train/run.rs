@@ -1,4 +1,4 @@
-//! A whole training run: data in, checkpoints and sample grids out.
+//! A whole training run: from its options to its last checkpoint.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::sample_grid::{self, SAMPLES_FOLDER};
 use super::soundness::Soundness;
 use super::{CheckpointEvery, TrainError, TrainOptions, Trainer};
 use crate::checkpoint::{self, CheckpointError, TrainingState};
 use crate::data::{Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
 use crate::device::{Device, Executor};
-use crate::diffusion::{Respacing, SchedulerConfig};
+use crate::diffusion::SchedulerConfig;
 use crate::log::{Log, Scalars};
-use crate::model::{SuperResolution, UNetConfig};
+use crate::model::UNetConfig;
 use crate::ops::loss_scale::LossScale;
-use crate::output::{Grid, GridOptions, remove_leftovers, tile, write_text};
-use crate::sample::{Images, LowResolution, SampleRequest, sample};
-use crate::sampler::{self, SamplerOptions};
+use crate::output::{Grid, remove_leftovers, write_text};
 
 /// A training run.
 pub struct Run {
@@ -47,9 +46,6 @@ pub struct Run {
 
 /// The file in the output folder of a run that holds its settings.
 pub const SETTINGS_FILE: &str = "run.toml";
-
-/// The folder in it for sample grids.
-const SAMPLES_FOLDER: &str = "samples";
 
 /// What happens during a run.
 #[derive(Clone, Debug)]
@@ -111,9 +107,6 @@ pub(super) struct Saved {
 
 /// The loss is read back this often: each reading waits for the device.
 const LOSS_EVERY: u64 = 10;
-
-/// Steps of the sample grids that are drawn during training.
-const SAMPLE_STEPS: usize = 50;
 
 /// Trains until `run.options.steps` steps are done or `stop` becomes true, and saves.
 ///
@@ -238,7 +231,7 @@ impl Training for Trainer {
         log: &mut Log,
         report: &mut (dyn FnMut(Event) + Send),
     ) -> Result<(), TrainError> {
-        draw(run, self, log, report).await
+        sample_grid::draw(run, self, log, report).await
     }
 }
 
@@ -440,68 +433,4 @@ async fn save(
     report(Event::Checkpoint(folder.clone()));
     checkpoint::prune(&run.output, run.checkpoints_to_keep)?;
     Ok(Saved { step: trainer.done(), folder })
-}
-
-/// Draws a grid with the averaged weights: a row per class, or eight rows.
-async fn draw(
-    run: &Run,
-    trainer: &mut Trainer,
-    log: &mut Log,
-    report: &mut (dyn FnMut(Event) + Send),
-) -> Result<(), TrainError> {
-    const COLUMNS: usize = 8;
-    let pipeline = trainer.pipeline().await?;
-    let per_class = pipeline
-        .unet
-        .classes()
-        .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
-    let (class_labels, low_resolution) = match pipeline.unet.super_resolution {
-        None => (per_class, None),
-        Some(model) => {
-            let (low, labels) = first_images(run, model, 4 * COLUMNS)?;
-            (labels.filter(|_| per_class.is_some()), Some(low))
-        }
-    };
-    let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
-    let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
-    let options =
-        SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&pipeline.scheduler) };
-    let request = SampleRequest {
-        options,
-        num_images: match (&low_resolution, &class_labels) {
-            (Some(low), _) => low.images.shape[0],
-            (None, Some(labels)) => labels.len(),
-            (None, None) => 4 * COLUMNS,
-        },
-        class_labels,
-        low_resolution,
-        seed: run.options.seed,
-        precision: run.options.precision,
-        ..SampleRequest::new(ddim, &pipeline.scheduler)
-    };
-    let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
-    let grid =
-        tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
-    let folder = run.output.join(SAMPLES_FOLDER);
-    checkpoint::create_folder(&folder)?;
-    let name = format!("step-{:06}.png", trainer.done());
-    let path = folder.join(&name);
-    grid.write_png(&path)?;
-    log.samples(trainer.done(), &grid, &Path::new(SAMPLES_FOLDER).join(name))?;
-    report(Event::Samples { path, grid });
-    Ok(())
-}
-
-/// Up to `count` images of the data set, shrunk for a super-resolution model, and their classes.
-fn first_images(
-    run: &Run,
-    model: SuperResolution,
-    count: usize,
-) -> Result<(LowResolution, Option<Vec<u32>>), TrainError> {
-    let shape = run.dataset.image_shape();
-    let count = count.min(run.dataset.len());
-    let Batch { images, labels } = Batch::read(&*run.dataset, 0..count)?;
-    let shrunk = model.shrink(&images, [count, shape.height, shape.width, shape.channels]);
-    let images = Images { shape: [count, model.low_size, model.low_size, shape.channels], data: shrunk };
-    Ok((LowResolution { images, augmentation: 0 }, (!labels.is_empty()).then_some(labels)))
 }
