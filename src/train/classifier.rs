@@ -171,12 +171,7 @@ pub async fn train_classifier(
 impl Trainer<'_> {
     /// The numbers that the next step draws.
     fn stream(&self) -> Stream {
-        Stream {
-            seed: self.run.options.seed,
-            step: self.done as u32,
-            stream: timestep_sampler::STREAM,
-            sample: 0,
-        }
+        timestep_sampler::stream(self.run.options.seed, self.done)
     }
 
     /// Draws the timesteps of the next step.
@@ -309,12 +304,8 @@ pub async fn accuracy(
         images.resize(MEASURED_BATCH * elements, 0.0);
         for (quarter, right) in right.iter_mut().enumerate() {
             // No training step has this number.
-            let stream = Stream {
-                seed,
-                step: u32::MAX - quarter as u32,
-                stream: timestep_sampler::STREAM,
-                sample: (index * MEASURED_BATCH) as u32,
-            };
+            let stream = timestep_sampler::stream(seed, u64::from(u32::MAX) - quarter as u64);
+            let stream = Stream { sample: (index * MEASURED_BATCH) as u32, ..stream };
             let timestep = |n: usize| {
                 let u = f64::from(Stream { sample: stream.sample + n as u32, ..stream }.uniform(0));
                 (((quarter as f64 + u) / 4.0 * steps as f64) as usize).min(steps - 1)

@@ -159,7 +159,7 @@ async fn largest_activation(
 }
 
 /// The first number that is not finite among those of a batch's images, in words.
-pub(super) fn bad_image(images: &[f32], batch_size: usize) -> Option<String> {
+fn bad_image(images: &[f32], batch_size: usize) -> Option<String> {
     let at = images.iter().position(|value| !value.is_finite())?;
     let image = at / (images.len() / batch_size).max(1);
     Some(format!("the data: image {image} of the step's batch has a pixel that is no finite number"))

@@ -6,7 +6,13 @@ use crate::model::{Tensor, Tensors};
 use crate::ops::philox::Stream;
 
 /// Stream of the timesteps; the nodes of a graph count from 1.
-pub(super) const STREAM: u32 = 0;
+const STREAM: u32 = 0;
+
+/// The numbers that the step after `done` steps draws. The generator counts steps in 32 bits; a run of four billion steps
+/// repeats its noise.
+pub(super) fn stream(seed: u64, done: u64) -> Stream {
+    Stream { seed, step: done as u32, stream: STREAM, sample: 0 }
+}
 
 /// How timesteps are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -300,15 +300,9 @@ impl Trainer {
         Ok(self.step.training.read_skipped_steps(&mut self.executor).await?)
     }
 
-    /// The numbers that the next step draws. The generator counts steps in 32 bits; a run of four billion steps repeats its
-    /// noise.
+    /// The numbers that the next step draws.
     fn stream(&self) -> Stream {
-        Stream {
-            seed: self.options.seed,
-            step: self.done as u32,
-            stream: timestep_sampler::STREAM,
-            sample: 0,
-        }
+        timestep_sampler::stream(self.options.seed, self.done)
     }
 
     /// Draws the timesteps of the next step, and gives what the loss of each image counts, so that the losses of all
