@@ -1,6 +1,7 @@
 //! What a training run writes down while it runs: TensorBoard event files, and the same as JSON lines; and its plot.
 
 mod json_lines;
+#[cfg(feature = "cli")]
 mod plot;
 mod tensorboard;
 
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 pub use json_lines::{Line, METRICS_FILE, read_metrics};
+#[cfg(feature = "cli")]
 pub use plot::plot_loss;
 pub use tensorboard::EventFile;
 

@@ -175,29 +175,31 @@ pub(super) fn gemm(alpha: f32, a: Matrix<'_>, b: Matrix<'_>, beta: f32, c: &mut 
     assert!(k > 0 && b.rows == k, "inner sizes {k} and {}", b.rows);
     assert!(a.last_index() < a.data.len() && b.last_index() < b.data.len(), "a factor is too short");
     assert!((m - 1) * c_stride + n <= c.len() && n <= c_stride, "the product is too short");
+    // The kernels write columns: so they make the transposed product of the transposed factors.
+    //
     // SAFETY: the assertions above keep every element that the strides reach inside its slice, and `c` is borrowed
     // mutably, so nothing else aliases it.
     unsafe {
-        gemm::gemm(
-            m,
+        gemm_f32::gemm::f32::get_gemm_fn()(
             n,
+            m,
             k,
             c.as_mut_ptr(),
-            1,
             c_stride as isize,
+            1,
             beta != 0.0,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
             b.data.as_ptr(),
-            b.column_stride as isize,
             b.row_stride as isize,
+            b.column_stride as isize,
+            a.data.as_ptr(),
+            a.row_stride as isize,
+            a.column_stride as isize,
             beta,
             alpha,
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            gemm_common::Parallelism::None,
         );
     }
 }
