@@ -14,6 +14,7 @@
 // #import attention_lanes
 // #import index
 // #import lanes
+// #import logarithm
 // #import products
 
 struct Params { samples: u32, tokens: u32, channels: u32, heads: u32, scale: f32 }
@@ -47,7 +48,7 @@ const OTHER = 32u;
 const WORKGROUP = 256u;  // OWN * OTHER / 2
 const TILE = 4u;         // vec4s of channels of a tile
 const PITCH = 5u;        // of the other rows' tile, one more against bank conflicts
-const LOWEST = -3.0e38;
+const LOWEST = -1.0e30;  // below every score, and a driver that multiplies it by a constant has no infinity
 
 var<workgroup> own_a: array<vec4<f32>, 64>;     // [OWN, TILE]: of q or k
 var<workgroup> own_b: array<vec4<f32>, 64>;     // [OWN, TILE]: of d_y or v
@@ -237,8 +238,8 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
         per_own[i + 8u] = total.y;
         let at = task.head * params.tokens + task.own + i;
         let rows = params.tokens - task.own;
-        if task.channel == 0u && i < rows { logsumexp[at] = highest.x + log(total.x); }
-        if task.channel == 0u && i + 8u < rows { logsumexp[at + 8u] = highest.y + log(total.y); }
+        if task.channel == 0u && i < rows { logsumexp[at] = highest.x + natural_log(total.x); }
+        if task.channel == 0u && i + 8u < rows { logsumexp[at + 8u] = highest.y + natural_log(total.y); }
     }
     workgroupBarrier();
     if channel >= task.size { return; }

@@ -6,6 +6,7 @@
 // here all the same, it means the last class.
 
 // #import index
+// #import logarithm
 // #import tree_sum TERM=f32
 
 struct Params { samples: u32, classes: u32 }
@@ -50,7 +51,7 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     let largest = largest_logit(n, local);
     let sum = sum_of_exp(n, largest, local);
     let label = min(labels[n], params.classes - 1u);
-    if local == 0u { per_sample[n] = log(sum) + (largest - logits[n * params.classes + label]); }
+    if local == 0u { per_sample[n] = natural_log(sum) + (largest - logits[n * params.classes + label]); }
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -6,6 +6,7 @@
 
 // #import activation
 // #import index
+// #import logarithm
 // #import random
 
 struct Params { samples: u32, elements: u32, blocks: u32, stream: u32, probability: f32, scale: f32 }

@@ -15,6 +15,7 @@
 
 // #import activation
 // #import index
+// #import sigmoid
 // #import tree_sum TERM=vec2<f32>
 
 struct Params { samples: u32, pixels: u32, channels: u32, groups: u32, eps: f32 }
@@ -51,14 +52,14 @@ var<workgroup> partial: array<vec2<f32>, WORKGROUP>;
 
 fn activate(z: vec4<f32>) -> vec4<f32> {
     if !SILU { return z; }
-    return z / (1.0 + exp(-z));
+    return z * sigmoid(z);
 }
 
 // d_z from d_y: SiLU's slope at z.
 fn d_activate(d: vec4<f32>, z: vec4<f32>) -> vec4<f32> {
     if !SILU { return d; }
-    let sigmoid = 1.0 / (1.0 + exp(-z));
-    return d * sigmoid * (1.0 + z * (1.0 - sigmoid));
+    let s = sigmoid(z);
+    return d * s * (1.0 + z * (1.0 - s));
 }
 
 // ---- four channels at a time

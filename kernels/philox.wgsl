@@ -4,6 +4,7 @@
 // every adapter; `normals` draws x_T.
 
 // #import index
+// #import logarithm
 // #import random
 
 struct Params { samples: u32, elements: u32, blocks: u32, stream: u32 }

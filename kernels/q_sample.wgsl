@@ -5,6 +5,7 @@
 // One invocation per block of four elements of one sample, as shared/random.wgsl draws them.
 
 // #import index
+// #import logarithm
 // #import random
 
 struct Params { samples: u32, elements: u32, blocks: u32, stream: u32 }

@@ -8,6 +8,7 @@
 // `forward` draws z on the device; `forward_injected` reads it. One invocation per block of four elements of a sample.
 
 // #import index
+// #import logarithm
 // #import random
 
 struct Params {

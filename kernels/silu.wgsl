@@ -4,6 +4,7 @@
 
 // #import activation
 // #import index
+// #import sigmoid
 
 struct Params { length: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -19,11 +20,11 @@ struct Params { length: u32 }
 
 override WORKGROUP: u32 = 64;
 
-fn silu(x: vec4<f32>) -> vec4<f32> { return x / (1.0 + exp(-x)); }
+fn silu(x: vec4<f32>) -> vec4<f32> { return x * sigmoid(x); }
 
 fn slope(x: vec4<f32>) -> vec4<f32> {
-    let sigmoid = 1.0 / (1.0 + exp(-x));
-    return sigmoid * (1.0 + x * (1.0 - sigmoid));
+    let s = sigmoid(x);
+    return s * (1.0 + x * (1.0 - s));
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -7,6 +7,7 @@
 // invocation sums every 64th block of four elements, then a tree in workgroup memory.
 
 // #import index
+// #import logarithm
 // #import random
 // #import tree_sum TERM=vec2<f32>
 

@@ -10,6 +10,7 @@
 // For |t| <= 1000 the error is below 1e-5 on every device.
 
 // #import index
+// #import logarithm
 // #import random
 
 struct Params {

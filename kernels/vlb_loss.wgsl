@@ -13,6 +13,7 @@
 // A row of coefficients is g, l', l_min, l_max, and 1 for the decoder's term or 0.
 
 // #import index
+// #import logarithm
 // #import tree_sum TERM=f32
 
 struct Params { samples: u32, elements: u32, channels: u32, predicted_channels: u32, freeze_mean: u32 }
@@ -44,9 +45,9 @@ fn scaled_log_cdf(z: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.5 * u);
     let series = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806 + t * (0.27886807
         + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
-    let tail = log(t) + series - LN_2;
+    let tail = natural_log(t) + series - LN_2;
     if z <= 0.0 { return tail; }
-    return log(one_minus_exp(tail - u * u)) + u * u;
+    return natural_log(one_minus_exp(tail - u * u)) + u * u;
 }
 
 // The logarithm of a bin's probability, and its derivatives by the difference and by the log of the variance.
@@ -60,11 +61,11 @@ fn narrow_bin(middle: f32, width: f32, inverse: f32) -> Bin {
     var slope = y * (1.0 / 3.0 - y * y / 45.0);
     if y > 0.1 {
         let rest = exp(-2.0 * y);
-        log_tilt = y + log((1.0 - rest) / (2.0 * y));
+        log_tilt = y + natural_log((1.0 - rest) / (2.0 * y));
         slope = (1.0 + rest) / (1.0 - rest) - 1.0 / y;
     }
     var bin: Bin;
-    bin.log_likelihood = log(width) - 0.5 * middle * middle - HALF_LN_2_PI + log_tilt - width * width / 24.0;
+    bin.log_likelihood = natural_log(width) - 0.5 * middle * middle - HALF_LN_2_PI + log_tilt - width * width / 24.0;
     bin.d_difference = inverse * (0.5 * width * slope * sign(middle) - middle);
     bin.d_log_variance = 0.5 * (middle * middle - 1.0 - width * abs(middle) * slope + width * width / 12.0);
     return bin;
@@ -87,7 +88,7 @@ fn bin_of(x: f32, difference: f32, log_variance: f32) -> Bin {
     var excess = scaled_log_cdf(near);
     var at_far = 0.0;
     if !(is_lowest || is_highest) {
-        excess += log(one_minus_exp(min(fall + scaled_log_cdf(far) - excess, 0.0)));
+        excess += natural_log(one_minus_exp(min(fall + scaled_log_cdf(far) - excess, 0.0)));
         at_far = exp(fall - HALF_LN_2_PI - excess);
     }
     // The normal density at each end, as a share of the bin's probability.

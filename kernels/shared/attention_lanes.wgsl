@@ -200,9 +200,9 @@ fn forward_lanes(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workg
                 scale_rows(sums.c2, 1.0 / total_a, 1.0 / total_b), scale_rows(sums.c3, 1.0 / total_a, 1.0 / total_b));
     let rows = min(LANES, params.tokens - task.own);
     if task.channel == lane && lane < rows {
-        let logs_a = highest_a + log(total_a);
-        let logs_b = highest_b + log(total_b);
-        logsumexp[task.head * params.tokens + task.own + lane] = select(logs_a, logs_b, lane >= 4u)[lane % 4u];
+        let highest = select(highest_a, highest_b, lane >= 4u)[lane % 4u];
+        let total = select(total_a, total_b, lane >= 4u)[lane % 4u];
+        logsumexp[task.head * params.tokens + task.own + lane] = highest + natural_log(total);
     }
     var at = token_at(task, task.own) + task.channel;
     for (var row = 0u; row < rows; row++) {

@@ -3,7 +3,7 @@
 // subgroup holds a matrix together, and coopMultiplyAdd multiplies two of them. A workgroup is four subgroups of 32
 // lanes, and makes 32 rows x 32 columns, each subgroup 16 x 16 of them as four matrices. For eight steps of the depth
 // at a time the lanes lay out 32 rows of A and 32 columns of B in workgroup memory, each with its steps side by side,
-// so that A is read as rows (coopLoadT) and B as columns (coopLoad). Steps over the end of the depth are zeros.
+// so that A is read as rows (coopLoadT) and B as columns (coopLoad). Steps over the end of the depth are zeros of A.
 
 var<workgroup> PASS_a_rows: array<f32, 256>;    // [32 rows, 8 steps]
 var<workgroup> PASS_b_columns: array<f32, 256>; // [32 columns, 8 steps]
@@ -38,8 +38,8 @@ fn PASS_cooperative(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_wo
         for (var first = 0u; first < steps; first += 2u) {
             let step = first + half;
             if loads {
-                let a = PASS_row(a_tap, step, steps);
-                let b = select(vec4(0.0), PASS_b(b_line + tap * steps + step), step < steps);
+                let a = PASS_row_or_zeros(a_tap, step, steps);
+                let b = PASS_b(PASS_step_of_b(b_line + tap * steps, step, steps));
                 PASS_a_rows[line_at] = a.x;
                 PASS_a_rows[line_at + 1u] = a.y;
                 PASS_a_rows[line_at + 2u] = a.z;

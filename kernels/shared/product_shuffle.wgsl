@@ -48,10 +48,10 @@ fn PASS_shuffle(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgr
         let tap2 = PASS_tap(place2, shift);
         let tap3 = PASS_tap(place3, shift);
         for (var step = 0u; step < steps; step++) {
-            let a0 = PASS_row(tap0, step, steps);
-            let a1 = PASS_row(tap1, step, steps);
-            let a2 = PASS_row(tap2, step, steps);
-            let a3 = PASS_row(tap3, step, steps);
+            let a0 = PASS_row(tap0, step);
+            let a1 = PASS_row(tap1, step);
+            let a2 = PASS_row(tap2, step);
+            let a3 = PASS_row(tap3, step);
             let b = Tile4x4(PASS_b(b_at), PASS_b(b_at + b_stride), PASS_b(b_at + 2u * b_stride),
                             PASS_b(b_at + 3u * b_stride));
             b_at++;

@@ -6,7 +6,8 @@
 //   PASS_a(at), PASS_b(at)  four steps of the depth of A, of B; B is [columns, taps, depth], read in units of four
 //   PASS_start(quad)        what columns 4 quad .. 4 quad + 3 start from
 //   PASS_store(at, value)   writes four columns of C, which is [rows, columns], in units of four
-// Tiles that hang over an end repeat the last row or column there, and do not write it.
+// Tiles that hang over an end repeat the last row or column there, and do not write it. No index reaches past the end of a
+// tensor, not even where the number read is thrown away: what a driver does about that is its own affair.
 
 fn PASS_write(tile: Tile4x4, row: u32, quad: u32, product: Product) {
     let quads = product.columns / 4u;
@@ -19,9 +20,18 @@ fn PASS_write(tile: Tile4x4, row: u32, quad: u32, product: Product) {
 }
 
 // Four steps of the depth of a row of A under a tap, or zeros.
-fn PASS_row(tap: Tap, step: u32, steps: u32) -> vec4<f32> {
-    return select(vec4(0.0), PASS_a(tap.at + step), tap.inside && step < steps);
+fn PASS_row(tap: Tap, step: u32) -> vec4<f32> {
+    return select(vec4(0.0), PASS_a(tap.at + step), tap.inside);
 }
+
+// The same where `step` may be past the end of the depth: zeros there.
+fn PASS_row_or_zeros(tap: Tap, step: u32, steps: u32) -> vec4<f32> {
+    return select(vec4(0.0), PASS_a(tap.at + min(step, steps - 1u)), tap.inside && step < steps);
+}
+
+// Where `step` of a column of B is that begins at `line`. Beyond the depth it is the last step, which zeros of A make count
+// for nothing, but it must be finite.
+fn PASS_step_of_b(line: u32, step: u32, steps: u32) -> u32 { return line + min(step, steps - 1u); }
 
 // One invocation makes 4 rows x 8 columns in registers and shares nothing: neighbours find the same rows of A in the
 // cache.
@@ -55,10 +65,10 @@ fn PASS_tiled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgrou
         let tap2 = PASS_tap(place2, shift);
         let tap3 = PASS_tap(place3, shift);
         for (var step = 0u; step < steps; step++) {
-            let a0 = PASS_row(tap0, step, steps);
-            let a1 = PASS_row(tap1, step, steps);
-            let a2 = PASS_row(tap2, step, steps);
-            let a3 = PASS_row(tap3, step, steps);
+            let a0 = PASS_row(tap0, step);
+            let a1 = PASS_row(tap1, step);
+            let a2 = PASS_row(tap2, step);
+            let a3 = PASS_row(tap3, step);
             var at = b_left;
             let b0 = PASS_b(at); at += b_stride;
             let b1 = PASS_b(at); at += b_stride;
@@ -131,10 +141,10 @@ fn PASS_fill(loader: PASS_Loader, product: Product, tap: u32, shift: vec2<u32>, 
     let step = first + loader.step;
     let line = loader.step * 4u * TILE_STRIDE;
     if loader.loads_a {
-        let v0 = PASS_row(PASS_tap(loader.place0, shift), step, steps);
-        let v1 = PASS_row(PASS_tap(loader.place1, shift), step, steps);
-        let v2 = PASS_row(PASS_tap(loader.place2, shift), step, steps);
-        let v3 = PASS_row(PASS_tap(loader.place3, shift), step, steps);
+        let v0 = PASS_row_or_zeros(PASS_tap(loader.place0, shift), step, steps);
+        let v1 = PASS_row_or_zeros(PASS_tap(loader.place1, shift), step, steps);
+        let v2 = PASS_row_or_zeros(PASS_tap(loader.place2, shift), step, steps);
+        let v3 = PASS_row_or_zeros(PASS_tap(loader.place3, shift), step, steps);
         let at = line + loader.a_line;
         a_tile[at] = vec4(v0.x, v1.x, v2.x, v3.x);
         a_tile[at + TILE_STRIDE] = vec4(v0.y, v1.y, v2.y, v3.y);
@@ -142,8 +152,7 @@ fn PASS_fill(loader: PASS_Loader, product: Product, tap: u32, shift: vec2<u32>, 
         a_tile[at + 3u * TILE_STRIDE] = vec4(v0.w, v1.w, v2.w, v3.w);
     }
     if loader.loads_b {
-        // Beyond the depth, zeros of A make these count for nothing, but they must be finite.
-        let b = loader.b + tap * steps + min(step, steps - 1u);
+        let b = PASS_step_of_b(loader.b + tap * steps, step, steps);
         let b_stride = product.taps * steps;
         let v0 = PASS_b(b);
         let v1 = PASS_b(b + b_stride);

@@ -59,8 +59,12 @@ fn cos_sin_turn(u: f32) -> vec2<f32> {
     }
 }
 
+// Distance of a pair of normals from 0, sqrt(-2 log(u)); next to u = 1 it is as good as elsewhere, and nothing there makes
+// the root that of a negative number. The room imports logarithm.
+fn radius(u: f32) -> f32 { return sqrt(max(-2.0 * natural_log(u), 0.0)); }
+
 // Standard normals by the Box-Muller transform: two pairs from four words.
 fn random_normals(key_step_sample: vec4<u32>, stream: u32, sample: u32, block: u32) -> vec4<f32> {
     let u = to_uniform(random_words(key_step_sample, stream, sample, block));
-    return vec4(sqrt(-2.0 * log(u.x)) * cos_sin_turn(u.y), sqrt(-2.0 * log(u.z)) * cos_sin_turn(u.w));
+    return vec4(radius(u.x) * cos_sin_turn(u.y), radius(u.z) * cos_sin_turn(u.w));
 }

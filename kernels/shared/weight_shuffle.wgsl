@@ -39,15 +39,16 @@ fn backward_weight_shuffle(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin
     var place = forward_place(tile.first);
     var d_at = tile.first * o_quads + min(tile.o_quad + lane, o_quads - 1u);
     for (var m = tile.first; m < tile.end; m += 4u) {
-        // Rows after the end of the range count as zeros.
+        // Rows after the end of the range count as zeros of d_y; what is read there is row m again.
         let counts1 = m + 1u < tile.end;
         let counts2 = m + 2u < tile.end;
         let counts3 = m + 3u < tile.end;
         var d: Tile4x4;
-        d.r0 = vec4<f32>(d_y_vec4[d_at]); d_at += o_quads;
-        d.r1 = select(vec4(0.0), vec4<f32>(d_y_vec4[d_at]), counts1); d_at += o_quads;
-        d.r2 = select(vec4(0.0), vec4<f32>(d_y_vec4[d_at]), counts2); d_at += o_quads;
-        d.r3 = select(vec4(0.0), vec4<f32>(d_y_vec4[d_at]), counts3); d_at += o_quads;
+        d.r0 = vec4<f32>(d_y_vec4[d_at]);
+        d.r1 = select(vec4(0.0), vec4<f32>(d_y_vec4[select(d_at, d_at + o_quads, counts1)]), counts1);
+        d.r2 = select(vec4(0.0), vec4<f32>(d_y_vec4[select(d_at, d_at + 2u * o_quads, counts2)]), counts2);
+        d.r3 = select(vec4(0.0), vec4<f32>(d_y_vec4[select(d_at, d_at + 3u * o_quads, counts3)]), counts3);
+        d_at += 4u * o_quads;
         bias_sum += d.r0 + d.r1 + d.r2 + d.r3;
         let tap0 = forward_tap(place, shift); place = forward_next(place);
         let tap1 = forward_tap(place, shift); place = forward_next(place);
@@ -55,9 +56,9 @@ fn backward_weight_shuffle(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin
         let tap3 = forward_tap(place, shift); place = forward_next(place);
         var x: Tile4x4;
         x.r0 = select(vec4(0.0), forward_a(tap0.at + x_offset), tap0.inside);
-        x.r1 = select(vec4(0.0), forward_a(tap1.at + x_offset), tap1.inside && counts1);
-        x.r2 = select(vec4(0.0), forward_a(tap2.at + x_offset), tap2.inside && counts2);
-        x.r3 = select(vec4(0.0), forward_a(tap3.at + x_offset), tap3.inside && counts3);
+        x.r1 = select(vec4(0.0), forward_a(select(tap0.at, tap1.at, counts1) + x_offset), tap1.inside && counts1);
+        x.r2 = select(vec4(0.0), forward_a(select(tap0.at, tap2.at, counts2) + x_offset), tap2.inside && counts2);
+        x.r3 = select(vec4(0.0), forward_a(select(tap0.at, tap3.at, counts3) + x_offset), tap3.inside && counts3);
         add_shuffled(&c0, d, 0u, x);
         add_shuffled(&c1, d, 1u, x);
         add_shuffled(&c2, d, 2u, x);

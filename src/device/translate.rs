@@ -141,7 +141,7 @@ fn spirv(module: &Module, info: &ModuleInfo, entry: &str) -> Result<Vec<u32>, St
         lang_version: (1, 6),
         flags: spv::WriterFlags::DEBUG, // names
         bounds_check_policies: CHECKED,
-        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::Native,
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         ..spv::Options::default()
     };
     let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.to_owned() };
@@ -164,6 +164,7 @@ fn metal(module: &Module, info: &ModuleInfo, entry: &str) -> Result<String, Stri
         per_entry_point_map: [(entry.to_owned(), resources)].into(),
         fake_missing_bindings: false,
         bounds_check_policies: CHECKED,
+        zero_initialize_workgroup_memory: false,
         ..msl::Options::default()
     };
     let pipeline = msl::PipelineOptions {
@@ -179,7 +180,11 @@ fn metal(module: &Module, info: &ModuleInfo, entry: &str) -> Result<String, Stri
 }
 
 fn direct3d(module: &Module, info: &ModuleInfo, entry: &str) -> Result<String, String> {
-    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..hlsl::Options::default() };
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_2,
+        zero_initialize_workgroup_memory: false,
+        ..hlsl::Options::default()
+    };
     let pipeline = hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, entry.to_owned())) };
     let mut text = String::new();
     let names = hlsl::Writer::new(&mut text, &options, &pipeline)
@@ -198,8 +203,12 @@ fn opengl(module: &Module, info: &ModuleInfo, entry: &str) -> Result<String, Str
         let slot = u8::try_from(binding.binding).map_err(|_| format!("binding {binding:?} is over 255"))?;
         binding_map.insert(binding, slot);
     }
-    let options =
-        glsl::Options { version: glsl::Version::Desktop(460), binding_map, ..glsl::Options::default() };
+    let options = glsl::Options {
+        version: glsl::Version::Desktop(460),
+        binding_map,
+        zero_initialize_workgroup_memory: false,
+        ..glsl::Options::default()
+    };
     let pipeline = glsl::PipelineOptions {
         shader_stage: ShaderStage::Compute,
         entry_point: entry.to_owned(),

@@ -108,6 +108,8 @@ pub fn cases() -> Vec<Case> {
     let back = || ToF32 { to: DType::F32 };
     vec![
         Case::new("ragged", ToF16, vec![wide()]),
+        // Loss scaling needs what is beyond the range to become infinite, not the largest number.
+        Case::new("beyond the range", ToF16, vec![Fill::floats([65504.0, 7e4, -7e4, 1e30, -1e30, 1.0])]),
         Case::new("image", ToF16, vec![image()]),
         Case::new("ragged", back(), vec![half(wide())]),
         Case::new("image", back(), vec![half(image())]),

@@ -122,10 +122,11 @@ pub(super) fn exp(x: f32) -> f32 {
     p.mul_add(r * r, r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000))
 }
 
-/// `1 / (1 + exp(-x))`.
+/// `1 / (1 + exp(-x))`, and 0 where [`exp`] saturates, so that its product with x vanishes however large x is.
 #[inline(always)]
 pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+    let value = 1.0 / (1.0 + exp(-x));
+    if x < -88.0 { 0.0 } else { value }
 }
 
 /// A matrix in memory: `data[i * row_stride + j * column_stride]`.

@@ -131,8 +131,14 @@ pub fn cases() -> Vec<Case> {
         let data = (0..3).flat_map(|n| (0..150).map(move |k| logit(n, k))).collect();
         Fill::Floats { shape: vec![3, 150], data }
     };
+    let huge = || {
+        let data = vec![1e30, -1e30, 0.0, -1000.0, 100.0, 1e30, -1e30, 0.0, -1e37, 0.0, 5.0, -1e30];
+        Fill::Floats { shape: vec![3, 4], data }
+    };
     vec![
         Case::new("ragged", Forward, vec![Fill::normal([5, 7]), labels(5, 7)]),
+        Case::new("logits of 1e30", Forward, vec![huge(), labels(3, 4)]),
+        Case::new("logits of 1e30", Backward, vec![huge(), labels(3, 4), Fill::normal([3])]),
         Case::new("exponentials that overflow", Forward, vec![wide(), labels(5, 7)]),
         Case::new(
             "labels out of range",

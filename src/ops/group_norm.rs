@@ -361,5 +361,13 @@ pub fn cases() -> Vec<Case> {
         }
         cases.push(Case::new(name, BackwardWeight, vec![Fill::normal([n, 2, c])]));
     }
+    // Biases that put whole channels where SiLU's exponential overflows or vanishes; 0 gives the others a scale.
+    let far = [-1e30, -1000.0, -100.0, -88.0, 0.0, 0.0, -104.0, -2000.0, 0.0, -3e38, -90.0, 0.0];
+    let x = Fill::normal([2, 3, 5, 12]);
+    let shared = vec![x.clone(), Fill::normal([12]), Fill::floats(far)];
+    let rstds = Fill::Uniform { shape: vec![2, 3], low: 0.5, high: 2.0 };
+    let saved = [shared.clone(), vec![Fill::normal([2, 3]), rstds, x]].concat();
+    cases.push(Case::new("far below zero, silu", Forward(settings(3, true)), shared));
+    cases.push(Case::new("far below zero, silu", Backward(settings(3, true)), saved));
     cases
 }

@@ -156,6 +156,8 @@ pub fn cases() -> Vec<Case> {
         clip("within the norm", 0.2),
         clip("no gradient", 0.0),
         clip("overflow", f32::INFINITY),
+        clip("no number", f32::NAN),
+        clip("almost an overflow", f32::MAX),
         update("a step like others", [0.5, 0.125], [1024.0, 7.0, 3.0]),
         update("the last step before growth", [0.5, 0.125], [1024.0, 1999.0, 3.0]),
         update("overflow", [f32::INFINITY, 0.0], [1024.0, 7.0, 3.0]),

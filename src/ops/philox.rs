@@ -190,8 +190,7 @@ impl Op for Normals {
         vec![Variant::single("standard_normals", grid, params)]
     }
     fn tolerance(&self) -> f32 {
-        // Relative to the largest normal; WGSL bounds the absolute error of log near 1 by 2^-21.
-        1e-6
+        NORMAL_ERROR
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([key], [normals]) = operands.split();
@@ -211,19 +210,42 @@ impl Op for Normals {
     }
 }
 
+/// What a normal number may be off by on any device, relative to the largest of a tensor, and so of a pair. Relative to the
+/// radius, WGSL allows the square root 4.5 units in the last place, 5.4e-7, and the product half of one; what the logarithm,
+/// the sine and the cosine of `kernels/shared/` are off by, at most 1e-7 each, halved for the logarithm under the root, makes
+/// it 8e-7. That holds for every radius, also the smallest: a case has a uniform number next to 1.
+pub(super) const NORMAL_ERROR: f32 = 1e-6;
+
 /// A key buffer for cases.
 pub(super) fn key_fill() -> Fill {
-    Fill::integers([0x1234_5678, 0x9abc_def0, 77, 5])
+    key_of_sample(5)
 }
+
+fn key_of_sample(sample: u32) -> Fill {
+    Fill::integers([0x1234_5678, 0x9abc_def0, 77, sample])
+}
+
+/// Cases of the smallest radius, sqrt(2^-23), and of the largest, 5.8: a name, and a key whose stream [`EXTREME_STREAM`] begins
+/// with that pair. They must hold nothing but the pair, or larger numbers would hide its error.
+pub(super) fn extremes() -> [(&'static str, Fill); 2] {
+    [("a uniform next to 1", key_of_sample(21_056_263)), ("a uniform next to 0", key_of_sample(137_051_628))]
+}
+
+/// The stream that [`extremes`] belong to.
+pub(super) const EXTREME_STREAM: u32 = 9;
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         Case::new("ragged", Integers { shape: vec![3, 7, 5], stream: 9 }, vec![key_fill()]),
         Case::new("image", Integers { shape: vec![4, 32, 32, 3], stream: 1 }, vec![key_fill()]),
         Case::new("ragged", Normals { shape: vec![3, 7, 5], stream: 9 }, vec![key_fill()]),
         Case::new("image", Normals { shape: vec![4, 32, 32, 3], stream: 1 }, vec![key_fill()]),
-    ]
+    ];
+    for (name, key) in extremes() {
+        cases.push(Case::new(name, Normals { shape: vec![1, 2], stream: EXTREME_STREAM }, vec![key]));
+    }
+    cases
 }
 
 #[cfg(test)]
@@ -244,6 +266,15 @@ mod tests {
             stream(0x299f_31d0_a409_3822, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344).words(0x243f_6a88),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    #[test]
+    fn extreme_cases_begin_with_the_largest_and_the_smallest_uniform() {
+        let first = extremes().map(|(_, key)| {
+            let Fill::Integers { data, .. } = key else { return f32::NAN };
+            Stream::of_sample(&data, EXTREME_STREAM, 0).uniform(0)
+        });
+        assert_eq!(first, [1.0 - 0.5f32.powi(24), 0.5f32.powi(24)]);
     }
 
     #[test]

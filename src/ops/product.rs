@@ -106,9 +106,18 @@ const WORKGROUP_TILES: std::ops::Range<usize> = 1..4;
 /// Workgroups that a GPU needs to be busy; with fewer, smaller tiles are better.
 const ENOUGH_WORKGROUPS: usize = 128;
 
-/// Rows that one range of the weight gradient sums over: long enough to make the reduction cheap, short enough to spread
-/// the work, and far below the 65,535 loop iterations at which Mesa's software driver leaves a loop.
+/// Rows that one range of the weight gradient sums over, where its partial sums fit [`PARTIAL_BYTES`], else a multiple of
+/// them: long enough to make the reduction cheap, short enough to spread the work.
 const ROWS_PER_SPLIT: usize = 512;
+
+/// Bytes of the partial sums of one weight gradient: half of what WebGPU binds on every device. A gradient that is itself
+/// larger has a single range.
+const PARTIAL_BYTES: usize = 64 << 20;
+
+/// Rows of a range at most, whatever its partial sums take: half the loop iterations at which Mesa's software driver leaves
+/// a loop. Operands of so many rows are over WebGPU's binding limit before their partial sums are, up to 3600 channels of a
+/// 3 x 3 kernel.
+const MAX_ROWS_PER_SPLIT: usize = 32_768;
 
 impl Tiling {
     /// Tiles that cover `copies` outputs of the given size.
@@ -146,14 +155,21 @@ impl Product {
         self.columns * self.taps * self.depth
     }
 
+    /// Rows of a range that the weight gradient is summed in.
+    fn rows_per_split(&self) -> usize {
+        let most_splits = (PARTIAL_BYTES / 4 / self.weights().max(1)).max(1);
+        let longer = self.rows.div_ceil(ROWS_PER_SPLIT).div_ceil(most_splits);
+        (ROWS_PER_SPLIT * longer).clamp(ROWS_PER_SPLIT, MAX_ROWS_PER_SPLIT)
+    }
+
     /// Ranges of rows that the weight gradient is summed in.
     fn splits(&self) -> usize {
-        self.rows.div_ceil(ROWS_PER_SPLIT)
+        self.rows.div_ceil(self.rows_per_split())
     }
 
     /// The fields of `Params` that say how the weight gradient is split.
     pub(super) fn split_params(&self) -> [(&'static str, Word); 2] {
-        [("rows_per_split", ROWS_PER_SPLIT.into()), ("splits", self.splits().into())]
+        [("rows_per_split", self.rows_per_split().into()), ("splits", self.splits().into())]
     }
 
     /// Variants of `y = x weight + bias`, of which this is the product.
@@ -230,5 +246,73 @@ impl Product {
             1,
         ));
         variants
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What WebGPU binds on every device.
+    const BINDING: usize = 128 << 20;
+
+    fn product(rows: usize, columns: usize, kernel: usize, depth: usize) -> Product {
+        Product { rows, columns, taps: kernel * kernel, depth }
+    }
+
+    /// Bytes of the largest scratch tensor of any variant of any pass.
+    fn largest_scratch(product: &Product) -> usize {
+        let passes = [Product::forward, Product::backward_input, Product::backward_weight];
+        let variants = passes.iter().flat_map(|pass| pass(product, &Vec::new()));
+        4 * variants.flat_map(|variant| variant.scratch).map(|(_, elements)| elements).max().unwrap_or(0)
+    }
+
+    /// 128 images of 32 x 32, from 256 channels to 128: ranges of 512 rows would take 302 MB.
+    #[test]
+    fn partial_sums_of_a_large_batch_stay_within_their_bound() {
+        let large = product(128 * 32 * 32, 128, 3, 256);
+        assert_eq!(512 * 256 * large.weights() * 4 / 512, 301_989_888);
+        assert!(largest_scratch(&large) <= PARTIAL_BYTES, "{}", largest_scratch(&large));
+        // The bound is used: with one range fewer there would be less to do at once.
+        assert!(largest_scratch(&large) > PARTIAL_BYTES / 2, "{}", largest_scratch(&large));
+    }
+
+    /// Every call whose operands fit a binding has scratch that fits one, covers all rows, and has no range that a driver
+    /// would leave early.
+    #[test]
+    fn scratch_fits_a_binding_wherever_the_operands_do() {
+        let mut checked = 0;
+        for rows in (0..28).map(|power| 1usize << power).flat_map(|rows| [rows, rows + 1, rows + rows / 3]) {
+            for columns in [1, 3, 4, 64, 128, 320, 512, 1024, 1536, 4096, 8192] {
+                for depth in [1, 3, 4, 64, 192, 384, 512, 1024, 1536, 4096, 8192] {
+                    for kernel in [1, 3] {
+                        let call = product(rows, columns, kernel, depth);
+                        let fits = |elements: usize| 4 * elements <= BINDING;
+                        if !fits(rows * columns) || !fits(rows * depth) || !fits(call.weights()) {
+                            continue;
+                        }
+                        checked += 1;
+                        let (each, splits) = (call.rows_per_split(), call.splits());
+                        assert!(largest_scratch(&call) <= BINDING, "{call:?}: {splits} ranges");
+                        assert!(
+                            each < 65_535 && each * splits >= rows && each * (splits - 1) < rows,
+                            "{call:?}"
+                        );
+                    }
+                }
+            }
+        }
+        assert!(checked > 2000, "{checked}");
+    }
+
+    /// The order of a sum, and so its bits, are those of ranges of 512 rows wherever these fit.
+    #[test]
+    fn smaller_calls_are_split_as_ever() {
+        for (rows, columns, kernel, depth) in
+            [(1, 4, 3, 4), (700, 64, 3, 64), (16 * 32 * 32, 128, 3, 384), (64 * 16 * 16, 256, 1, 512)]
+        {
+            let call = product(rows, columns, kernel, depth);
+            assert_eq!((call.rows_per_split(), call.splits()), (512, rows.div_ceil(512)), "{call:?}");
+        }
     }
 }

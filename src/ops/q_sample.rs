@@ -1,7 +1,9 @@
 //! The forward process of diffusion, with the noise drawn on the device.
 
 use super::cpu::par_rows;
-use super::philox::{Stream, elements_per_sample, expect_key, fill_normals, key_fill};
+use super::philox::{
+    EXTREME_STREAM, NORMAL_ERROR, Stream, elements_per_sample, expect_key, extremes, fill_normals, key_fill,
+};
 use super::{Case, Fill, Grid, Op, Operands, Types, Variant, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -73,7 +75,8 @@ impl Op for Forward {
         vec![Variant::single("forward", Grid::Invocations(samples * blocks), params)]
     }
     fn tolerance(&self) -> f32 {
-        3e-6
+        // Where the noise and the image have opposite signs, the largest sum is smaller than the largest noise.
+        3.0 * NORMAL_ERROR
     }
     fn reference(&self, operands: Operands<'_>) {
         Self::mix(operands, self.stream, |k, x, eps| {
@@ -109,8 +112,14 @@ pub fn cases() -> Vec<Case> {
         let coefficients = Fill::Uniform { shape: vec![shape[0], 4], low: -1.0, high: 1.0 };
         vec![Fill::normal(shape), coefficients, key_fill()]
     };
-    vec![
+    let mut cases = vec![
         Case::new("ragged", Forward { stream: 3 }, inputs([3, 5, 3, 3])),
         Case::new("image", Forward { stream: 4 }, inputs([4, 32, 32, 3])),
-    ]
+    ];
+    for (name, key) in extremes() {
+        let only_noise = Fill::Floats { shape: vec![1, 4], data: vec![0.0, 1.0, 0.0, 1.0] };
+        let inputs = vec![Fill::normal([1, 1, 2, 1]), only_noise, key];
+        cases.push(Case::new(name, Forward { stream: EXTREME_STREAM }, inputs));
+    }
+    cases
 }

@@ -119,12 +119,22 @@ impl Op for Backward {
 pub fn cases() -> Vec<Case> {
     let wide = || Fill::Normal { shape: vec![3, 5, 7], mean: 0.0, std: 20.0 };
     let fours = || Fill::normal([3, 5, 7, 4]);
+    // Where exp(-x) overflows or vanishes. Above zero the result is x itself, which would hide all others.
+    let below = [-1.28, -20.0, -87.0, -88.0, -88.8, -100.0, -104.0, -1000.0, -1e4, -1e30, f32::MIN, -0.0];
+    let below = || Fill::floats(below);
+    let above = || Fill::floats([20.0, 88.8, 100.0, 1000.0, 1e20, 1e30, 1e37, 1e38]);
+    let of_below = || Fill::Uniform { shape: vec![12], low: 0.5, high: 1.0 };
+    let of_above = || Fill::Uniform { shape: vec![8], low: 0.5, high: 1.0 };
     vec![
         Case::new("wide range", Forward, vec![wide()]),
         Case::new("ragged in fours", Forward, vec![fours()]),
         Case::new("image", Forward, vec![Fill::normal([2, 16, 8, 64])]),
         Case::new("wide range", Backward, vec![wide(), Fill::normal([3, 5, 7])]),
         Case::new("ragged in fours", Backward, vec![fours(), fours()]),
+        Case::new("far below zero", Forward, vec![below()]),
+        Case::new("far above zero", Forward, vec![above()]),
+        Case::new("far below zero", Backward, vec![below(), of_below()]),
+        Case::new("far above zero", Backward, vec![above(), of_above()]),
         Case::new("image", Backward, vec![Fill::normal([2, 16, 8, 64]), Fill::normal([2, 16, 8, 64])]),
     ]
 }

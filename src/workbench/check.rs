@@ -226,8 +226,8 @@ fn compare(
         }
         let error = match ty.dtype {
             DType::U32 => f32::from(u8::from(expected.to_bits() != got.to_bits())),
-            // Infinities, too, are right where they are expected.
-            DType::F32 | DType::F16 if got == expected => 0.0,
+            // Infinities and NaN, too, are right where they are expected.
+            DType::F32 | DType::F16 if got == expected || (got.is_nan() && expected.is_nan()) => 0.0,
             DType::F32 => (got - expected).abs() / scale,
             // An op that only moves values rounds none.
             DType::F16 if result.tolerance == 0.0 => (got - expected).abs() / scale,
@@ -236,7 +236,7 @@ fn compare(
                 if off <= 0.0 { 0.0 } else { off / scale }
             }
         };
-        // A NaN is never within the tolerance.
+        // Another NaN is never within the tolerance.
         let within = error <= result.tolerance;
         result.worst_error = if error.is_nan() { f32::INFINITY } else { result.worst_error.max(error) };
         if !within {

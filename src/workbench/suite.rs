@@ -98,14 +98,23 @@ impl Suite {
 
     /// Checks all gradient rules, which no device has a part in.
     pub fn check_gradients(&self, filter: &Filter) -> Vec<Verdict> {
-        let is_wanted =
-            |case: &&Case| elements(case) <= GRADIENT_ELEMENTS && filter.accepts(case.op.as_ref(), RULE);
+        let is_wanted = |case: &&Case| {
+            elements(case) <= GRADIENT_ELEMENTS
+                && filter.accepts(case.op.as_ref(), RULE)
+                && has_differences(case)
+        };
         self.cases.iter().filter(is_wanted).filter_map(gradient_verdict).collect()
     }
 }
 
 /// Stands for a gradient rule where others have the name of a variant.
 const RULE: &str = "gradient rule";
+
+/// Whether f32 has differences of the case's results: next to numbers beyond a million they are rounded away.
+fn has_differences(case: &Case) -> bool {
+    let inputs = (0..).zip(&case.inputs).filter(|(index, _)| case.is_float(*index as usize));
+    inputs.flat_map(|(index, fill)| fill.data(index)).all(|value| value.abs() < 1e6)
+}
 
 fn elements(case: &Case) -> usize {
     case.input_types().iter().map(|ty| ty.len()).sum()
