@@ -135,6 +135,8 @@ pub struct Profile {
     pub steps: usize,
     /// Whether the device's own clock timed the dispatches, rather than the host's.
     pub by_device_clock: bool,
+    /// Seconds of a dispatch that does nothing, by the same clock; `None` for the CPU executor.
+    pub empty_dispatch_seconds: Option<f64>,
     /// Seconds of a whole step, median.
     pub step_seconds: f64,
     /// Seconds of it until the device has its work: inputs, encoding, submission; the CPU executor has only inputs.
@@ -187,7 +189,8 @@ pub async fn profile(
         if step == count {
             return Ok(Profile {
                 steps: count,
-                by_device_clock: matches!(executor, Executor::Gpu(gpu) if gpu.has_timestamps()),
+                by_device_clock: executor.has_timestamps(),
+                empty_dispatch_seconds: executor.time_of_empty_dispatch(&now).await?,
                 step_seconds: median(whole),
                 host_seconds: median(host),
                 dispatches: dispatches(executor.plan(), &timed),
