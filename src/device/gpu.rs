@@ -120,7 +120,8 @@ impl GpuDevice {
         let identity = AdapterIdentity {
             name: info.name.clone(),
             driver: info.driver,
-            driver_info: info.driver_info,
+            // DX12 has no driver_info, but a compiler that makes other code of the same kernels.
+            driver_info: report.shader_compiler.map_or(info.driver_info, str::to_owned),
             backend: info.backend.to_string(),
         };
         Ok(Self {

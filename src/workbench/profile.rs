@@ -154,8 +154,10 @@ impl Profile {
     }
 }
 
-/// Runs `count` steps as usual and `count` that are timed dispatch by dispatch, in turn; what the first ones compile or
-/// warm up does not count.
+/// Steps that do not count: drivers compile in the first one, and the executor finds its pace in the first two.
+const WARM_UP: usize = 2;
+
+/// Runs `count` steps as usual and `count` that are timed dispatch by dispatch, in turn, after some that do not count.
 ///
 /// # Errors
 /// [`WorkbenchError`] if the device fails.
@@ -178,15 +180,15 @@ pub async fn profile(
         let end = now();
         let executor = steps.prepare()?;
         let timings = executor.run_timed(&now).await?;
-        if step > 0 {
+        if step >= WARM_UP {
             whole.push(end - start);
             // The CPU executor has done the step when it returns; a GPU only has it in its queue.
             let is_cpu = matches!(executor, Executor::Cpu(_));
             host.push(if is_cpu { prepared - start } else { queued - start });
             timed.push(timings);
-            done(step);
+            done(step + 1 - WARM_UP);
         }
-        if step == count {
+        if step + 1 == count + WARM_UP {
             return Ok(Profile {
                 steps: count,
                 by_device_clock: executor.has_timestamps(),

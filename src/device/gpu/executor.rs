@@ -26,6 +26,9 @@ pub struct GpuExecutor {
     /// The last submissions of the last two runs: a run waits for that of the one before the last, so that the queue stays
     /// short.
     submitted: [Option<wgpu::SubmissionIndex>; 2],
+    /// How many there have been.
+    #[cfg(test)]
+    pub(super) submissions: usize,
 }
 
 /// What the host writes before a run, through staging buffers that are used again and again: `Queue::write_buffer`
@@ -111,8 +114,17 @@ impl GpuExecutor {
         let dispatches = prepare.finish();
         device.check(" while it prepared a plan")?;
         let uploads = Uploads::new(&device, &plan);
-        let submitted = [None, None];
-        Ok(Self { device, plan, buffers, dispatches, uploads, pace: Pace::default(), submitted })
+        Ok(Self {
+            device,
+            plan,
+            buffers,
+            dispatches,
+            uploads,
+            pace: Pace::default(),
+            submitted: [None, None],
+            #[cfg(test)]
+            submissions: 0,
+        })
     }
 
     /// The plan.
@@ -162,6 +174,10 @@ impl GpuExecutor {
         self.uploads.belt.finish();
         let index = self.device.queue.submit([encoder.finish()]);
         self.uploads.belt.recall();
+        #[cfg(test)]
+        {
+            self.submissions += 1;
+        }
         index
     }
 
@@ -170,41 +186,37 @@ impl GpuExecutor {
         self.dispatches[index % self.dispatches.len()].work
     }
 
-    /// Queues dispatches by their numbers, of which those past the last one begin anew, in submissions of the device's pace;
-    /// gives the last submission.
-    fn submit_dispatches(&mut self, range: Range<usize>) -> Result<wgpu::SubmissionIndex, DeviceError> {
-        if self.device.submits_each_dispatch() {
-            return self.submit_each(range);
-        }
-        let mut measured = self.pace.measure();
+    /// Queues dispatches by their numbers, of which those past the last one begin anew, in submissions of the plan's pace;
+    /// gives the last submission. `during` says what runs.
+    fn submit_dispatches(
+        &mut self,
+        range: Range<usize>,
+        during: &str,
+    ) -> Result<wgpu::SubmissionIndex, DeviceError> {
+        let mut measured = self.pace.measure().filter(|_| !range.is_empty());
         if measured.is_some() {
             // What is queued already is no part of it.
-            self.device.wait(None, STEP)?;
+            self.device.wait(None, during)?;
         }
-        let whole: f64 = self.dispatches.iter().map(|dispatch| dispatch.work).sum();
-        let mut done = 0.0;
         let mut from = range.start;
         loop {
             let budget = measured.as_ref().map_or(self.pace.budget(), |measured| measured.budget);
             let end = end_of_piece(from..range.end, budget, |index| self.work(index));
-            let work: f64 = (from..end).map(|index| self.work(index)).sum();
             let index = match &mut measured {
                 None => self.submit_piece(from..end),
                 Some(measured) => {
-                    let mut index = None;
+                    let work = (from..end).map(|index| self.work(index)).sum();
                     measured.time(work, || {
-                        let submitted = self.submit_piece(from..end);
-                        index = Some(submitted.clone());
-                        self.device.wait(Some(submitted), STEP)
-                    })?;
-                    index.unwrap_or_else(|| unreachable!("the closure has run"))
+                        let index = self.submit_piece(from..end);
+                        self.device.wait(Some(index.clone()), during)?;
+                        Ok::<_, DeviceError>(index)
+                    })?
                 }
             };
-            done += work;
             from = end;
             if from >= range.end {
-                if let Some(measured) = measured.filter(|_| !range.is_empty()) {
-                    self.pace.learn(&measured, done / whole);
+                if let Some(measured) = measured {
+                    self.pace.learn(&measured, self.dispatches.iter().map(|dispatch| dispatch.work).sum());
                 }
                 return Ok(index);
             }
@@ -220,7 +232,7 @@ impl GpuExecutor {
         })
     }
 
-    /// As [`GpuExecutor::submit_dispatches`], but each dispatch by itself, waited for, and named if it fails.
+    /// Submits each dispatch by itself, waits for it, and names it if it fails; gives the last submission.
     fn submit_each(&mut self, range: Range<usize>) -> Result<wgpu::SubmissionIndex, DeviceError> {
         let mut last = self.submit_piece(0..0);
         for index in range {
@@ -234,12 +246,12 @@ impl GpuExecutor {
     fn during(&self, index: usize) -> String {
         let dispatch = &self.dispatches[index];
         let node = &self.plan.nodes[dispatch.node].node;
+        let at = if node.path.is_empty() { String::new() } else { format!(" at {}", node.path) };
         format!(
-            " while it ran {} (variant {}, entry point {}) at {}",
+            " while it ran {} (variant {}, entry point {}){at}",
             node.op.name(),
             dispatch.variant,
             dispatch.kernel.name,
-            if node.path.is_empty() { "the top of the model" } else { &node.path },
         )
     }
 
@@ -269,7 +281,11 @@ impl GpuExecutor {
     pub fn run_nodes(&mut self, nodes: Range<usize>) -> Result<(), DeviceError> {
         // Dispatches are in the order of their nodes.
         let first_of = |node| self.dispatches.partition_point(|dispatch| dispatch.node < node);
-        let index = self.submit_dispatches(first_of(nodes.start)..first_of(nodes.end))?;
+        let range = first_of(nodes.start)..first_of(nodes.end);
+        let index = match self.device.submits_each_dispatch() {
+            true => self.submit_each(range)?,
+            false => self.submit_dispatches(range, STEP)?,
+        };
         let [older, last] = std::mem::take(&mut self.submitted);
         self.submitted = [last, Some(index)];
         if let Some(submission_index) = older {
@@ -329,13 +345,18 @@ impl GpuExecutor {
         self.device.time_of_empty_dispatch(clock).await
     }
 
-    /// Runs every node `times` times and waits for it: what a stopwatch needs.
+    /// Runs every node `times` times and waits for it: what a stopwatch needs. Never dispatch by dispatch, which would time
+    /// the waiting; a call by itself is named all the same if it fails.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run_and_wait(&mut self, times: usize) -> Result<(), DeviceError> {
-        let index = self.submit_dispatches(0..times * self.dispatches.len())?;
-        self.device.wait(Some(index), " while it timed a kernel")
+        let during = match self.plan.nodes.len() {
+            1 if !self.dispatches.is_empty() => self.during(0),
+            _ => " while it timed a step".to_owned(),
+        };
+        let index = self.submit_dispatches(0..times * self.dispatches.len(), &during)?;
+        self.device.wait(Some(index), &during)
     }
 
     /// Reads a kept or state value.

@@ -95,11 +95,11 @@ impl Pace {
         })
     }
 
-    /// Takes over what was measured of a run that does `share` of the plan's work.
-    pub(super) fn learn(&mut self, measured: &Measured, share: f64) {
+    /// Takes over what was measured of a run of some or all of a plan, which does `whole` work.
+    pub(super) fn learn(&mut self, measured: &Measured, whole: f64) {
         self.budget = measured.result();
         // A part of a plan tells little about the rest.
-        if share >= 0.5 {
+        if measured.work >= 0.5 * whole {
             self.runs_to_measure -= 1;
         }
     }
@@ -117,11 +117,11 @@ pub(super) struct Measured {
 
 impl Measured {
     /// Runs a submission of so much work, which is waited for, and looks at the clock.
-    pub(super) fn time<E>(&mut self, work: f64, run: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn time<R, E>(&mut self, work: f64, run: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
         let start = now();
-        run()?;
+        let result = run()?;
         self.add(work, start.map_or(Duration::ZERO, |start| start.elapsed()));
-        Ok(())
+        Ok(result)
     }
 
     fn add(&mut self, work: f64, took: Duration) {
@@ -188,7 +188,7 @@ mod tests {
                 from = end;
             }
             if let Some(measured) = measured {
-                pace.learn(&measured, 1.0);
+                pace.learn(&measured, work.iter().sum());
             }
             longest
         };
@@ -227,7 +227,7 @@ mod tests {
             assert_eq!(measured.is_some(), measures);
             if let Some(mut measured) = measured {
                 measured.add(1e9, Duration::from_millis(10));
-                pace.learn(&measured, share);
+                pace.learn(&measured, 1e9 / share);
             }
         }
         assert!((pace.budget() - 5e9).abs() < 1.0, "{pace:?}");

@@ -52,6 +52,10 @@ impl GpuDevice {
 
     /// Fails if the driver has reported trouble; `during` says what ran, such as "" or " while ...".
     pub(super) fn check(&self, during: &str) -> Result<(), DeviceError> {
+        if lock(&self.trouble).failed.is_some() {
+            // A device that is gone fails in many ways, and may say that it is gone only when it is polled.
+            let _ = self.device.poll(wgpu::PollType::Poll);
+        }
         let mut trouble = lock(&self.trouble);
         let (adapter, during) = (self.name.clone(), during.to_owned());
         if let Some(message) = trouble.lost.clone() {
