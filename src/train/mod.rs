@@ -24,7 +24,9 @@ pub use run::{Event, Outcome, Run, SETTINGS_FILE, train};
 pub use timestep_sampler::{LossSecondMoments, TimestepSampling};
 pub use trainer::Trainer;
 
-use crate::checkpoint::CheckpointError;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::{self, CheckpointError};
 use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
@@ -103,6 +105,14 @@ pub enum TrainError {
     /// The device cannot go on.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The device was lost during a run.
+    #[error("{error}; {}", what_is_left(.checkpoint.as_deref()))]
+    Lost {
+        /// What was running, and the driver's words.
+        error: DeviceError,
+        /// The newest checkpoint of the run, from before.
+        checkpoint: Option<PathBuf>,
+    },
     /// The noise schedule makes no sense.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -127,4 +137,26 @@ pub enum TrainError {
     /// A picture cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
+}
+
+/// What a run that cannot go on has left, in words.
+fn what_is_left(checkpoint: Option<&Path>) -> String {
+    match checkpoint {
+        Some(folder) => format!("{} is whole, and --resume goes on from it", folder.display()),
+        None => "there was no checkpoint yet".to_owned(),
+    }
+}
+
+impl TrainError {
+    /// Adds to the error of a lost device what the run in the folder `output` has left.
+    fn of_run(self, output: &Path) -> Self {
+        match self {
+            Self::Device(error @ DeviceError::Lost { .. })
+            | Self::Sample(SampleError::Device(error @ DeviceError::Lost { .. })) => {
+                // What cannot be read now is not promised.
+                Self::Lost { error, checkpoint: checkpoint::newest(output).ok().flatten() }
+            }
+            other => other,
+        }
+    }
 }

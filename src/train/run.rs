@@ -117,6 +117,14 @@ pub async fn train(
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
+    train_on(run, stop, report).await.map_err(|error| error.of_run(&run.output))
+}
+
+async fn train_on(
+    run: &Run,
+    stop: &AtomicBool,
+    report: &mut (dyn FnMut(Event) + Send),
+) -> Result<Outcome, TrainError> {
     run.options.check()?;
     check_fit(run)?;
     let mut saved = None;

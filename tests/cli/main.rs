@@ -3,6 +3,7 @@
 
 mod config;
 mod data;
+mod devices;
 mod errors;
 mod evaluate;
 mod export;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::executor::Dispatch;
+use super::pace;
 use super::{GpuDevice, Kernel};
 use crate::device::shader::Usage;
 use crate::device::{DeviceError, Margin};
@@ -71,6 +72,8 @@ pub(super) async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu
 /// A dispatch whose parameters are not uploaded yet.
 struct PendingDispatch {
     node: usize,
+    variant: &'static str,
+    work: f64,
     kernel: Arc<Kernel>,
     /// Number of the binding and its range of a buffer.
     storage: Vec<(u32, Place)>,
@@ -102,7 +105,14 @@ impl PendingDispatch {
             layout: &self.kernel.layout,
             entries: &entries,
         });
-        Dispatch { node: self.node, kernel: self.kernel, bind_group, workgroups: self.workgroups }
+        Dispatch {
+            node: self.node,
+            variant: self.variant,
+            work: self.work,
+            kernel: self.kernel,
+            bind_group,
+            workgroups: self.workgroups,
+        }
     }
 }
 
@@ -143,6 +153,8 @@ impl<'a> Prepare<'a> {
         let shader = self.device.shader(op.room(), types.activation())?;
         let room = shader.shader.room;
         let shapes = shapes(node);
+        // Which of several passes does the work is not known.
+        let work = pace::work(op.cost(types)) / variant.passes.len().max(1) as f64;
         for pass in &variant.passes {
             let kernel = self.device.kernel(&shader, pass, &node.node.path, &shapes).await?;
             let mut storage = Vec::new();
@@ -192,7 +204,15 @@ impl<'a> Prepare<'a> {
                 storage.push((binding.index, place));
             }
             let workgroups = self.workgroups(pass.grid, shader.shader.workgroup_size(pass)?);
-            self.pending.push(PendingDispatch { node: index, kernel, storage, params, workgroups });
+            self.pending.push(PendingDispatch {
+                node: index,
+                variant: variant.name,
+                work,
+                kernel,
+                storage,
+                params,
+                workgroups,
+            });
         }
         Ok(())
     }
