@@ -146,7 +146,7 @@ impl CpuExecutor {
             let fills = ids.iter().zip(types).map(|(id, ty)| self.contents(*id, ty));
             fills.collect::<Vec<Fill>>()
         };
-        let Node { op, inputs, outputs, path } = &node.node;
+        let Node { op, inputs, outputs, path, .. } = &node.node;
         let targets = if op.updates_in_place() { contents(outputs, &node.outputs) } else { Vec::new() };
         Case { name: path.clone(), op: op.clone(), inputs: contents(inputs, &node.inputs), targets }
     }

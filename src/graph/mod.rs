@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub use autograd::gradients;
 pub use plan::{BufferRole, MemoryReport, Peak, Place, Plan, PlannedNode};
-pub use recompute::{recompute_blocks, recompute_cheap};
+pub use recompute::{recompute_cheap, recompute_segments};
 
 use crate::ops::Op;
 
@@ -149,7 +149,41 @@ pub struct Node {
     pub outputs: Vec<ValueId>,
     /// Module path, such as `down_blocks.1.resnets.0.conv1`.
     pub path: String,
+    /// The part of a run that it belongs to.
+    pub phase: Phase,
+    /// The segment that it lies in, if it lies in one; see [`Graph::segment`].
+    pub segment: Option<Segment>,
 }
+
+/// A part of a run: the nodes of a phase can be told from the others, and run apart from them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// What a network computes of its inputs, and the gradients of it.
+    #[default]
+    Evaluation,
+    /// What a loss makes of it.
+    Loss,
+    /// What moves the weights.
+    Optimizer,
+    /// What makes the next x of a network's output.
+    ReverseStep,
+}
+
+impl Phase {
+    /// The first part of the module path of its nodes; none where a network says where they are.
+    fn scope(self) -> Option<&'static str> {
+        match self {
+            Self::Evaluation => None,
+            Self::Loss => Some("loss"),
+            Self::Optimizer => Some("optimizer"),
+            Self::ReverseStep => Some("reverse_step"),
+        }
+    }
+}
+
+/// Names a part of a network that gradient checkpointing may compute twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Segment(usize);
 
 /// How the initial contents of a parameter are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -231,6 +265,9 @@ pub struct Graph {
     nodes: Vec<Node>,
     parameters: Vec<Parameter>,
     scope: Vec<String>,
+    phase: Phase,
+    segment: Option<Segment>,
+    segments: usize,
     streams: u32,
 }
 
@@ -282,6 +319,31 @@ impl Graph {
         let result = build(self);
         self.scope.pop();
         result
+    }
+
+    /// Runs `build`, whose nodes are of this phase.
+    pub fn in_phase<T>(&mut self, phase: Phase, build: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = (self.phase, self.scope.len());
+        self.phase = phase;
+        self.scope.extend(phase.scope().map(str::to_owned));
+        let result = build(self);
+        self.phase = outer.0;
+        self.scope.truncate(outer.1);
+        result
+    }
+
+    /// Runs `build`, whose nodes are a segment of a network, such as a residual block: with gradient checkpointing, only
+    /// what enters and leaves it is kept for the reverse pass.
+    pub fn segment<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.segments += 1;
+        let outer = self.segment.replace(Segment(self.segments));
+        let result = build(self);
+        self.segment = outer;
+        result
+    }
+
+    fn node(&self, op: Arc<dyn Op>, inputs: Vec<ValueId>, outputs: Vec<ValueId>) -> Node {
+        Node { op, inputs, outputs, path: self.path(), phase: self.phase, segment: self.segment }
     }
 
     /// A stream number for a node that draws random numbers, different from every other node's.
@@ -336,7 +398,7 @@ impl Graph {
             .zip(op.outputs())
             .map(|(ty, name)| self.push(name, ty, Storage::Activation))
             .collect();
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), path: self.path() });
+        self.nodes.push(self.node(op, inputs.to_vec(), outputs.clone()));
         Ok(outputs)
     }
 
@@ -365,8 +427,7 @@ impl Graph {
                 return Err(self.shape_error(&op, inputs, reason));
             }
         }
-        let (inputs, outputs) = (inputs.to_vec(), targets.to_vec());
-        self.nodes.push(Node { op: Arc::new(op), inputs, outputs, path: self.path() });
+        self.nodes.push(self.node(Arc::new(op), inputs.to_vec(), targets.to_vec()));
         Ok(())
     }
 

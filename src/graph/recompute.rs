@@ -8,24 +8,24 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Graph, Node, Storage, ValueId};
+use super::{Graph, Node, Segment, Storage, ValueId};
 
-/// Drops what is made inside blocks, so that only the inputs of blocks are kept: gradient checkpointing (Chen et al.
-/// 2016, "Training Deep Nets with Sublinear Memory Cost").
+/// Drops what is made inside [segments](Graph::segment), so that only their inputs are kept: gradient checkpointing (Chen
+/// et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
 ///
-/// The first `forward` nodes of `graph` are the forward pass, the others the reverse pass. `block` names the block that
-/// a module path lies in, if it lies in one. A value stays if a node outside its block reads it.
-pub fn recompute_blocks(graph: &mut Graph, forward: usize, block: impl Fn(&str) -> Option<&str>) {
+/// The first `forward` nodes of `graph` are the forward pass, the others the reverse pass. A value stays if a node outside
+/// its segment reads it.
+pub fn recompute_segments(graph: &mut Graph, forward: usize) {
     let nodes = &graph.nodes()[..forward];
-    let mut dropped: HashMap<ValueId, &str> = HashMap::new();
+    let mut dropped: HashMap<ValueId, Segment> = HashMap::new();
     for node in nodes {
-        if let Some(block) = block(&node.path) {
-            dropped.extend(recomputable(graph, node).map(|id| (id, block)));
+        if let Some(segment) = node.segment {
+            dropped.extend(recomputable(graph, node).map(|id| (id, segment)));
         }
     }
     for node in nodes {
         for input in &node.inputs {
-            if dropped.get(input).is_some_and(|&made_in| block(&node.path) != Some(made_in)) {
+            if dropped.get(input).is_some_and(|&made_in| node.segment != Some(made_in)) {
                 dropped.remove(input);
             }
         }
@@ -91,13 +91,13 @@ impl Copies {
             return copy;
         }
         let Some(&maker) = self.makers.get(&id) else { return id };
-        let Node { op, inputs, outputs, path } = graph.nodes[maker].clone();
+        let Node { op, inputs, outputs, path, phase, segment } = graph.nodes[maker].clone();
         let inputs = inputs.into_iter().map(|input| self.of(graph, input)).collect();
         let copies: Vec<ValueId> = outputs.iter().map(|&output| graph.copy_value(output)).collect();
         // Results of a node that are kept for their own sake, such as statistics, are still read where they were.
         let pairs = outputs.iter().copied().zip(copies.iter().copied());
         self.made.extend(pairs.filter(|(output, _)| self.makers.contains_key(output)));
-        graph.nodes.push(Node { op, inputs, outputs: copies, path });
+        graph.nodes.push(Node { op, inputs, outputs: copies, path, phase, segment });
         self.made[&id]
     }
 }

@@ -7,16 +7,6 @@ use crate::graph::{Graph, GraphError, ValueId};
 use crate::ops;
 use crate::ops::conv2d::Padding;
 
-/// The residual or attention block that a module path lies in, such as `down_blocks.0.resnets.1`.
-///
-/// These are the blocks that gradient checkpointing keeps the inputs of.
-pub fn block_of(path: &str) -> Option<&str> {
-    let end_of_kind = |kind: &str| path.find(kind).map(|at| at + kind.len());
-    let index = end_of_kind(".resnets.").or_else(|| end_of_kind(".attentions."))?;
-    let end = path[index..].find('.').map_or(path.len(), |length| index + length);
-    Some(&path[..end])
-}
-
 /// One level of the network.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
@@ -26,23 +16,52 @@ pub(super) struct Level {
     pub(super) resamples: bool,
 }
 
-/// A residual block and, where the level has it, attention.
+/// A residual block of x, with `skip` behind it on the way up, and, where the level has it, attention.
 fn layer(
     graph: &mut Graph,
     context: Context<'_>,
     x: ValueId,
+    skip: Option<ValueId>,
     level: Level,
     index: usize,
 ) -> Result<ValueId, GraphError> {
     let config = context.config;
-    let h =
-        graph.scoped(format!("resnets.{index}"), |graph| resnet_block(graph, context, x, level.channels))?;
+    let h = residual(graph, context, x, skip, level.channels, index)?;
     if !level.has_attention {
         return Ok(h);
     }
     let head_dim = config.attention_head_dim.unwrap_or(level.channels);
-    graph.scoped(format!("attentions.{index}"), |graph| {
-        attention_block(graph, h, head_dim, Some(config.groups()), config.norm_eps)
+    attention(graph, h, head_dim, Some(config.groups()), config.norm_eps, index)
+}
+
+/// Residual block number `index`.
+fn residual(
+    graph: &mut Graph,
+    context: Context<'_>,
+    x: ValueId,
+    skip: Option<ValueId>,
+    channels: usize,
+    index: usize,
+) -> Result<ValueId, GraphError> {
+    graph.segment(|graph| {
+        graph.scoped(format!("resnets.{index}"), |graph| {
+            let x = skip.map_or(Ok(x), |skip| ops::concat(graph, x, skip))?;
+            resnet_block(graph, context, x, channels)
+        })
+    })
+}
+
+/// Attention block number `index`.
+fn attention(
+    graph: &mut Graph,
+    x: ValueId,
+    head_dim: usize,
+    groups: Option<usize>,
+    eps: f32,
+    index: usize,
+) -> Result<ValueId, GraphError> {
+    graph.segment(|graph| {
+        graph.scoped(format!("attentions.{index}"), |graph| attention_block(graph, x, head_dim, groups, eps))
     })
 }
 
@@ -55,7 +74,7 @@ pub(super) fn down_block(
     skips: &mut Vec<ValueId>,
 ) -> Result<ValueId, GraphError> {
     for index in 0..context.config.layers_per_block {
-        x = layer(graph, context, x, level, index)?;
+        x = layer(graph, context, x, None, level, index)?;
         skips.push(x);
     }
     if level.resamples {
@@ -72,14 +91,12 @@ pub(super) fn down_block(
 pub(super) fn mid_block(graph: &mut Graph, context: Context<'_>, x: ValueId) -> Result<ValueId, GraphError> {
     let config = context.config;
     let channels = graph.ty(x).channels();
-    let mut h = graph.scoped("resnets.0", |graph| resnet_block(graph, context, x, channels))?;
+    let mut h = residual(graph, context, x, None, channels, 0)?;
     if config.add_attention {
         let head_dim = config.attention_head_dim.unwrap_or(channels);
-        h = graph.scoped("attentions.0", |graph| {
-            attention_block(graph, h, head_dim, config.mid_attention_groups(), config.norm_eps)
-        })?;
+        h = attention(graph, h, head_dim, config.mid_attention_groups(), config.norm_eps, 0)?;
     }
-    graph.scoped("resnets.1", |graph| resnet_block(graph, context, h, channels))
+    residual(graph, context, h, None, channels, 1)
 }
 
 /// `UpBlock2D` or `AttnUpBlock2D`; takes one more skip than a down block has layers.
@@ -91,10 +108,7 @@ pub(super) fn up_block(
     skips: &mut Vec<ValueId>,
 ) -> Result<ValueId, GraphError> {
     for index in 0..=context.config.layers_per_block {
-        if let Some(skip) = skips.pop() {
-            x = graph.scoped(format!("resnets.{index}"), |graph| ops::concat(graph, x, skip))?;
-        }
-        x = layer(graph, context, x, level, index)?;
+        x = layer(graph, context, x, skips.pop(), level, index)?;
     }
     if level.resamples {
         x = graph.scoped("upsamplers.0", |graph| {
@@ -103,19 +117,4 @@ pub(super) fn up_block(
         })?;
     }
     Ok(x)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::block_of;
-
-    #[test]
-    fn a_block_is_a_path_up_to_its_number() {
-        assert_eq!(block_of("down_blocks.0.resnets.1.conv1"), Some("down_blocks.0.resnets.1"));
-        assert_eq!(block_of("up_blocks.10.attentions.12.to_out.0"), Some("up_blocks.10.attentions.12"));
-        assert_eq!(block_of("mid_block.resnets.0"), Some("mid_block.resnets.0"));
-        for path in ["down_blocks.0.downsamplers.0.conv", "conv_in", "time_embedding.linear_1", ""] {
-            assert_eq!(block_of(path), None, "{path}");
-        }
-    }
 }

@@ -12,7 +12,6 @@ mod time_embedding;
 mod unet;
 mod weights;
 
-pub use blocks::block_of;
 pub use config::{SampleSize, UNetConfig};
 pub use precision::Precision;
 pub use presets::{PRESETS, Preset};

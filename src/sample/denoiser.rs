@@ -4,16 +4,13 @@ use super::evaluation::Evaluation;
 use super::{Conditions, Guidance, SampleError, prepare_with_weights};
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
-use crate::graph::{BufferRole, Graph, GraphError, TensorType, ValueId};
+use crate::graph::{BufferRole, Graph, GraphError, Phase, TensorType, ValueId};
 use crate::model::Precision;
 use crate::ops::philox::Stream;
 use crate::ops::reverse_step::{Noise, StepInputs, Update, X, coefficients_length};
 use crate::ops::step_norms::{Measure, measures_length};
 use crate::ops::{dynamic_threshold, reverse_step, step_norms};
 use crate::sampler::{Clip, Measured, Sampler, Step};
-
-/// The scope of the nodes that follow the evaluation of the network.
-const UPDATE: &str = "reverse_step";
 
 /// The values of the graph by which it measures.
 struct Norms {
@@ -24,7 +21,7 @@ struct Norms {
 /// The network and the reverse step as one plan; x and what the sampler keeps stay on the device between steps.
 ///
 /// The plan has two parts. The first evaluates the network at x (`evaluation.rs`); the second,
-/// from the first node in the scope `reverse_step` on, makes the next x of it as the [`Update`] of a step says. A step
+/// from the first node of [`Phase::ReverseStep`] on, makes the next x of it as the [`Update`] of a step says. A step
 /// that evaluates runs both, in one submission; a step that does not runs the second, with the output as it was.
 pub struct Denoiser {
     executor: Executor,
@@ -70,7 +67,7 @@ impl Denoiser {
         let given_limits = graph.input("limits", TensorType::f32([batch, 2]));
         let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
         let evaluation = Evaluation::build(&mut graph, pipeline, precision, guidance, sampler, x)?;
-        let norms = graph.scoped(UPDATE, |graph| {
+        let norms = graph.in_phase(Phase::ReverseStep, |graph| {
             let output = evaluation.output;
             let limits = match clip {
                 Clip::None | Clip::Clamp(_) => given_limits,
@@ -95,7 +92,7 @@ impl Denoiser {
         let mut executor = prepare_with_weights(device, &graph, pipeline, guidance, &keep).await?;
         let nodes = &executor.plan().nodes;
         let first_of_update =
-            nodes.iter().position(|planned| planned.node.path.starts_with(UPDATE)).unwrap_or(nodes.len());
+            nodes.iter().position(|planned| planned.node.phase == Phase::ReverseStep).unwrap_or(nodes.len());
         let limit = match clip {
             // WGSL has no infinity that drivers must keep; the largest float clamps nothing that is finite.
             Clip::None | Clip::Dynamic { .. } => f32::MAX,

@@ -12,7 +12,7 @@ use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};
 use crate::device::{Device, Executor};
 use crate::diffusion::{Schedule, SchedulerConfig};
-use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::graph::{Graph, GraphError, Phase, TensorType, ValueId};
 use crate::log::Log;
 use crate::model::{Precision, UNetInputs, from_tensors, initial_weights};
 use crate::ops::loss_scale::LossScale;
@@ -139,7 +139,7 @@ async fn train_on(
     let network = Network::build(&mut graph, &config, batch, options.precision, true)?;
     let labels = graph.input("class_labels", TensorType::u32([batch]));
     let weights = graph.input("weights", TensorType::f32([batch]));
-    let (loss, per_sample) = graph.scoped("loss", |graph| {
+    let (loss, per_sample) = graph.in_phase(Phase::Loss, |graph| {
         let per_sample = cross_entropy(graph, network.logits, labels)?;
         Ok::<_, GraphError>((weighted_mean(graph, per_sample, weights)?, per_sample))
     })?;

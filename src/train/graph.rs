@@ -1,13 +1,14 @@
 //! The training step as a graph: loss, gradients, clip, AdamW, moving average.
 
-use super::micro_batches::{MicroBatches, OPTIMIZER};
+use super::micro_batches::MicroBatches;
 use super::{TrainError, TrainOptions};
 use crate::checkpoint::TrainingState;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{
-    BufferRole, Graph, GraphError, Storage, TensorType, ValueId, gradients, recompute_blocks, recompute_cheap,
+    BufferRole, Graph, GraphError, Phase, Storage, TensorType, ValueId, gradients, recompute_cheap,
+    recompute_segments,
 };
-use crate::model::{Tensors, block_of, from_tensors, to_tensors};
+use crate::model::{Tensors, from_tensors, to_tensors};
 use crate::ops::adamw::{AdamW, State};
 use crate::ops::loss_scale::{self, LossScale};
 use crate::ops::{ema, grad_norm};
@@ -62,7 +63,7 @@ impl TrainingGraph {
     /// `per_sample` are values `[N]` of the images that can be read after a step.
     ///
     /// With `checkpointing`, the reverse pass computes the inside of residual and attention blocks again; see
-    /// [`recompute_blocks`]. Results are the same to the bit.
+    /// [`recompute_segments`]. Results are the same to the bit.
     ///
     /// # Errors
     /// [`GraphError`] if a parameter is too large to bind, or the loss does not depend on it.
@@ -90,7 +91,7 @@ impl TrainingGraph {
             })?);
         }
         if checkpointing {
-            recompute_blocks(graph, forward, block_of);
+            recompute_segments(graph, forward);
         }
         recompute_cheap(graph, forward);
         let weights = graph.pack("weights", &parameters, BufferRole::Weights)?;
@@ -102,7 +103,7 @@ impl TrainingGraph {
             let loss = micro_batches.gather(graph, loss)?;
             Ok::<_, GraphError>((micro_batches.sum(graph, packed_gradients)?, loss, per_sample))
         })?;
-        graph.scoped(OPTIMIZER, |graph| {
+        graph.in_phase(Phase::Optimizer, |graph| {
             let like = |graph: &mut Graph, name: &str, role| -> Vec<ValueId> {
                 weights.iter().map(|&flat| graph.state(name, graph.ty(flat).clone(), role)).collect()
             };

@@ -4,11 +4,8 @@
 //! need only be added up. The part of the plan that moves the weights runs with the last one.
 
 use crate::device::{DeviceError, Executor};
-use crate::graph::{BufferRole, Graph, GraphError, TensorType, ValueId};
+use crate::graph::{BufferRole, Graph, GraphError, Phase, TensorType, ValueId};
 use crate::ops::micro_batch;
-
-/// Module path of the nodes that move the weights, the last of the graph.
-pub(super) const OPTIMIZER: &str = "optimizer";
 
 /// The micro-batches of a step. With a single one the graph is what it would be without.
 #[derive(Clone, Copy, Debug)]
@@ -59,5 +56,5 @@ impl MicroBatches {
 /// Number of the first node that moves the weights.
 pub(super) fn first_of_optimizer(executor: &Executor) -> usize {
     let nodes = &executor.plan().nodes;
-    nodes.iter().position(|planned| planned.node.path == OPTIMIZER).unwrap_or(nodes.len())
+    nodes.iter().position(|planned| planned.node.phase == Phase::Optimizer).unwrap_or(nodes.len())
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{TimestepSampling, TrainError, TrainOptions};
 use crate::diffusion::{LossWeighting, Schedule, SchedulerConfig, VarianceType};
-use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::graph::{Graph, GraphError, Phase, TensorType, ValueId};
 use crate::ops::{Regression, add, regression_loss, vlb_loss, weighted_mean};
 
 /// How a prediction is compared with what it should be.
@@ -164,7 +164,7 @@ impl Loss {
         x_start: ValueId,
     ) -> Result<Self, GraphError> {
         let samples = graph.ty(target).shape[0];
-        graph.scoped("loss", |graph| {
+        graph.in_phase(Phase::Loss, |graph| {
             let simple = match options.objective {
                 Objective::Vlb => None,
                 Objective::Simple | Objective::Hybrid => {

@@ -6,7 +6,7 @@ use super::run::{Saved, Training};
 use super::{Run, TrainError, TrainOptions};
 use crate::data::Batch;
 use crate::device::{DeviceError, Executor};
-use crate::graph::{DType, PlannedNode};
+use crate::graph::{DType, Phase, PlannedNode};
 use crate::ops::loss_scale::LossScale;
 
 /// Below this, gradients do not overflow because of the scale: the network itself does.
@@ -146,7 +146,7 @@ async fn largest_activation(
     let (mut largest, mut place) = (0.0, "no node".to_owned());
     for micro_batch in options.micro_batches().enumerate() {
         let executor = trainer.replay(step, batch, micro_batch)?;
-        let is_loss = |node: &PlannedNode| node.node.path.starts_with("loss");
+        let is_loss = |node: &PlannedNode| node.node.phase == Phase::Loss;
         let forward = executor.plan().nodes.iter().position(is_loss).unwrap_or(0);
         for node in 0..forward {
             let found = run_node(executor, node).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::*;
 use crate::device::{CpuExecutor, Twin};
-use crate::model::{PRESETS, UNetConfig, UNetInputs, block_of, initial_weights, unet};
+use crate::model::{PRESETS, UNetConfig, UNetInputs, initial_weights, unet};
 use crate::ops;
 
 /// Loss and gradients of a U-Net with dropout.
@@ -52,7 +52,7 @@ impl Step {
     }
 
     fn blocks(mut self) -> Self {
-        recompute_blocks(&mut self.graph, self.forward, block_of);
+        recompute_segments(&mut self.graph, self.forward);
         self
     }
 
