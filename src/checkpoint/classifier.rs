@@ -72,7 +72,7 @@ impl Classifier {
         let (file, weights) = weights_file::read(&part, &mut Vec::new())?;
         check_classifier(&config.encoder, config.num_classes, &weights)
             .map_err(|source| CheckpointError::Model { path: path.clone(), source })?
-            .map_err(|source| misfit(&file, &path, &weights, source))?;
+            .map_err(|fault| misfit(&file, &path, &weights, fault))?;
         Ok(Self { config, scheduler, weights })
     }
 

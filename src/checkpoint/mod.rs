@@ -58,14 +58,20 @@ pub enum CheckpointError {
         source: ModelError,
     },
     /// The tensors of a file are not those of the network that a config describes.
-    #[error("{}: {source} than {}; the file has {found}", path.display(), config.display())]
+    #[error(
+        "{}: {source} than {}, which asks for {parameters} parameters; the file has {found}",
+        path.display(),
+        config.display()
+    )]
     Weights {
         /// The weights.
         path: PathBuf,
         /// The network's configuration.
         config: PathBuf,
-        /// How large the weights are.
-        found: String,
+        /// Number of weights in the file.
+        found: u64,
+        /// Number of parameters of the network.
+        parameters: u64,
         /// The first tensor that does not fit.
         source: WeightsError,
     },

@@ -11,7 +11,7 @@ use super::state::extra_ema;
 use super::weights_file::{self, WEIGHTS};
 use super::{CheckpointError, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
-use crate::model::{Precision, Tensors, UNetConfig, WeightsError, check_unet};
+use crate::model::{Misfit, Precision, Tensors, UNetConfig, check_unet};
 
 /// A network with its weights, and the diffusion process it was trained for.
 #[derive(Clone, Debug)]
@@ -47,15 +47,16 @@ pub fn read_config(path: &Path) -> Result<UNetConfig, CheckpointError> {
 }
 
 /// Says of weights that are not those of a config which two files do not fit each other, and how large each is.
-pub(super) fn misfit(
-    weights: &Path,
-    config: &Path,
-    tensors: &Tensors,
-    source: WeightsError,
-) -> CheckpointError {
-    let elements: usize = tensors.values().map(|tensor| tensor.data.len()).sum();
-    let found = format!("{:.1} M numbers in {} tensors", elements as f64 / 1e6, tensors.len());
-    CheckpointError::Weights { path: weights.to_owned(), config: config.to_owned(), found, source }
+pub(super) fn misfit(weights: &Path, config: &Path, tensors: &Tensors, misfit: Misfit) -> CheckpointError {
+    let found = tensors.values().map(|tensor| tensor.data.len() as u64).sum();
+    let Misfit { source, parameters } = misfit;
+    CheckpointError::Weights {
+        path: weights.to_owned(),
+        config: config.to_owned(),
+        found,
+        parameters,
+        source,
+    }
 }
 
 impl Pipeline {
@@ -115,7 +116,7 @@ impl Pipeline {
         let (path, weights) = weights_file::read(&unet_folder, &mut notes)?;
         check_unet(&unet, &weights)
             .map_err(|source| CheckpointError::Model { path: config_path.clone(), source })?
-            .map_err(|source| misfit(&path, &config_path, &weights, source))?;
+            .map_err(|fault| misfit(&path, &config_path, &weights, fault))?;
         Ok((Self { unet, scheduler, weights }, notes))
     }
 

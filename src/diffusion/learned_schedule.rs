@@ -324,7 +324,7 @@ mod tests {
             ("timesteps", serde_json::json!(1u64 << 40)),
             ("ends", serde_json::json!([10.0, -10.0])),
             ("updates", serde_json::json!(null)),
-            ("second_moment", serde_json::json!([-1.0; 97])),
+            ("second_moment", serde_json::json!(vec![-1.0; 97])),
         ] {
             let mut value = whole.clone();
             value[key] = wrong;

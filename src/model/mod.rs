@@ -19,7 +19,7 @@ pub(crate) use limits::CLASSES;
 pub use precision::Precision;
 pub use presets::{PRESETS, Preset};
 pub use super_resolution::SuperResolution;
-pub use unet::{ClassifierOutputs, UNetInputs, check_classifier, check_unet, classifier, unet};
+pub use unet::{ClassifierOutputs, Misfit, UNetInputs, check_classifier, check_unet, classifier, unet};
 pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, to_tensors};
 
 use crate::graph::GraphError;

@@ -132,15 +132,29 @@ impl UNetConfig {
     }
 }
 
+/// Tensors that are not those of a network.
+#[derive(Debug)]
+pub struct Misfit {
+    /// The first that does not fit.
+    pub source: WeightsError,
+    /// The number of parameters that the network has.
+    pub parameters: u64,
+}
+
+fn check_fit(graph: &Graph, tensors: &Tensors) -> Result<Result<(), Misfit>, ModelError> {
+    let parameters = check_parameters(graph)?;
+    Ok(check_tensors(graph, tensors).map_err(|source| Misfit { source, parameters }))
+}
+
 /// Whether `tensors` are exactly those of the network that `config` describes; nothing is allocated.
 ///
 /// # Errors
-/// [`ModelError`] for a configuration that this engine does not have; [`WeightsError`] inside.
-pub fn check_unet(config: &UNetConfig, tensors: &Tensors) -> Result<Result<(), WeightsError>, ModelError> {
+/// [`ModelError`] for a configuration that this engine does not have; [`Misfit`] inside.
+pub fn check_unet(config: &UNetConfig, tensors: &Tensors) -> Result<Result<(), Misfit>, ModelError> {
     config.check()?;
     let (mut graph, inputs) = inputs_of_one(config)?;
     unet(&mut graph, config, inputs)?;
-    Ok(check_tensors(&graph, tensors))
+    check_fit(&graph, tensors)
 }
 
 /// As [`check_unet`], for a [`classifier`].
@@ -151,10 +165,10 @@ pub fn check_classifier(
     config: &UNetConfig,
     classes: usize,
     tensors: &Tensors,
-) -> Result<Result<(), WeightsError>, ModelError> {
+) -> Result<Result<(), Misfit>, ModelError> {
     config.check()?;
     let (mut graph, inputs) = inputs_of_one(config)?;
     // A classifier is not told the class.
     classifier(&mut graph, config, classes, UNetInputs { class_labels: None, ..inputs })?;
-    Ok(check_tensors(&graph, tensors))
+    check_fit(&graph, tensors)
 }

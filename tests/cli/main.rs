@@ -8,6 +8,7 @@ mod evaluate;
 mod export;
 mod guidance;
 mod kernels;
+mod models;
 mod objectives;
 mod pairs;
 mod recipes;

@@ -67,7 +67,7 @@ impl Saved {
     }
 
     fn notes(&self) -> String {
-        let (found, notes) = Pipeline::open(&self.path).unwrap_or_else(|error| panic!("{error}"));
+        let (found, notes) = Pipeline::open(&self.path).unwrap();
         assert_eq!(found.weights, pipeline().weights);
         notes.join("\n")
     }
@@ -133,7 +133,13 @@ fn keys_that_are_not_understood_are_named_with_their_values() {
     }
     assert_eq!(saved.notes(), "");
     saved.set("unet/config.json", "time_embedding_dim", json!(20));
-    saved.says(&["time_embedding.linear_1", "[20, 8]", "[32, 8]", "unet/config.json", "M numbers in"]);
+    saved.says(&[
+        "time_embedding.linear_1",
+        "[20, 8]",
+        "[32, 8]",
+        "unet/config.json",
+        "parameters; the file has",
+    ]);
     saved.set("unet/config.json", "time_embedding_dim", json!("wide"));
     saved.says(&["time_embedding_dim", "\"wide\""]);
     saved.write("unet/config.json", "[]");
@@ -267,7 +273,7 @@ fn sizes_that_no_network_has_are_refused_before_anything_is_built() {
         ("time_embedding_dim", json!(1u64 << 60), &["time_embedding_dim", "at most"]),
         ("sample_size", json!(1u64 << 40), &["sample_size", "at most"]),
         // Each within its bounds, all together not.
-        ("block_out_channels", json!([2048]), &["conv_in", "another model"]),
+        ("block_out_channels", json!([2048]), &["[8192, 2048]", "another model", "parameters; the file has"]),
         ("sample_size", json!(-1), &["sample_size", "-1"]),
     ] {
         let saved_config = read_json(&saved.path.join("unet/config.json")).unwrap();
