@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::json::{read_json, write_json};
 use super::pipeline::{misfit, read_scheduler};
-use super::weights_file::{self, WEIGHTS};
+use super::weights_file::WEIGHTS;
 use super::{CheckpointError, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
 use crate::model::{CLASSES, Tensors, UNetConfig, check_classifier};
@@ -69,7 +69,8 @@ impl Classifier {
         let path = part.join("config.json");
         let config = ClassifierConfig::read(&path)?;
         let scheduler = read_scheduler(&folder.join("scheduler/scheduler_config.json"))?;
-        let (file, weights) = weights_file::read(&part, &mut Vec::new())?;
+        let file = part.join(WEIGHTS);
+        let weights = tensor_file::read(&file)?;
         check_classifier(&config.encoder, config.num_classes, &weights)
             .map_err(|source| CheckpointError::Model { path: path.clone(), source })?
             .map_err(|fault| misfit(&file, &path, &weights, fault))?;
