@@ -3,13 +3,18 @@
 use std::fs;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::pipeline::{WEIGHTS, read_text, write_json};
-use super::{CheckpointError, tensor_file};
+use super::json::{read_json, write_json};
+use super::pipeline::{misfit, read_scheduler};
+use super::weights_file::WEIGHTS;
+use super::{CheckpointError, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
-use crate::model::{Tensors, UNetConfig};
+use crate::model::{CLASSES, Tensors, UNetConfig, check_classifier};
+
+/// What `model_index.json` calls it; diffusers has no such class.
+const CLASS: &str = "NoiseConditionalClassifier";
 
 /// A classifier of noised images with its weights, and the diffusion process whose images it knows.
 #[derive(Clone, Debug)]
@@ -23,12 +28,30 @@ pub struct Classifier {
 }
 
 /// `classifier/config.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassifierConfig {
     /// Number of classes.
     pub num_classes: usize,
     /// The U-Net of which it is the encoder.
     pub encoder: UNetConfig,
+}
+
+impl ClassifierConfig {
+    fn read(path: &Path) -> Result<Self, CheckpointError> {
+        let mut value = read_json(path)?;
+        let encoder = value.get_mut("encoder").map(Value::take).ok_or_else(|| {
+            CheckpointError::invalid(path, "it has no key `encoder`, which a classifier of this program has")
+        })?;
+        let encoder = UNetConfig::from_value(encoder)
+            .map_err(|source| CheckpointError::Model { path: path.to_owned(), source })?;
+        let num_classes = value.get("num_classes").and_then(Value::as_u64).unwrap_or(0) as usize;
+        if !(1..=CLASSES).contains(&num_classes) {
+            let found = value.get("num_classes").unwrap_or(&Value::Null);
+            let message = format!("num_classes is {found}; it must be from 1 to {CLASSES}");
+            return Err(CheckpointError::invalid(path, message));
+        }
+        Ok(Self { num_classes, encoder })
+    }
 }
 
 impl Classifier {
@@ -42,22 +65,21 @@ impl Classifier {
             let message = "this is no classifier; `ddpm-gpu train-classifier` makes one";
             return Err(CheckpointError::invalid(folder, message));
         }
-        let read = |path: &Path| -> Result<serde_json::Value, CheckpointError> {
-            serde_json::from_str(&read_text(path)?).map_err(|error| CheckpointError::invalid(path, error))
-        };
+        model_index::check_class(folder, CLASS)?;
         let path = part.join("config.json");
-        let config: ClassifierConfig =
-            serde_json::from_value(read(&path)?).map_err(|error| CheckpointError::invalid(&path, error))?;
-        config.encoder.check().map_err(|source| CheckpointError::Model { path, source })?;
-        let path = folder.join("scheduler/scheduler_config.json");
-        let scheduler =
-            serde_json::from_value(read(&path)?).map_err(|error| CheckpointError::invalid(&path, error))?;
-        Ok(Self { config, scheduler, weights: tensor_file::read(&part.join(WEIGHTS))? })
+        let config = ClassifierConfig::read(&path)?;
+        let scheduler = read_scheduler(&folder.join("scheduler/scheduler_config.json"))?;
+        let file = part.join(WEIGHTS);
+        let weights = tensor_file::read(&file)?;
+        check_classifier(&config.encoder, config.num_classes, &weights)
+            .map_err(|source| CheckpointError::Model { path: path.clone(), source })?
+            .map_err(|fault| misfit(&file, &path, &weights, fault))?;
+        Ok(Self { config, scheduler, weights })
     }
 
     /// Writes the classifier's files into an existing folder.
     pub(crate) fn write(&self, folder: &Path) -> Result<(), CheckpointError> {
-        let index = json!({ "_class_name": "NoiseConditionalClassifier" });
+        let index = json!({ "_class_name": CLASS });
         write_json(&folder.join("model_index.json"), &index)?;
         for part in ["classifier", "scheduler"] {
             let path = folder.join(part);

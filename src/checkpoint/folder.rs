@@ -3,6 +3,8 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use super::state::step_of;
+use super::weights_file::{has_weights, listed, names};
 use super::{CheckpointError, TrainingState};
 
 const PREFIX: &str = "checkpoint-";
@@ -39,8 +41,13 @@ pub(crate) fn occupy(output: &Path) -> Result<Option<File>, CheckpointError> {
     Ok(folder)
 }
 
-/// Checkpoints in `output` by step, oldest first.
-fn list(output: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+/// The step in the name of a checkpoint's folder.
+fn step_in_name(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// The folders in `output` that are called as checkpoints are and hold a model, by the step in their names, oldest first.
+fn list(output: &Path, is_model: fn(&Path) -> bool) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     let entries = match fs::read_dir(output) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -49,9 +56,8 @@ fn list(output: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(CheckpointError::read(output))?.path();
-        let step = path.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse().ok());
-        if let Some(step) = step
-            && path.join("model_index.json").is_file()
+        if let Some(step) = step_in_name(&path)
+            && is_model(&path)
         {
             found.push((step, path));
         }
@@ -60,23 +66,63 @@ fn list(output: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     Ok(found)
 }
 
+/// The last of [`list`]; refuses a folder whose training state is of another step than its name says, since the name decides
+/// which is the newest.
+fn last(output: &Path, is_model: fn(&Path) -> bool) -> Result<Option<PathBuf>, CheckpointError> {
+    let mut found = list(output, is_model)?;
+    let differs = |(named, path): &&(u64, PathBuf)| step_of(path).is_some_and(|step| step != *named);
+    if let Some((named, path)) = found.iter().find(differs) {
+        let step = step_of(path).unwrap_or_default();
+        let message = format!(
+            "its name says step {named}, its training state is of step {step}; rename it to {PREFIX}{step:06}, or move it \
+             elsewhere if it is not of this run"
+        );
+        return Err(CheckpointError::invalid(path, message));
+    }
+    Ok(found.pop().map(|(_, path)| path))
+}
+
+/// Whether a folder is a pipeline, such as a checkpoint of this program.
+fn is_pipeline(folder: &Path) -> bool {
+    folder.join("model_index.json").is_file()
+}
+
+/// Whether a folder holds a network, alone or with more.
+fn is_model(folder: &Path) -> bool {
+    let has_network = |folder: &Path| folder.join("config.json").is_file() && has_weights(folder);
+    is_pipeline(folder) || has_network(folder) || folder.join("unet/config.json").is_file()
+}
+
 /// The newest checkpoint in `output`.
 ///
 /// # Errors
-/// [`CheckpointError::Read`]
+/// [`CheckpointError::Read`]; [`CheckpointError::Invalid`] for a folder whose name and training state disagree.
 pub fn newest(output: &Path) -> Result<Option<PathBuf>, CheckpointError> {
-    Ok(list(output)?.pop().map(|(_, path)| path))
+    last(output, is_pipeline)
 }
 
-/// The checkpoint that `folder` is, or the newest one in it.
+/// The model that `folder` is, or the newest checkpoint in it.
 ///
 /// # Errors
-/// [`CheckpointError::NoCheckpoint`]
+/// [`CheckpointError::NoCheckpoint`] that says what there is; as [`newest`].
 pub fn resolve(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    if folder.join("model_index.json").is_file() {
+    if is_model(folder) {
         return Ok(folder.to_owned());
     }
-    newest(folder)?.ok_or_else(|| CheckpointError::NoCheckpoint { folder: folder.to_owned() })
+    let none = |there: String| CheckpointError::NoCheckpoint { folder: folder.to_owned(), there };
+    if !folder.exists() {
+        return Err(none("there is no such folder".to_owned()));
+    }
+    if !folder.is_dir() {
+        return Err(none("this is a file; give the folder of the model that it belongs to".to_owned()));
+    }
+    last(folder, is_model)?.ok_or_else(|| {
+        none(format!(
+            "expected a model_index.json, a network's config.json with its weights, or a folder checkpoint-<step> with \
+             one; there is {}",
+            listed(&names(folder))
+        ))
+    })
 }
 
 /// Writes a checkpoint into `output` and returns its folder; `write_model` writes the model's files into a folder.
@@ -137,14 +183,19 @@ pub(super) fn write_new(
     sync_entry(parent)
 }
 
-/// Removes all checkpoints in `output` but the `keep` newest.
+/// Removes checkpoints in `output` that came before `written`, the one just written, so that `keep` stay with it.
+///
+/// Only what is surely an older checkpoint goes: its training state is of the step that its name says.
 ///
 /// # Errors
 /// [`CheckpointError::Write`]
-pub fn prune(output: &Path, keep: usize) -> Result<(), CheckpointError> {
-    let checkpoints = list(output)?;
-    let surplus = checkpoints.len().saturating_sub(keep.max(1));
-    checkpoints.iter().take(surplus).try_for_each(|(_, path)| discard(output, path))
+pub fn prune(output: &Path, keep: usize, written: &Path) -> Result<(), CheckpointError> {
+    let is_older = |(step, path): &(u64, PathBuf)| {
+        Some(*step) < step_in_name(written) && path != written && step_of(path) == Some(*step)
+    };
+    let older: Vec<(u64, PathBuf)> = list(output, is_pipeline)?.into_iter().filter(is_older).collect();
+    let surplus = (older.len() + 1).saturating_sub(keep.max(1));
+    older.iter().take(surplus).try_for_each(|(_, path)| discard(output, path))
 }
 
 /// Removes a checkpoint, if there is one.

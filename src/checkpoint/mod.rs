@@ -2,19 +2,22 @@
 
 mod classifier;
 mod folder;
+mod json;
+mod model_index;
 mod pipeline;
 mod state;
 mod tensor_file;
+mod weights_file;
 
 use std::path::PathBuf;
 
 pub use classifier::{Classifier, ClassifierConfig};
 pub use folder::{create_folder, newest, prune, resolve};
 pub(crate) use folder::{occupy, save};
-pub use pipeline::Pipeline;
+pub use pipeline::{Pipeline, read_config};
 pub use state::TrainingState;
 
-use crate::model::ModelError;
+use crate::model::{ModelError, WeightsError};
 
 /// A checkpoint that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +57,31 @@ pub enum CheckpointError {
         /// What is wrong.
         source: ModelError,
     },
-    /// The folder is no checkpoint.
+    /// The tensors of a file are not those of the network that a config describes.
     #[error(
-        "{}: there is no checkpoint: neither a model_index.json nor a folder checkpoint-<step> with one",
-        folder.display()
+        "{}: {source} than {}, which asks for {parameters} parameters; the file has {found}",
+        path.display(),
+        config.display()
     )]
+    Weights {
+        /// The weights.
+        path: PathBuf,
+        /// The network's configuration.
+        config: PathBuf,
+        /// Number of weights in the file.
+        found: u64,
+        /// Number of parameters of the network.
+        parameters: u64,
+        /// The first tensor that does not fit.
+        source: WeightsError,
+    },
+    /// The folder is no checkpoint.
+    #[error("{}: there is no checkpoint: {there}", folder.display())]
     NoCheckpoint {
         /// The folder.
         folder: PathBuf,
+        /// What there is, and what was expected.
+        there: String,
     },
     /// A new run would mix with an old one.
     #[error("{} is of an earlier run; add --resume to go on with it, or choose another --output", folder.display())]

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::folder::write_new;
+use super::json::{read_json, write_json};
 use super::state::extra_ema;
-use super::{CheckpointError, tensor_file};
+use super::weights_file::{self, WEIGHTS};
+use super::{CheckpointError, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
-use crate::model::{Precision, Tensors, UNetConfig};
+use crate::model::{Misfit, Precision, Tensors, UNetConfig, check_unet};
 
 /// A network with its weights, and the diffusion process it was trained for.
 #[derive(Clone, Debug)]
@@ -22,64 +24,120 @@ pub struct Pipeline {
     pub weights: Tensors,
 }
 
-pub(super) const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
-
-pub(super) fn read_text(path: &Path) -> Result<String, CheckpointError> {
-    fs::read_to_string(path).map_err(CheckpointError::read(path))
+/// The folder of a part: `folder/unet`; or `folder` itself, as a network saved alone and the oldest pipelines on the hub
+/// have it.
+fn part(folder: &Path, part: &str, file: &str) -> PathBuf {
+    let nested = folder.join(part);
+    let is_flat = !nested.join(file).exists() && folder.join(file).exists();
+    if is_flat { folder.to_owned() } else { nested }
 }
 
-/// `folder/part/file`, or `folder/file` as the oldest pipelines on the hub have it.
-fn part(folder: &Path, part: &str, file: &str) -> PathBuf {
-    let nested = folder.join(part).join(file);
-    let flat = folder.join(file);
-    if !nested.exists() && flat.exists() { flat } else { nested }
+/// Reads a scheduler's config.
+pub(super) fn read_scheduler(path: &Path) -> Result<SchedulerConfig, CheckpointError> {
+    serde_json::from_value(read_json(path)?).map_err(|error| CheckpointError::invalid(path, error))
+}
+
+/// Reads the config.json of a network.
+///
+/// # Errors
+/// [`CheckpointError`] naming the file.
+pub fn read_config(path: &Path) -> Result<UNetConfig, CheckpointError> {
+    UNetConfig::from_value(read_json(path)?)
+        .map_err(|source| CheckpointError::Model { path: path.to_owned(), source })
+}
+
+/// Says of weights that are not those of a config which two files do not fit each other, and how large each is.
+pub(super) fn misfit(weights: &Path, config: &Path, tensors: &Tensors, misfit: Misfit) -> CheckpointError {
+    let found = tensors.values().map(|tensor| tensor.data.len() as u64).sum();
+    let Misfit { source, parameters } = misfit;
+    CheckpointError::Weights {
+        path: weights.to_owned(),
+        config: config.to_owned(),
+        found,
+        parameters,
+        source,
+    }
 }
 
 impl Pipeline {
-    /// Loads the pipeline in `folder`.
+    /// Loads the pipeline in `folder`; see [`Pipeline::open`], which also gives what was assumed.
     ///
     /// # Errors
     /// [`CheckpointError`] naming the file.
     pub fn load(folder: &Path) -> Result<Self, CheckpointError> {
+        Ok(Self::open(folder)?.0)
+    }
+
+    /// Loads the pipeline in `folder`, or a network that was saved alone, and gives in sentences what had to be assumed of
+    /// it.
+    ///
+    /// The weights are exactly those of the network, and finite.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file.
+    pub fn open(folder: &Path) -> Result<(Self, Vec<String>), CheckpointError> {
         if folder.join("classifier").is_dir() {
             let message =
                 "this is a classifier, which draws no images: give it as --classifier beside a model";
             return Err(CheckpointError::invalid(folder, message));
         }
-        let path = part(folder, "unet", "config.json");
-        let unet = UNetConfig::from_json(&read_text(&path)?)
-            .map_err(|source| CheckpointError::Model { path, source })?;
-        let path = part(folder, "scheduler", "scheduler_config.json");
-        let scheduler = serde_json::from_str(&read_text(&path)?)
-            .map_err(|error| CheckpointError::invalid(&path, error))?;
-        let path = part(folder, "unet", WEIGHTS);
-        if !path.exists() && path.with_extension("bin").exists() {
-            return Err(CheckpointError::invalid(
-                path.with_extension("bin"),
-                "weights are read from safetensors files; load this pipeline in diffusers and save it with \
-                 save_pretrained(..., safe_serialization=True)",
+        model_index::check(folder)?;
+        let mut notes = Vec::new();
+        let unet_folder = part(folder, "unet", "config.json");
+        // A network that lies in the folder of its pipeline is of that pipeline.
+        let around = folder.parent().filter(|_| unet_folder == folder && model_index::path(folder).is_none());
+        if let Some(around) = around.filter(|around| model_index::path(around).is_some()) {
+            model_index::check(around)?;
+        }
+        let config_path = unet_folder.join("config.json");
+        let unet = read_config(&config_path)?;
+        let path = part(folder, "scheduler", SCHEDULER).join(SCHEDULER);
+        let beside =
+            around.map(|around| around.join("scheduler").join(SCHEDULER)).filter(|path| path.exists());
+        let scheduler = if path.exists() || model_index::path(folder).is_some() {
+            read_scheduler(&path)?
+        } else if let Some(path) = beside {
+            notes.push(format!("{}: taken to go with {}", path.display(), folder.display()));
+            read_scheduler(&path)?
+        } else {
+            notes.push(format!(
+                "{}: there is no {SCHEDULER}; taken to be trained as DDPMScheduler does by default: 1000 timesteps, linear \
+                 betas, the noise predicted. If that is not so, put a {SCHEDULER} there",
+                folder.display()
+            ));
+            SchedulerConfig::default()
+        };
+        if folder.join("unet_ema").is_dir() {
+            notes.push(format!(
+                "{0}: taken from unet; the averaged weights are beside it, give {0}/unet_ema to draw with them",
+                folder.display()
             ));
         }
-        Ok(Self { unet, scheduler, weights: tensor_file::read(&path)? })
+        let (path, weights) = weights_file::read(&unet_folder, &mut notes)?;
+        check_unet(&unet, &weights)
+            .map_err(|source| CheckpointError::Model { path: config_path.clone(), source })?
+            .map_err(|fault| misfit(&path, &config_path, &weights, fault))?;
+        Ok((Self { unet, scheduler, weights }, notes))
     }
 
-    /// Loads the pipeline in `folder`, which a training run has written, with the average of the weights that has this
+    /// As [`Pipeline::open`], of a folder that a training run has written, with the average of the weights that has this
     /// decay.
     ///
     /// # Errors
     /// [`CheckpointError`] that lists the decays that there are.
-    pub fn load_average(folder: &Path, ema_decay: f64) -> Result<Self, CheckpointError> {
-        let pipeline = Self::load(folder)?;
-        Ok(match extra_ema(folder, ema_decay)? {
-            Some(weights) => Self { weights, ..pipeline },
-            None => pipeline,
+    pub fn open_average(folder: &Path, ema_decay: f64) -> Result<(Self, Vec<String>), CheckpointError> {
+        let (pipeline, notes) = Self::open(folder)?;
+        Ok(match extra_ema(folder, ema_decay, &pipeline.weights)? {
+            Some(weights) => (Self { weights, ..pipeline }, notes),
+            None => (pipeline, notes),
         })
     }
 
     /// Writes the pipeline alone into a new folder, without what only training needs; with f16 the weights are rounded.
     ///
     /// # Errors
-    /// [`CheckpointError::Taken`] for a folder that is there already; [`CheckpointError::Write`].
+    /// [`CheckpointError::Taken`] for a folder that is there already; [`CheckpointError::Write`]; for f16, a weight that is
+    /// too large.
     pub fn export(&self, folder: &Path, precision: Precision) -> Result<(), CheckpointError> {
         write_new(folder, |temporary| self.write_as(temporary, precision))
     }
@@ -104,11 +162,12 @@ impl Pipeline {
         tensor_file::write_as(precision, &unet.join(WEIGHTS), &self.weights)?;
         let scheduler = folder.join("scheduler");
         fs::create_dir(&scheduler).map_err(CheckpointError::write(&scheduler))?;
-        write_json(&scheduler.join("scheduler_config.json"), &self.scheduler)
+        write_json(&scheduler.join(SCHEDULER), &self.scheduler)
     }
 }
 
-pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), CheckpointError> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| CheckpointError::invalid(path, error))?;
-    fs::write(path, text + "\n").map_err(CheckpointError::write(path))
-}
+const SCHEDULER: &str = "scheduler_config.json";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

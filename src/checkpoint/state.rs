@@ -1,13 +1,16 @@
 //! What resuming needs beside the pipeline.
 
+use std::fmt::Display;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::pipeline::write_json;
-use super::{CheckpointError, tensor_file};
+use super::CheckpointError;
+use super::json::{read_json, write_json};
+use super::tensor_file::{self, Shapes};
+use super::weights_file::names;
 use crate::data::Fingerprint;
 use crate::diffusion::LearnedSchedule;
 use crate::model::Tensors;
@@ -40,6 +43,8 @@ pub struct TrainingState {
 
 const FOLDER: &str = "training_state";
 
+const WEIGHTS: &str = "weights.safetensors";
+
 const TIMESTEP_SAMPLER: &str = "timestep_sampler.safetensors";
 
 #[derive(Serialize, Deserialize)]
@@ -62,15 +67,88 @@ struct Decays {
     extra_ema_decays: Vec<f64>,
 }
 
+/// The file whose numbers a run goes on from.
+fn header_path(checkpoint: &Path) -> PathBuf {
+    checkpoint.join(FOLDER).join("state.json")
+}
+
+/// What to do where a training state is not whole.
+fn damaged(checkpoint: &Path, path: &Path, what: impl Display) -> CheckpointError {
+    let name = checkpoint.file_name().unwrap_or_default().display();
+    let message = format!(
+        "{what}; the training state is not whole: move {name} elsewhere to go on from the checkpoint before it, or start \
+         anew in another folder"
+    );
+    CheckpointError::invalid(path, message)
+}
+
+/// What a checkpoint's own folder says of its step; `None` where it says nothing that can be read.
+pub(super) fn step_of(checkpoint: &Path) -> Option<u64> {
+    read_json(&header_path(checkpoint)).ok()?.get("step")?.as_u64()
+}
+
 impl Header {
-    fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let text = fs::read_to_string(path).map_err(CheckpointError::read(path))?;
-        serde_json::from_str(&text).map_err(|error| CheckpointError::invalid(path, error))
+    fn read(checkpoint: &Path) -> Result<Self, CheckpointError> {
+        let path = header_path(checkpoint);
+        let value = match read_json(&path) {
+            Err(CheckpointError::Invalid { message, .. }) => return Err(damaged(checkpoint, &path, message)),
+            read => read?,
+        };
+        serde_json::from_value(value).map_err(|error| damaged(checkpoint, &path, error))
     }
 
-    fn decays(&self, path: &Path) -> Result<Decays, CheckpointError> {
-        Decays::deserialize(&self.options).map_err(|error| CheckpointError::invalid(path, error))
+    fn decays(&self, checkpoint: &Path) -> Result<Decays, CheckpointError> {
+        Decays::deserialize(&self.options)
+            .map_err(|error| damaged(checkpoint, &header_path(checkpoint), format!("options: {error}")))
     }
+
+    /// Refuses a header that lacks what the files beside it, or its own options, say that there was.
+    fn check(&self, checkpoint: &Path, decays: &[f64]) -> Result<(), CheckpointError> {
+        let lacks =
+            |what: &str| Err(damaged(checkpoint, &header_path(checkpoint), format!("it lacks {what}")));
+        let option = |key: &str| self.options.get(key);
+        if option("precision") == Some(&"f16".into()) && self.loss_scale.is_none() {
+            return lacks("`loss_scale`, which a run in f16 has");
+        }
+        if option("learned_schedule") == Some(&true.into()) && self.learned_schedule.is_none() {
+            return lacks("`learned_schedule`, which this run has by its options");
+        }
+        if let Some(LossScale { scale, finite_steps, skipped_steps }) = self.loss_scale
+            && !(scale > 0.0 && finite_steps >= 0.0 && skipped_steps >= 0.0 && scale.is_finite())
+        {
+            return lacks("a `loss_scale` of positive numbers");
+        }
+        let is_known = |name: &str| {
+            let known = decays.iter().any(|&decay| ema_file(decay) == name);
+            known || !(name.starts_with("ema_") && name.ends_with(".safetensors"))
+        };
+        match names(&checkpoint.join(FOLDER)).iter().find(|name| !is_known(name)) {
+            Some(name) => lacks(&format!("the decay of {name} in `extra_ema_decays`")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses tensors that are not, one for one, of the shapes of those in `of`.
+fn check_alike(path: &Path, tensors: &Tensors, model: &Shapes, of: &str) -> Result<(), CheckpointError> {
+    let shape = |name: &str| tensors.get(name).map(|tensor| &tensor.shape);
+    let differs = |name: &&String| shape(name) != model.get(*name);
+    let Some(name) = model.keys().chain(tensors.keys()).find(differs) else { return Ok(()) };
+    let words = |shape: Option<&Vec<usize>>| shape.map_or("missing".to_owned(), |shape| format!("{shape:?}"));
+    let message = format!(
+        "the tensor {name} is {} here, and {} in {of}: the two files are not of one checkpoint",
+        words(shape(name)),
+        words(model.get(name))
+    );
+    Err(CheckpointError::invalid(path, message))
+}
+
+/// The shapes of the weights of the model in a checkpoint, and their file, relative to it.
+fn model_shapes(checkpoint: &Path) -> Result<(Shapes, &'static str), CheckpointError> {
+    const FILES: [&str; 2] =
+        ["unet/diffusion_pytorch_model.safetensors", "classifier/diffusion_pytorch_model.safetensors"];
+    let file = FILES.iter().find(|file| checkpoint.join(file).exists()).unwrap_or(&FILES[0]);
+    Ok((tensor_file::shapes(&checkpoint.join(file))?, file))
 }
 
 fn ema_file(decay: f64) -> String {
@@ -78,14 +156,19 @@ fn ema_file(decay: f64) -> String {
 }
 
 /// The average of the weights with this decay in a checkpoint; `None` for the one that the model itself has.
-pub(super) fn extra_ema(checkpoint: &Path, decay: f64) -> Result<Option<Tensors>, CheckpointError> {
+///
+/// `model` are the model's own weights.
+pub(super) fn extra_ema(
+    checkpoint: &Path,
+    decay: f64,
+    model: &Tensors,
+) -> Result<Option<Tensors>, CheckpointError> {
     let folder = checkpoint.join(FOLDER);
-    let path = folder.join("state.json");
-    if !path.exists() {
+    if !header_path(checkpoint).exists() {
         let message = "there is no training state, so nothing is known of averages of the weights; leave --ema-decay out";
         return Err(CheckpointError::invalid(checkpoint, message));
     }
-    let Decays { ema_decay, extra_ema_decays } = Header::read(&path)?.decays(&path)?;
+    let Decays { ema_decay, extra_ema_decays } = Header::read(checkpoint)?.decays(checkpoint)?;
     if decay == ema_decay {
         return Ok(None);
     }
@@ -97,7 +180,11 @@ pub(super) fn extra_ema(checkpoint: &Path, decay: f64) -> Result<Option<Tensors>
         );
         return Err(CheckpointError::invalid(checkpoint, message));
     }
-    tensor_file::read(&folder.join(ema_file(decay))).map(Some)
+    let path = folder.join(ema_file(decay));
+    let tensors = tensor_file::read(&path)?;
+    let shapes = model.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
+    check_alike(&path, &tensors, &shapes, "the model's own weights")?;
+    Ok(Some(tensors))
 }
 
 impl TrainingState {
@@ -107,11 +194,17 @@ impl TrainingState {
     /// [`CheckpointError`] naming the file.
     pub fn load(checkpoint: &Path) -> Result<Self, CheckpointError> {
         let folder = checkpoint.join(FOLDER);
-        let path = folder.join("state.json");
-        let header = Header::read(&path)?;
-        let decays = header.decays(&path)?.extra_ema_decays;
+        let header = Header::read(checkpoint)?;
+        let decays = header.decays(checkpoint)?.extra_ema_decays;
+        header.check(checkpoint, &decays)?;
         let Header { step, options, dataset, loss_scale, learned_schedule } = header;
         let tensors = |name: &str| tensor_file::read(&folder.join(name));
+        let (shapes, model) = model_shapes(checkpoint)?;
+        let like_weights = |name: &str| {
+            let found = tensors(name)?;
+            check_alike(&folder.join(name), &found, &shapes, model)?;
+            Ok::<_, CheckpointError>(found)
+        };
         let has_sampler = folder.join(TIMESTEP_SAMPLER).exists();
         Ok(Self {
             timestep_sampler: has_sampler.then(|| tensors(TIMESTEP_SAMPLER)).transpose()?,
@@ -120,13 +213,13 @@ impl TrainingState {
             dataset,
             loss_scale,
             learned_schedule,
-            weights: tensors("weights.safetensors")?,
-            first_moment: tensors("first_moment.safetensors")?,
-            second_moment: tensors("second_moment.safetensors")?,
+            first_moment: like_weights("first_moment.safetensors")?,
+            second_moment: like_weights("second_moment.safetensors")?,
             extra_emas: decays
                 .into_iter()
-                .map(|decay| Ok((decay, tensors(&ema_file(decay))?)))
+                .map(|decay| Ok((decay, like_weights(&ema_file(decay))?)))
                 .collect::<Result<_, CheckpointError>>()?,
+            weights: like_weights(WEIGHTS)?,
         })
     }
 
@@ -148,8 +241,12 @@ impl TrainingState {
         for (decay, ema) in &self.extra_emas {
             tensor_file::write(&folder.join(ema_file(*decay)), ema)?;
         }
-        tensor_file::write(&folder.join("weights.safetensors"), &self.weights)?;
+        tensor_file::write(&folder.join(WEIGHTS), &self.weights)?;
         tensor_file::write(&folder.join("first_moment.safetensors"), &self.first_moment)?;
         tensor_file::write(&folder.join("second_moment.safetensors"), &self.second_moment)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

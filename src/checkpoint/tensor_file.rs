@@ -1,6 +1,6 @@
 //! safetensors files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -10,16 +10,30 @@ use safetensors::{Dtype, SafeTensors};
 use super::CheckpointError;
 use crate::model::{Precision, Tensor, Tensors};
 
-/// Reads all tensors of a file; 16-bit floats are widened.
+/// Shapes by name.
+pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
+
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, CheckpointError> {
+    SafeTensors::deserialize(bytes).map_err(|error| {
+        let message = format!(
+            "this is no whole safetensors file ({error}); copy or download it again, or \
+             delete a run's damaged checkpoint to go on from the one before"
+        );
+        CheckpointError::invalid(path, message)
+    })
+}
+
+/// The shapes of all tensors of a file.
+pub(super) fn shapes(path: &Path) -> Result<Shapes, CheckpointError> {
+    let bytes = fs::read(path).map_err(CheckpointError::read(path))?;
+    Ok(parse(path, &bytes)?.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect())
+}
+
+/// Reads all tensors of a file, whose numbers must be finite; 16-bit floats are widened.
 pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
     let bytes = fs::read(path).map_err(CheckpointError::read(path))?;
     let invalid = |message: String| CheckpointError::invalid(path, message);
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
-        invalid(format!(
-            "this is no whole safetensors file ({error}); copy or download it again, or \
-             delete a run's damaged checkpoint to go on from the one before"
-        ))
-    })?;
+    let file = parse(path, &bytes)?;
     let mut tensors = Tensors::new();
     for (name, view) in file.iter() {
         let bytes = view.data();
@@ -33,9 +47,38 @@ pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
                 return Err(invalid(format!("the tensor {name} is {other:?}; f32, f16 and bf16 are read")));
             }
         };
-        tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), data });
+        let tensor = Tensor { shape: view.shape().to_vec(), data };
+        if let Some((index, value)) = tensor.find(|value| !value.is_finite()) {
+            return Err(invalid(format!(
+                "the tensor {name} has {value} at {index:?}, which is no number to go on with; take weights of before, or \
+                 copy the file again"
+            )));
+        }
+        tensors.insert(name.to_owned(), tensor);
     }
     Ok(tensors)
+}
+
+/// Refuses to write what [`read`] would refuse to read: numbers that are not finite as they would be stored.
+fn check_numbers(precision: Precision, path: &Path, tensors: &Tensors) -> Result<(), CheckpointError> {
+    // The path is that of a folder in writing.
+    let file = path.file_name().map(Path::new).unwrap_or(path);
+    for (name, tensor) in tensors {
+        if let Some((index, value)) = tensor.find(|value| !value.is_finite()) {
+            let message = format!("the tensor {name} has {value} at {index:?}, so it is not written");
+            return Err(CheckpointError::invalid(file, message));
+        }
+        let overflows = |value: f32| precision == Precision::F16 && half::f16::from_f32(value).is_infinite();
+        if let Some((index, value)) = tensor.find(overflows) {
+            let message = format!(
+                "the tensor {name} has {value} at {index:?}, and the largest 16-bit float is {}; export the model with \
+                 32-bit floats",
+                half::f16::MAX
+            );
+            return Err(CheckpointError::invalid(file, message));
+        }
+    }
+    Ok(())
 }
 
 /// Writes tensors as f32, marked as PyTorch's as diffusers wants it.
@@ -46,6 +89,7 @@ pub(super) fn write(path: &Path, tensors: &Tensors) -> Result<(), CheckpointErro
 /// As [`write`], rounded to 16 bits where the precision says so.
 pub(super) fn write_as(precision: Precision, path: &Path, tensors: &Tensors) -> Result<(), CheckpointError> {
     let invalid = |error: safetensors::SafeTensorError| CheckpointError::invalid(path, error);
+    check_numbers(precision, path, tensors)?;
     let halves: Vec<Vec<half::f16>> = match precision {
         Precision::F32 => Vec::new(),
         Precision::F16 => {

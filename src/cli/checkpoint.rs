@@ -4,10 +4,22 @@ use std::path::{Path, PathBuf};
 
 use ddpm_gpu::checkpoint::{Pipeline, resolve};
 
+/// The model in a folder, or the newest checkpoint there; what had to be assumed of it is printed.
+pub(super) fn load_model(folder: &Path) -> anyhow::Result<Pipeline> {
+    Ok(noted(Pipeline::open(&resolve(folder)?)?))
+}
+
+fn noted((pipeline, notes): (Pipeline, Vec<String>)) -> Pipeline {
+    for note in notes {
+        eprintln!("note: {note}");
+    }
+    pipeline
+}
+
 /// The model to use.
 #[derive(clap::Args)]
 pub(super) struct CheckpointArgs {
-    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers
+    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline or UNet2DModel saved by diffusers
     #[arg(value_name = "DIR")]
     pub(super) checkpoint: PathBuf,
     #[command(flatten)]
@@ -32,9 +44,9 @@ impl CheckpointArgs {
 impl AverageArgs {
     /// The pipeline in a checkpoint's own folder.
     pub(super) fn load(&self, folder: &Path) -> anyhow::Result<Pipeline> {
-        Ok(match self.ema_decay {
-            Some(decay) => Pipeline::load_average(folder, decay)?,
-            None => Pipeline::load(folder)?,
-        })
+        Ok(noted(match self.ema_decay {
+            Some(decay) => Pipeline::open_average(folder, decay)?,
+            None => Pipeline::open(folder)?,
+        }))
     }
 }

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use ddpm_gpu::checkpoint::{Pipeline, resolve};
 use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
 use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::forward_process;
 
+use super::checkpoint::load_model;
 use super::images::{SOURCES, read_images, write_floats};
 use super::parse_list;
 
@@ -44,7 +44,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let scheduler = match (&args.checkpoint, args.beta_schedule) {
-        (Some(folder), _) => Pipeline::load(&resolve(folder)?)?.scheduler,
+        (Some(folder), _) => load_model(folder)?.scheduler,
         (None, Some(beta_schedule)) => SchedulerConfig { beta_schedule, ..SchedulerConfig::default() },
         (None, None) => SchedulerConfig::default(),
     };

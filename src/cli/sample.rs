@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use ddpm_gpu::checkpoint::{Pipeline, resolve};
+use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::diffusion::Respacing;
 use ddpm_gpu::output::{
     FrameTimes, Grid, GridOptions, check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile,
@@ -12,7 +12,7 @@ use ddpm_gpu::output::{
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
-use super::checkpoint::CheckpointArgs;
+use super::checkpoint::{CheckpointArgs, load_model};
 use super::images::{SOURCES, read_images};
 use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
@@ -216,7 +216,7 @@ fn stages(
     let (mut size, channels) = (pipeline.unet.image_size()?, pipeline.unet.image_channels());
     let mut stages = Vec::new();
     for folder in &args.then {
-        let next = Pipeline::load(&resolve(folder)?)?;
+        let next = load_model(folder).with_context(|| format!("--then {}", folder.display()))?;
         let Some(model) = next.unet.super_resolution else {
             bail!("--then: {} is no super-resolution model", folder.display());
         };
@@ -247,7 +247,17 @@ fn stages(
             },
             ..request.clone()
         };
-        next_request.check(&next).with_context(|| format!("--then {}", folder.display()))?;
+        // All of it now: an error after the stages before would come too late.
+        let context = || format!("--then {}", folder.display());
+        next_request.check(&next).with_context(context)?;
+        next_request.sampler.start(&next.scheduler, &next_request.options).with_context(context)?;
+        let most = next.scheduler.num_train_timesteps;
+        if augmentation > most {
+            bail!(
+                "--then {}: the noise augmentation is {augmentation}; the process has {most} steps",
+                folder.display()
+            );
+        }
         size = next.unet.image_size()?;
         stages.push((next, next_request));
     }

@@ -162,10 +162,7 @@ impl SchedulerConfig {
     /// # Errors
     /// [`ConfigError`] naming the key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if !CLASSES.contains(&self.class_name.as_str()) {
-            let reason = format!("files of these schedulers are read: {}", CLASSES.join(", "));
-            return Err(unsupported("_class_name", &json!(self.class_name), reason));
-        }
+        check_class(&self.class_name)?;
         self.thresholding()?;
         let range = self.clip_sample_range;
         if range <= 0.0 || !range.is_finite() {
@@ -190,6 +187,40 @@ fn unsupported(key: &str, value: &Value, reason: String) -> ConfigError {
     ConfigError::Unsupported { key: key.to_owned(), value: value.to_string(), reason }
 }
 
+/// Refuses a scheduler whose files are not read.
+fn check_class(class_name: &str) -> Result<(), ConfigError> {
+    if !CLASSES.contains(&class_name) {
+        let reason = format!(
+            "files of these schedulers are read: {0}; where the model was trained with one of them, write its file with \
+             diffusers' {1}.from_config(pipeline.scheduler.config).save_pretrained(...)",
+            CLASSES.join(", "),
+            CLASSES[0]
+        );
+        return Err(unsupported("_class_name", &json!(class_name), reason));
+    }
+    Ok(())
+}
+
+/// `prediction_type`; or `predict_epsilon`, which diffusers had before it and which says whether it is epsilon or sample.
+fn prediction_type(map: &mut Map<String, Value>) -> Result<PredictionType, ConfigError> {
+    let kind = match map.contains_key("prediction_type") {
+        true => Some(take(map, "prediction_type", PredictionType::default())?),
+        false => None,
+    };
+    let old = take::<Option<bool>>(map, "predict_epsilon", None)?.map(|is_epsilon| match is_epsilon {
+        true => PredictionType::Epsilon,
+        false => PredictionType::Sample,
+    });
+    match (kind, old) {
+        (Some(kind), Some(old)) if kind != old => {
+            let reason =
+                format!("`predict_epsilon` is its old name and says {}; delete the wrong one", json!(old));
+            Err(unsupported("prediction_type", &json!(kind), reason))
+        }
+        (kind, old) => Ok(kind.or(old).unwrap_or_default()),
+    }
+}
+
 /// Moves the value of `key` out of `map`; an absent key has the default.
 fn take<T: DeserializeOwned>(map: &mut Map<String, Value>, key: &str, default: T) -> Result<T, ConfigError> {
     match map.remove(key) {
@@ -203,8 +234,12 @@ impl TryFrom<Map<String, Value>> for SchedulerConfig {
 
     fn try_from(mut map: Map<String, Value>) -> Result<Self, ConfigError> {
         let d = Self::default();
+        // The class first: what is wrong with the keys of another one is of no use.
+        let class_name = take(&mut map, "_class_name", d.class_name)?;
+        check_class(&class_name)?;
+        let prediction_type = prediction_type(&mut map)?;
         let config = Self {
-            class_name: take(&mut map, "_class_name", d.class_name)?,
+            class_name,
             diffusers_version: take(&mut map, "_diffusers_version", d.diffusers_version)?,
             num_train_timesteps: take(&mut map, "num_train_timesteps", d.num_train_timesteps)?,
             beta_start: take(&mut map, "beta_start", d.beta_start)?,
@@ -217,7 +252,7 @@ impl TryFrom<Map<String, Value>> for SchedulerConfig {
             variance_type: take(&mut map, "variance_type", d.variance_type)?,
             clip_sample: take(&mut map, "clip_sample", d.clip_sample)?,
             clip_sample_range: take(&mut map, "clip_sample_range", d.clip_sample_range)?,
-            prediction_type: take(&mut map, "prediction_type", d.prediction_type)?,
+            prediction_type,
             timestep_spacing: take(&mut map, "timestep_spacing", d.timestep_spacing)?,
             steps_offset: take(&mut map, "steps_offset", d.steps_offset)?,
             set_alpha_to_one: take(&mut map, "set_alpha_to_one", d.set_alpha_to_one)?,

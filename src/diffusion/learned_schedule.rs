@@ -25,6 +25,7 @@ const DECAYS: [f64; 2] = [0.9, 0.999];
 
 /// A monotone network of the noise level, and where its training stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct LearnedSchedule {
     /// gamma at the first and the last timestep.
     ends: [f64; 2],
@@ -34,6 +35,44 @@ pub struct LearnedSchedule {
     first_moment: Vec<f64>,
     second_moment: Vec<f64>,
     updates: u32,
+}
+
+/// A [`LearnedSchedule`] as a file has it, to be checked.
+#[derive(Deserialize)]
+struct Stored {
+    ends: [f64; 2],
+    timesteps: usize,
+    parameters: Vec<f64>,
+    first_moment: Vec<f64>,
+    second_moment: Vec<f64>,
+    updates: u32,
+}
+
+impl TryFrom<Stored> for LearnedSchedule {
+    type Error = String;
+
+    fn try_from(stored: Stored) -> Result<Self, String> {
+        let Stored { ends, timesteps, parameters, first_moment, second_moment, updates } = stored;
+        let expected = 1 + 3 * HIDDEN;
+        for (name, numbers) in
+            [("parameters", &parameters), ("first_moment", &first_moment), ("second_moment", &second_moment)]
+        {
+            if numbers.len() != expected {
+                return Err(format!(
+                    "the learned noise schedule has {} numbers of {name}, expected {expected}",
+                    numbers.len()
+                ));
+            }
+        }
+        if second_moment.iter().any(|&moment| moment < 0.0) {
+            return Err("the learned noise schedule has a second_moment below 0".to_owned());
+        }
+        let learned = Self { ends, timesteps, parameters, first_moment, second_moment, updates };
+        Schedule::check_length(timesteps)
+            .and_then(|()| learned.schedule())
+            .map_err(|error| format!("the learned noise schedule is none: {error}"))?;
+        Ok(learned)
+    }
 }
 
 /// A value with its derivatives by t, and the gradients of the value and of the first derivative by the parameters.
@@ -81,6 +120,11 @@ impl LearnedSchedule {
             beta
         });
         Schedule::new(betas.collect())
+    }
+
+    /// T, the number of timesteps.
+    pub fn num_train_timesteps(&self) -> usize {
+        self.timesteps
     }
 
     /// Takes a step of Adam towards less variance, from the squared errors of eps `[N]` of images at `timesteps` `[N]`,
@@ -261,5 +305,30 @@ mod tests {
         }
         let again: LearnedSchedule = serde_json::from_value(serde_json::to_value(&learned).unwrap()).unwrap();
         assert_eq!(again, learned);
+    }
+
+    #[test]
+    fn a_file_with_a_number_missing_or_wrong_is_refused_by_name() {
+        let whole = serde_json::to_value(fresh()).unwrap();
+        for key in ["parameters", "first_moment", "second_moment"] {
+            let mut value = whole.clone();
+            value[key].as_array_mut().unwrap().remove(40);
+            let message = serde_json::from_value::<LearnedSchedule>(value).unwrap_err().to_string();
+            assert!(
+                message.contains(key) && message.contains("96 numbers") && message.contains("97"),
+                "{message}"
+            );
+        }
+        for (key, wrong) in [
+            ("timesteps", serde_json::json!(0)),
+            ("timesteps", serde_json::json!(1u64 << 40)),
+            ("ends", serde_json::json!([10.0, -10.0])),
+            ("updates", serde_json::json!(null)),
+            ("second_moment", serde_json::json!(vec![-1.0; 97])),
+        ] {
+            let mut value = whole.clone();
+            value[key] = wrong;
+            assert!(serde_json::from_value::<LearnedSchedule>(value).is_err(), "{key}");
+        }
     }
 }

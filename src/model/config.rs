@@ -1,7 +1,9 @@
 //! `unet/config.json`, with diffusers' keys and defaults.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use super::limits::check_sizes;
 use super::{ModelError, SuperResolution};
 
 /// Height and width of the images.
@@ -31,6 +33,9 @@ pub struct UNetConfig {
     pub center_input_sample: bool,
     /// Only "positional" is supported.
     pub time_embedding_type: String,
+    /// Channels of the time embedding; null for four times the first level's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_embedding_dim: Option<usize>,
     /// Subtracted from half the embedding's size in the frequencies' exponent.
     #[serde(serialize_with = "whole_as_integer")]
     pub freq_shift: f32,
@@ -95,6 +100,7 @@ impl Default for UNetConfig {
             out_channels: 3,
             center_input_sample: false,
             time_embedding_type: "positional".to_owned(),
+            time_embedding_dim: None,
             freq_shift: 0.0,
             flip_sin_to_cos: true,
             down_block_types: names(&[
@@ -137,15 +143,28 @@ fn whole_as_integer<S: serde::Serializer>(value: &f32, serializer: S) -> Result<
     }
 }
 
+/// What diffusers' `EMAModel` adds to the configuration of a network when it saves the averaged weights.
+const EMA_KEYS: [&str; 7] =
+    ["decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"];
+
+/// The first key whose value is of the wrong type.
+fn bad_value(map: Map<String, Value>) -> Option<ModelError> {
+    map.into_iter().find_map(|(key, value)| {
+        let alone = Map::from_iter([(key.clone(), value.clone())]);
+        let error = serde_json::from_value::<UNetConfig>(Value::Object(alone)).err()?;
+        Some(unsupported(&key, value, error.to_string()))
+    })
+}
+
 /// The block types that a level can have.
 const DOWN_BLOCKS: [&str; 2] = ["DownBlock2D", "AttnDownBlock2D"];
 const UP_BLOCKS: [&str; 2] = ["UpBlock2D", "AttnUpBlock2D"];
 
-fn unsupported(key: &'static str, value: impl ToString, expected: impl Into<String>) -> ModelError {
-    ModelError::Unsupported { key, value: value.to_string(), expected: expected.into() }
+pub(super) fn unsupported(key: &str, value: impl ToString, expected: impl Into<String>) -> ModelError {
+    ModelError::Unsupported { key: key.to_owned(), value: value.to_string(), expected: expected.into() }
 }
 
-fn expect_text(key: &'static str, value: &str, known: &[&str]) -> Result<(), ModelError> {
+fn expect_text(key: &str, value: &str, known: &[&str]) -> Result<(), ModelError> {
     if known.contains(&value) {
         return Ok(());
     }
@@ -158,9 +177,48 @@ impl UNetConfig {
     /// # Errors
     /// [`ModelError::Json`], or [`ModelError::Unsupported`] naming the key.
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
-        let config: Self = serde_json::from_str(text)?;
+        Self::from_value(serde_json::from_str(text)?)
+    }
+
+    /// Reads and checks what a config.json holds; a key that says something of the network which is not known here is an
+    /// error, not passed over.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] naming the key.
+    pub fn from_value(value: Value) -> Result<Self, ModelError> {
+        let Value::Object(map) = value else { return Err(ModelError::NoObject) };
+        let known = Self::keys()?;
+        let is_harmless = |key: &str, value: &Value| {
+            value.is_null()
+                || key.starts_with('_')
+                || EMA_KEYS.contains(&key)
+                || (key == "attention_legacy_order" && *value == Value::Bool(false))
+        };
+        if let Some((key, value)) =
+            map.iter().find(|(key, value)| !known.contains_key(*key) && !is_harmless(key, value))
+        {
+            let expected = "this program does not know the key, which may change the network; if it says nothing of the \
+                            network, delete it";
+            return Err(unsupported(key, value, expected));
+        }
+        let config: Self = serde_json::from_value(Value::Object(map.clone()))
+            .map_err(|error| bad_value(map).unwrap_or(ModelError::Json(error)))?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Every key that is read.
+    fn keys() -> Result<Map<String, Value>, ModelError> {
+        let full = Self {
+            time_embedding_dim: Some(1),
+            null_class: true,
+            super_resolution: Some(SuperResolution { low_size: 1, augmentation: 0 }),
+            ..Self::default()
+        };
+        match serde_json::to_value(full)? {
+            Value::Object(map) => Ok(map),
+            _ => Err(ModelError::NoObject),
+        }
     }
 
     /// The file's text.
@@ -205,7 +263,9 @@ impl UNetConfig {
 
     /// Channels of the time embedding.
     pub fn time_embed_dim(&self) -> usize {
-        4 * self.block_out_channels.first().copied().unwrap_or(0)
+        // diffusers takes 0 for null too.
+        let usual = || self.block_out_channels.first().copied().unwrap_or(0).saturating_mul(4);
+        self.time_embedding_dim.filter(|&width| width > 0).unwrap_or_else(usual)
     }
 
     /// Groups of the group norms.
@@ -273,6 +333,11 @@ impl UNetConfig {
                 return Err(unsupported(key, value, "it must be at least 1"));
             }
         }
+        let eps = self.norm_eps;
+        if !(eps.is_finite() && eps >= 0.0) {
+            return Err(unsupported("norm_eps", eps, "it must be a finite number, at least 0"));
+        }
+        check_sizes(self)?;
         if self.null_class && self.num_class_embeds.is_none_or(|embeds| embeds < 2) {
             return Err(unsupported(
                 "_null_class",

@@ -4,6 +4,7 @@ mod attention_block;
 mod blocks;
 mod config;
 mod layers;
+mod limits;
 mod precision;
 mod presets;
 mod resnet_block;
@@ -13,10 +14,11 @@ mod unet;
 mod weights;
 
 pub use config::{SampleSize, UNetConfig};
+pub(crate) use limits::CLASSES;
 pub use precision::Precision;
 pub use presets::{PRESETS, Preset};
 pub use super_resolution::SuperResolution;
-pub use unet::{ClassifierOutputs, UNetInputs, classifier, unet};
+pub use unet::{ClassifierOutputs, Misfit, UNetInputs, check_classifier, check_unet, classifier, unet};
 pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, to_tensors};
 
 use crate::graph::GraphError;
@@ -28,7 +30,7 @@ pub enum ModelError {
     #[error("{key} is {value}; {expected}")]
     Unsupported {
         /// Key of config.json.
-        key: &'static str,
+        key: String,
         /// Its value.
         value: String,
         /// What can be had.
@@ -37,6 +39,22 @@ pub enum ModelError {
     /// The configuration is not JSON of the expected form.
     #[error("the model's configuration cannot be read: {0}")]
     Json(#[from] serde_json::Error),
+    /// The configuration is no JSON object.
+    #[error(
+        "the model's configuration is no JSON object of keys and values, which diffusers' config.json is"
+    )]
+    NoObject,
+    /// The network has more parameters than can be had.
+    #[error(
+        "the model's configuration asks for {parameters} parameters, {:.1} GB of them; {most} can be had",
+        *parameters as f64 * 4e-9
+    )]
+    TooLarge {
+        /// Number of parameters.
+        parameters: u64,
+        /// Most parameters of a network.
+        most: u64,
+    },
     /// An op does not fit its operands.
     #[error(transparent)]
     Graph(#[from] GraphError),

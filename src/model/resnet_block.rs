@@ -9,7 +9,7 @@ use crate::ops;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context<'a> {
     pub(super) config: &'a UNetConfig,
-    /// SiLU of the time embedding, `[N, 4 C]`.
+    /// SiLU of the time embedding, `[N, time_embed_dim]`.
     pub(super) embedding: ValueId,
     /// The generator's key, for dropout; `None` leaves dropout out.
     pub(super) key_step_sample: Option<ValueId>,

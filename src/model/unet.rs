@@ -2,10 +2,12 @@
 
 use super::blocks::{Level, down_block, mid_block, up_block};
 use super::layers::{Conv, WeightInit, group_norm, linear};
+use super::limits::check_parameters;
 use super::resnet_block::Context;
 use super::time_embedding::time_embedding;
-use super::{ModelError, UNetConfig};
-use crate::graph::{Graph, ValueId};
+use super::weights::check_tensors;
+use super::{ModelError, Tensors, UNetConfig, WeightsError};
+use crate::graph::{Graph, TensorType, ValueId};
 use crate::ops;
 
 /// What the network is applied to.
@@ -78,7 +80,9 @@ pub fn unet(graph: &mut Graph, config: &UNetConfig, inputs: UNetInputs) -> Resul
     }
     x = group_norm(graph, "conv_norm_out", x, config.groups(), config.norm_eps, true)?;
     let conv_out = Conv { init: WeightInit::NearZero, ..Conv::three(config.out_channels) };
-    Ok(conv_out.build(graph, "conv_out", x)?)
+    let output = conv_out.build(graph, "conv_out", x)?;
+    check_parameters(graph)?;
+    Ok(output)
 }
 
 /// Appends the network's encoder (down blocks and mid block) with a head that classifies.
@@ -98,5 +102,73 @@ pub fn classifier(
     let x = group_norm(graph, "conv_norm_out", x, config.groups(), config.norm_eps, true)?;
     let features = graph.scoped("pool", |graph| ops::average_pool(graph, x))?;
     let logits = linear(graph, "classifier", features, classes, WeightInit::NearZero)?;
+    check_parameters(graph)?;
     Ok(ClassifierOutputs { features, logits })
+}
+
+/// An empty graph with the inputs of a network for one image.
+fn inputs_of_one(config: &UNetConfig) -> Result<(Graph, UNetInputs), ModelError> {
+    let mut graph = Graph::new();
+    let [height, width] = config.image_size()?;
+    let inputs = UNetInputs {
+        sample: graph.input("sample", TensorType::f32([1, height, width, config.in_channels])),
+        timesteps: graph.input("timesteps", TensorType::f32([1])),
+        class_labels: config.num_class_embeds.map(|_| graph.input("class_labels", TensorType::u32([1]))),
+        key_step_sample: None,
+    };
+    Ok((graph, inputs))
+}
+
+impl UNetConfig {
+    /// The number of parameters of the network; nothing is allocated.
+    ///
+    /// # Errors
+    /// [`ModelError`] for a configuration that this engine does not have.
+    pub fn count_parameters(&self) -> Result<u64, ModelError> {
+        self.check()?;
+        let (mut graph, inputs) = inputs_of_one(self)?;
+        unet(&mut graph, self, inputs)?;
+        check_parameters(&graph)
+    }
+}
+
+/// Tensors that are not those of a network.
+#[derive(Debug)]
+pub struct Misfit {
+    /// The first that does not fit.
+    pub source: WeightsError,
+    /// The number of parameters that the network has.
+    pub parameters: u64,
+}
+
+fn check_fit(graph: &Graph, tensors: &Tensors) -> Result<Result<(), Misfit>, ModelError> {
+    let parameters = check_parameters(graph)?;
+    Ok(check_tensors(graph, tensors).map_err(|source| Misfit { source, parameters }))
+}
+
+/// Whether `tensors` are exactly those of the network that `config` describes; nothing is allocated.
+///
+/// # Errors
+/// [`ModelError`] for a configuration that this engine does not have; [`Misfit`] inside.
+pub fn check_unet(config: &UNetConfig, tensors: &Tensors) -> Result<Result<(), Misfit>, ModelError> {
+    config.check()?;
+    let (mut graph, inputs) = inputs_of_one(config)?;
+    unet(&mut graph, config, inputs)?;
+    check_fit(&graph, tensors)
+}
+
+/// As [`check_unet`], for a [`classifier`].
+///
+/// # Errors
+/// As [`check_unet`].
+pub fn check_classifier(
+    config: &UNetConfig,
+    classes: usize,
+    tensors: &Tensors,
+) -> Result<Result<(), Misfit>, ModelError> {
+    config.check()?;
+    let (mut graph, inputs) = inputs_of_one(config)?;
+    // A classifier is not told the class.
+    classifier(&mut graph, config, classes, UNetInputs { class_labels: None, ..inputs })?;
+    check_fit(&graph, tensors)
 }

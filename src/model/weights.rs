@@ -17,6 +17,20 @@ pub struct Tensor {
     pub data: Vec<f32>,
 }
 
+impl Tensor {
+    /// Where the first number is for which `is_bad` holds, axis by axis, and the number.
+    pub fn find(&self, is_bad: impl Fn(f32) -> bool) -> Option<(Vec<usize>, f32)> {
+        let mut rest = self.data.iter().position(|&value| is_bad(value))?;
+        let value = self.data[rest];
+        let mut index = vec![0; self.shape.len()];
+        for (at, &size) in index.iter_mut().zip(&self.shape).rev() {
+            *at = rest % size.max(1);
+            rest /= size.max(1);
+        }
+        Some((index, value))
+    }
+}
+
 /// Tensors by diffusers' names.
 pub type Tensors = BTreeMap<String, Tensor>;
 
@@ -24,9 +38,7 @@ pub type Tensors = BTreeMap<String, Tensor>;
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// The model needs a tensor that the file does not have.
-    #[error(
-        "the tensor {name} {shape:?} is missing ({missing} in all): the file is of another model than its config.json"
-    )]
+    #[error("the tensor {name} {shape:?} is missing ({missing} in all): the weights are of another model")]
     Missing {
         /// First missing tensor.
         name: String,
@@ -37,7 +49,7 @@ pub enum WeightsError {
     },
     /// The file has a tensor that the model does not.
     #[error(
-        "the tensor {name} has no place in the model ({surplus} in all): the file is of another model than its config.json"
+        "the tensor {name} has no place in the model ({surplus} in all): the weights are of another model"
     )]
     Surplus {
         /// First surplus tensor.
@@ -46,9 +58,7 @@ pub enum WeightsError {
         surplus: usize,
     },
     /// A tensor has another shape than the model's.
-    #[error(
-        "the tensor {name} is {found:?}, the model has {expected:?}: the file is of another model than its config.json"
-    )]
+    #[error("the tensor {name} is {found:?}, the model has {expected:?}: the weights are of another model")]
     Shape {
         /// Name of the tensor.
         name: String,
@@ -126,20 +136,25 @@ pub fn to_tensors(graph: &Graph, weights: &[Vec<f32>]) -> Tensors {
         .collect()
 }
 
-/// The contents of every parameter of `graph`, in the graph's layout and order, out of a file's tensors.
-///
-/// # Errors
-/// [`WeightsError`] unless the file has exactly the model's tensors; old names of attention tensors are understood.
-pub fn from_tensors(graph: &Graph, tensors: &Tensors) -> Result<Vec<Vec<f32>>, WeightsError> {
-    let mut tensors: BTreeMap<String, &Tensor> =
-        tensors.iter().map(|(name, tensor)| (current_name(name), tensor)).collect();
-    let mut weights = Vec::new();
+/// The shape of a parameter in files: convolution weights `[O, KH, KW, I]` are `[O, I, KH, KW]` there.
+fn file_shape(shape: &[usize]) -> Vec<usize> {
+    if let &[o, kh, kw, i] = shape { vec![o, i, kh, kw] } else { shape.to_vec() }
+}
+
+/// The tensor of each parameter of `graph`, in the graph's order.
+fn matched<'a>(graph: &Graph, tensors: &'a Tensors) -> Result<Vec<&'a Tensor>, WeightsError> {
+    let mut by_name = BTreeMap::new();
+    for (name, tensor) in tensors {
+        if by_name.insert(current_name(name), tensor).is_some() {
+            // It is there under its old and its new name.
+            return Err(WeightsError::Surplus { name: name.clone(), surplus: 1 });
+        }
+    }
+    let mut found = Vec::new();
     let mut missing = Vec::new();
     for parameter in graph.parameters() {
-        let shape = &graph.ty(parameter.value).shape;
-        let is_conv = shape.len() == 4;
-        let expected = if is_conv { vec![shape[0], shape[3], shape[1], shape[2]] } else { shape.clone() };
-        let Some(tensor) = tensors.remove(&parameter.name) else {
+        let expected = file_shape(&graph.ty(parameter.value).shape);
+        let Some(tensor) = by_name.remove(&parameter.name) else {
             missing.push((parameter.name.clone(), expected));
             continue;
         };
@@ -150,19 +165,33 @@ pub fn from_tensors(graph: &Graph, tensors: &Tensors) -> Result<Vec<Vec<f32>>, W
             let (name, found) = (parameter.name.clone(), tensor.shape.clone());
             return Err(WeightsError::Shape { name, found, expected });
         }
-        weights.push(if is_conv {
-            transpose(&expected, &tensor.data, [0, 2, 3, 1]).1
-        } else {
-            tensor.data.clone()
-        });
+        found.push(tensor);
     }
     if let Some((name, shape)) = missing.first().cloned() {
         return Err(WeightsError::Missing { name, shape, missing: missing.len() });
     }
-    match tensors.keys().next() {
-        Some(name) => Err(WeightsError::Surplus { name: name.clone(), surplus: tensors.len() }),
-        None => Ok(weights),
+    match by_name.keys().next() {
+        Some(name) => Err(WeightsError::Surplus { name: name.clone(), surplus: by_name.len() }),
+        None => Ok(found),
     }
+}
+
+/// Refuses tensors that are not exactly those of `graph`'s parameters.
+pub(super) fn check_tensors(graph: &Graph, tensors: &Tensors) -> Result<(), WeightsError> {
+    matched(graph, tensors).map(|_| ())
+}
+
+/// The contents of every parameter of `graph`, in the graph's layout and order, out of a file's tensors.
+///
+/// # Errors
+/// [`WeightsError`] unless the file has exactly the model's tensors; old names of attention tensors are understood.
+pub fn from_tensors(graph: &Graph, tensors: &Tensors) -> Result<Vec<Vec<f32>>, WeightsError> {
+    let contents = |(shape, tensor): (Vec<usize>, &Tensor)| match shape.len() {
+        4 => transpose(&shape, &tensor.data, [0, 2, 3, 1]).1,
+        _ => tensor.data.clone(),
+    };
+    let shapes = graph.parameters().iter().map(|parameter| file_shape(&graph.ty(parameter.value).shape));
+    Ok(shapes.zip(matched(graph, tensors)?).map(contents).collect())
 }
 
 #[cfg(test)]

@@ -439,6 +439,6 @@ async fn save(
 ) -> Result<Saved, TrainError> {
     let folder = trainer.save(&run.output, dataset).await?;
     report(Event::Checkpoint(folder.clone()));
-    checkpoint::prune(&run.output, run.checkpoints_to_keep)?;
+    checkpoint::prune(&run.output, run.checkpoints_to_keep, &folder)?;
     Ok(Saved { step: trainer.done(), folder })
 }

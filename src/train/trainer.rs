@@ -209,7 +209,11 @@ impl Trainer {
                     *moments = found.ok_or_else(|| lacks("losses of the timesteps"))?;
                 }
                 if trainer.learned_schedule.is_some() {
-                    let saved = state.learned_schedule.ok_or_else(|| lacks("learned noise schedule"))?;
+                    let timesteps = trainer.schedule.num_train_timesteps();
+                    let saved = state
+                        .learned_schedule
+                        .filter(|saved| saved.num_train_timesteps() == timesteps)
+                        .ok_or_else(|| lacks(&format!("learned noise schedule of {timesteps} timesteps")))?;
                     trainer.learned_schedule = Some(saved);
                     trainer.discretise()?;
                 }

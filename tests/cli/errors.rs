@@ -193,9 +193,9 @@ fn damaged_checkpoints() {
     workspace.write("run/checkpoint-000001/unet/config.json", workspace.read("model.json"));
     workspace.fails(SAMPLE, 1, &["scheduler_config.json"]);
 
-    std::fs::remove_file(workspace.path("run/checkpoint-000001/model_index.json")).unwrap();
-    workspace.fails(SAMPLE, 1, &["no checkpoint", "model_index.json"]);
-    workspace.fails("sample nowhere --output grid.png", 1, &["nowhere", "no checkpoint"]);
+    std::fs::remove_dir_all(workspace.path("run/checkpoint-000001")).unwrap();
+    workspace.fails(SAMPLE, 1, &["no checkpoint", "model_index.json", "there is metrics.jsonl, run.toml"]);
+    workspace.fails("sample nowhere --output grid.png", 1, &["nowhere", "no checkpoint", "no such folder"]);
 }
 
 #[test]

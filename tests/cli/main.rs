@@ -9,6 +9,7 @@ mod evaluate;
 mod export;
 mod guidance;
 mod kernels;
+mod models;
 mod objectives;
 mod pairs;
 mod recipes;

@@ -87,6 +87,13 @@ CASES = {
                add_attention=False, downsample_padding=1, flip_sin_to_cos=True, freq_shift=0),
         (2, 8, 8), [77, 654], None, False,
     ),
+    # a time embedding narrower than usual, with classes; its gradients too
+    "time_embedding_dim": (
+        config([8, 12], {}, sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+               add_attention=False, time_embedding_dim=20, num_class_embeds=3, downsample_padding=1,
+               flip_sin_to_cos=True, freq_shift=0),
+        (2, 8, 8), [12, 888], [2, 0], True,
+    ),
 }
 
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

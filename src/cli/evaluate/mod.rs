@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use ddpm_gpu::checkpoint::{Classifier, resolve};
+use ddpm_gpu::checkpoint::{CheckpointError, Classifier, resolve};
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
 use ddpm_gpu::evaluate::{EvaluateRequest, OdeOptions};
 use ddpm_gpu::output::check_writable;
@@ -97,8 +97,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let pipeline = match resolve(&args.subject) {
         Ok(folder) => Some(args.average.load(&folder)?),
         // Images have no likelihood of their own.
-        Err(error) if args.nll.is_some() => return Err(error.into()),
-        Err(_) => None,
+        Err(CheckpointError::NoCheckpoint { .. }) if args.nll.is_none() => None,
+        Err(error) => return Err(error.into()),
     };
     let (channels, [size, _]) = match (&pipeline, &classifier) {
         (_, Some(Classifier { config, .. })) => (config.encoder.in_channels, config.encoder.image_size()?),

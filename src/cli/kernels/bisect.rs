@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use ddpm_gpu::checkpoint::{Pipeline, resolve};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::model::Tensors;
 use ddpm_gpu::train::TrainOptions;
 use ddpm_gpu::workbench::bisect;
 
 use super::ModelArgs;
+use crate::cli::checkpoint::load_model;
 use crate::cli::progress::Progress;
 use crate::cli::{AdapterArgs, PrecisionArgs, tuning};
 
@@ -33,7 +33,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let (config, weights): (_, Option<Tensors>) = match &args.checkpoint {
         Some(path) => {
-            let pipeline = Pipeline::load(&resolve(path)?)?;
+            let pipeline = load_model(path)?;
             (pipeline.unet, Some(pipeline.weights))
         }
         None => (args.model.config()?, None),

@@ -88,3 +88,32 @@ fn trained_betas_take_the_place_of_the_schedule() {
     let config = read(r#"{"num_train_timesteps": 2, "trained_betas": [0.1, 0.5]}"#).unwrap();
     assert_eq!(config.schedule().unwrap().all_alphas_cumprod(), [0.9, 0.45]);
 }
+
+#[test]
+fn the_old_name_of_the_prediction_is_read() {
+    for (text, expected) in [
+        (r#"{"predict_epsilon": false}"#, PredictionType::Sample),
+        (r#"{"predict_epsilon": true}"#, PredictionType::Epsilon),
+        (r#"{"predict_epsilon": null, "prediction_type": "v_prediction"}"#, PredictionType::VPrediction),
+        (r#"{"predict_epsilon": false, "prediction_type": "sample"}"#, PredictionType::Sample),
+        ("{}", PredictionType::Epsilon),
+    ] {
+        let config = read(text).unwrap();
+        assert_eq!(config.prediction_type, expected, "{text}");
+        // It is written under its new name alone.
+        let written = serde_json::to_value(&config).unwrap();
+        assert_eq!(written["prediction_type"], json!(expected));
+        assert_eq!(written.get("predict_epsilon"), None);
+    }
+    let message = read(r#"{"predict_epsilon": true, "prediction_type": "sample"}"#).unwrap_err();
+    assert!(message.contains("`prediction_type`") && message.contains("`predict_epsilon`"), "{message}");
+    let message = read(r#"{"predict_epsilon": "no"}"#).unwrap_err();
+    assert!(message.contains("`predict_epsilon` = \"no\""), "{message}");
+}
+
+#[test]
+fn a_scheduler_of_another_class_is_named_before_its_keys() {
+    let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "-Infinity", "variance_type": "x"}"#;
+    let message = read(text).unwrap_err();
+    assert!(message.contains("DPMSolverMultistepScheduler") && message.contains("from_config"), "{message}");
+}

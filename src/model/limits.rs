@@ -1,0 +1,55 @@
+//! How large a network may be: far above any in use, and low enough that every size can be multiplied, and the graph be
+//! built, before memory is taken.
+
+use super::config::unsupported;
+use super::{ModelError, UNetConfig};
+use crate::graph::Graph;
+
+/// Largest height and width of images.
+const IMAGE_SIZE: usize = 1 << 16;
+/// Most channels of a level, of x_t and of the output.
+const CHANNELS: usize = 1 << 16;
+/// Most classes.
+pub(crate) const CLASSES: usize = 1 << 20;
+/// Most residual blocks of the whole network.
+const RESIDUAL_BLOCKS: usize = 1024;
+/// Most parameters of the whole network: 17 GB of them.
+const PARAMETERS: u64 = 1 << 32;
+
+/// Refuses a configuration whose sizes are out of bounds.
+pub(super) fn check_sizes(config: &UNetConfig) -> Result<(), ModelError> {
+    let at_most = |key: &str, value: usize, most: usize| match value <= most {
+        true => Ok(()),
+        false => Err(unsupported(key, value, format!("it must be at most {most}"))),
+    };
+    for size in config.image_size()? {
+        at_most("sample_size", size, IMAGE_SIZE)?;
+    }
+    at_most("in_channels", config.in_channels, CHANNELS)?;
+    at_most("out_channels", config.out_channels, CHANNELS)?;
+    for &channels in &config.block_out_channels {
+        at_most("block_out_channels", channels, CHANNELS)?;
+    }
+    at_most("time_embedding_dim", config.time_embed_dim(), 4 * CHANNELS)?;
+    at_most("num_class_embeds", config.num_class_embeds.unwrap_or(0), CLASSES)?;
+    // A level has so many residual blocks on the way down, and one more on the way up.
+    let of_level = config.layers_per_block.saturating_mul(2).saturating_add(1);
+    if of_level.saturating_mul(config.levels()) > RESIDUAL_BLOCKS {
+        let levels = config.levels();
+        let expected = format!(
+            "{levels} levels of 2 x {0} + 1 residual blocks are more than {RESIDUAL_BLOCKS}",
+            config.layers_per_block
+        );
+        return Err(unsupported("layers_per_block", config.layers_per_block, expected));
+    }
+    Ok(())
+}
+
+/// The number of parameters of a graph; sizes are those that [`check_sizes`] allows.
+pub(super) fn check_parameters(graph: &Graph) -> Result<u64, ModelError> {
+    let parameters = graph.parameters().iter().map(|parameter| graph.ty(parameter.value).len() as u64).sum();
+    if parameters > PARAMETERS {
+        return Err(ModelError::TooLarge { parameters, most: PARAMETERS });
+    }
+    Ok(parameters)
+}
