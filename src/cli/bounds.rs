@@ -8,8 +8,14 @@ use clap::Command;
 /// Most of anything that a flag counts; what memory allows is found later.
 pub(super) const MOST: usize = 1_000_000_000;
 
+/// Most images that are read, drawn or measured at once.
+pub(super) const MOST_IMAGES: usize = 10_000_000;
+
 /// The largest height and width of images.
-pub(super) const MOST_PIXELS: usize = 65_536;
+pub(super) const MOST_PIXELS: usize = 4096;
+
+/// The largest scale of guidance, and of what else multiplies what the network says.
+pub(super) const MOST_SCALE: f64 = 1e6;
 
 /// A value parser of whole numbers within a range, such as `count_in(1..=MOST)`.
 pub(super) fn count_in(
