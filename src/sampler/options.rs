@@ -183,7 +183,8 @@ pub enum SamplerError {
     },
     /// Steps that become shorter and shorter.
     #[error(
-        "after {evaluations} evaluations of the network the ODE is {share:.0} % solved: its steps are too short to go on, as          where the rounding of the network's arithmetic is larger than the tolerance of {tolerance}; give a larger one"
+        "after {evaluations} evaluations of the network the ODE is {share:.0} % solved: its steps are too short to go on, as \
+         where the rounding of the network's arithmetic is larger than the tolerance of {tolerance}; give a larger one"
     )]
     TooManySteps {
         /// Evaluations of the network.

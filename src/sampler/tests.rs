@@ -56,7 +56,8 @@ fn a_perfect_network_recovers_the_image() {
             vec![(x[0] - abar.sqrt() * image) / (1.0 - abar).sqrt()]
         };
         let mut walk = Walk::new(vec![-1.7], Clip::Clamp(1.0));
-        walk.take_all(&steps_of(name, &config, steps, None).unwrap(), &mut network, &vec![vec![0.3]; 1000]);
+        walk.take_all(&steps_of(name, &config, steps, None).unwrap(), &mut network, &vec![vec![0.3]; 1000])
+            .unwrap();
         assert!((walk.x[0] - image).abs() < 1e-10, "{name}: {}", walk.x[0]);
     }
 }
@@ -190,7 +191,8 @@ fn ancestral_steps_leave_the_image_without_noise() {
     }
 }
 
-/// diffusers' `PNDMScheduler` draws such images too: numbers of a network whose eps is off by 0.02 tanh(x + 0.003 t).
+/// A network whose eps is off by 0.02 tanh(x + 0.003 t) leads far beyond images on the way, as it does in diffusers'
+/// `PNDMScheduler`; where x ends depends on rounding then.
 #[test]
 fn a_warning_comes_before_images_beyond_all_bounds() {
     for beta_schedule in [BetaSchedule::Linear, BetaSchedule::SquaredcosCapV2] {
@@ -217,16 +219,18 @@ fn a_warning_comes_before_images_beyond_all_bounds() {
                     let warning = sampler.warning(&config, &options).unwrap();
                     let steps = sampler.start(&config, &options).unwrap();
                     let mut walk = Walk::new(vec![-1.2, -0.3, 0.4, 1.5], options.clip);
-                    walk.take_all(&steps, &mut network, &[]).unwrap();
-                    let largest = walk.x.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+                    let way = walk.take_all(&steps, &mut network, &[]).unwrap().concat();
+                    let largest = way.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+                    println!(
+                        "{name}, {count} steps, {beta_schedule:?}, {timestep_spacing:?}, {clip_sample}: {largest:.1}"
+                    );
                     let case = format!("{name}, {count} steps, {config:?}: {largest}, {warning:?}");
                     let is_warned = beta_schedule == BetaSchedule::SquaredcosCapV2
                         && timestep_spacing != TimestepSpacing::Leading
                         && !clip_sample
                         && sampler.extrapolates;
                     assert_eq!(warning.is_some(), is_warned, "{case}");
-                    assert!(is_warned || largest < 2.0, "{case}");
-                    assert!(!is_warned || name != "pndm" || largest > 1e4, "{case}");
+                    assert!(if is_warned { largest > 1000.0 } else { largest < 20.0 }, "{case}");
                 }
             }
         }

@@ -42,7 +42,11 @@ fn counts_have_bounds_and_the_sentence_names_the_flag() {
         }
     }
     for wrong in ["99999999999999999999999", "1.5", "many"] {
-        workspace.fails(&format!("{SAMPLE} --num-images {wrong}"), 2, &["for '--num-images ", "whole number from 1"]);
+        workspace.fails(
+            &format!("{SAMPLE} --num-images {wrong}"),
+            2,
+            &["for '--num-images ", "whole number from 1"],
+        );
     }
     // 2^32 pixels a side.
     workspace.fails(&format!("{NOISE} --image-size 4294967296"), 2, &["--image-size", "from 1 to 4096"]);
@@ -60,7 +64,12 @@ fn numbers_are_finite_and_have_bounds() {
         (SAMPLE, "--dynamic-thresholding", &["1.5", "0"], share),
         (SAMPLE, "--guidance-scale", &["-1", "nan"], "a number of at least 0"),
         (SAMPLE, "--guidance-rescale", &["1.5"], "a number of at least 0 and at most 1"),
-        (SAMPLE, "--classifier judge --classifier-scale", &["inf"], "it must be a number of at least -1000000"),
+        (
+            SAMPLE,
+            "--classifier judge --classifier-scale",
+            &["inf"],
+            "it must be a number of at least -1000000",
+        ),
         (EDIT, "--strength", &["0", "1.5", "-1"], share),
         (EVALUATE, "--ode-tolerance", &["0", "1e-15"], "a number of at least 0.0000001 and at most 1"),
         (EVALUATE, "--guidance-scale", &["1,-1"], "a number of at least 0"),

@@ -93,7 +93,10 @@ fn options_that_do_not_go_together_are_refused_in_a_sentence() {
             &["learned", "leave --rescale-betas-zero-snr out"],
         ),
         ("--rescale-betas-zero-snr", &["prediction_type", "epsilon", "v_prediction or sample"]),
-        ("--loss-weighting p2 --p2-gamma 1e30", &["loss weighting", "no error of the network counts", "gamma"]),
+        (
+            "--loss-weighting p2 --p2-gamma 1e30",
+            &["loss weighting", "no error of the network counts", "gamma"],
+        ),
         ("--trained-betas betas.json", &["beta 1.5 at timestep 1"]),
         ("--trained-betas no-betas.json", &["no-betas.json", "list of numbers"]),
         ("--trained-betas nowhere.json", &["nowhere.json", "cannot be read"]),

@@ -325,7 +325,10 @@ fn options_that_exclude_each_other_are_refused_in_one_sentence() {
         (&format!("{edit} --sampler zigzag"), &["no sampler `zigzag`"]),
         (&format!("{paint} --mask one.npy --sampler dpmpp_2m"), &["dpmpp_2m", "use ddpm or ddim"]),
         (&format!("{paint} --mask masks.npy"), &["2 masks for 1 images"]),
-        (&format!("{paint} --mask one.npy --steps 30 --resample 1000000"), &["30 steps", "1000000 times", "too many"]),
+        (
+            &format!("{paint} --mask one.npy --steps 30 --resample 1000000"),
+            &["30 steps", "1000000 times", "too many"],
+        ),
         ("interpolate run --seeds 1", &["1 seeds; give two"]),
         ("interpolate run --images one.npy", &["1 image; give two"]),
     ] {
