@@ -26,7 +26,7 @@ pub struct StepTooSmall {
     tolerance: f64,
 }
 
-/// Evaluations before it is given up: a hundred times as many as the default tolerance takes.
+/// Evaluations before it is given up: a hundred times as many as are usual.
 const MOST_EVALUATIONS: usize = 30_000;
 
 /// What an integration took.

@@ -221,9 +221,6 @@ fn a_warning_comes_before_images_beyond_all_bounds() {
                     let mut walk = Walk::new(vec![-1.2, -0.3, 0.4, 1.5], options.clip);
                     let way = walk.take_all(&steps, &mut network, &[]).unwrap().concat();
                     let largest = way.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
-                    println!(
-                        "{name}, {count} steps, {beta_schedule:?}, {timestep_spacing:?}, {clip_sample}: {largest:.1}"
-                    );
                     let case = format!("{name}, {count} steps, {config:?}: {largest}, {warning:?}");
                     let is_warned = beta_schedule == BetaSchedule::SquaredcosCapV2
                         && timestep_spacing != TimestepSpacing::Leading

@@ -228,7 +228,10 @@ fn samples_that_cannot_be_drawn() {
         ("--sampler ddim --snr 0.2", &["`ddim` takes no --snr", "pc"]),
         ("--corrector-steps 2", &["`ddim` takes no --corrector-steps", "pc"]),
         ("--noise-in-last-step", &["`ddim` takes no --noise-in-last-step", "ddpm, pc"]),
-        ("--num-images 10000000", &["10000000 images of 8x8 with 1 channels", "draw fewer"]),
+        (
+            "--num-images 10000000 --animate moving.png",
+            &["10000000 images of 8x8 with 1 channels, at 40 moments", "draw fewer"],
+        ),
         ("--sampler pndm", &["`pndm` takes at least 4 steps, not 2"]),
         ("--sampler ddim_inverse", &["from images to noise", "--init-noise"]),
         ("--init-noise wide.npy", &["[1, 1, 8, 9]", "[1, 1, 8, 8]"]),

@@ -125,6 +125,9 @@ impl GeneratedArgs {
         };
         let sweep = Sweep { samplers, steps: steps.clone(), guidance, request };
         sweep.check(pipeline)?;
+        for warning in sweep.warnings(pipeline) {
+            eprintln!("warning: {warning}");
+        }
         Ok(sweep)
     }
 }
