@@ -59,7 +59,7 @@ impl Peer {
             let ddim = by_name("ddim").expect("there is ddim");
             let options = SamplerOptions::new(&self.pipeline.scheduler);
             let steps = ddim.start(&self.pipeline.scheduler, &options).expect("50 steps");
-            let step = steps.run(self.batch_size).next(&[]).expect("a first step");
+            let step = steps.run(self.batch_size).next(&[]).expect("it has steps").expect("a first step");
             let guidance = Guidance::default();
             let denoiser = Denoiser::new(
                 &self.device,

@@ -66,7 +66,7 @@ impl Sampling {
         let options = SamplerOptions::new(&pipeline.scheduler);
         let batch_size = Network::named("S").batch_size;
         let steps = ddim.start(&pipeline.scheduler, &options).expect("there are 50 steps");
-        let step = steps.run(batch_size).next(&[]).expect("there is a first step");
+        let step = steps.run(batch_size).next(&[]).expect("it has steps").expect("there is a first step");
         let guidance = Guidance::default();
         let denoiser =
             Denoiser::new(device, &pipeline, batch_size, Precision::F32, ddim, options.clip, &guidance);

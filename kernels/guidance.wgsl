@@ -4,8 +4,10 @@
 //              and cond are the halves of the output of the doubled batch. w = 1 gives cond to the bit
 //   forward_rescaled:  y' = (phi std(cond) / std(y) + 1 - phi) y, phi being `rescale`, with the standard deviations of each
 //              sample: keeps images from overexposure (Lin et al. 2023, equations 15 and 16)
-//   shift:     y = output + f exp(r v) gradient: classifier guidance (Dhariwal and Nichol 2021), the gradient being that of
-//              log p(class | x_t), f and r factors[n]; v is what the output says of the variance, where it does
+//   shift:     y = output + f gradient: classifier guidance (Dhariwal and Nichol 2021), the gradient being that of
+//              log p(class | x_t), f factors[n]
+//   shift_mean:  y += f exp(r v) gradient, in place, f and r being factors[n]; v is what the output says of the variance,
+//              where it does
 // Of an output with learned variance, the channels beyond those of x stay as the conditional half has them. One invocation
 // per element; forward_rescaled takes one workgroup per sample, and its sums end in a tree whose order never changes.
 
@@ -16,10 +18,10 @@ struct Params { samples: u32, elements: u32, channels: u32, output_channels: u32
 @group(0) @binding(0) var<uniform> params: Params;                    // elements of a sample of the first operand
 @group(0) @binding(1) var<storage, read> x: array<f32>;               // [N, E]
 @group(0) @binding(2) var<storage, read> outputs: array<f32>;         // [2 N, P, output_channels]
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;         // [2 N, E], else [N, P, output_channels]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;         // [2 N, E], [N, P, output_channels]; shift_mean: [N, P, channels]
 @group(0) @binding(4) var<storage, read> output: array<f32>;          // [N, P, output_channels]
 @group(0) @binding(5) var<storage, read> gradient: array<f32>;        // [N, P, channels]
-@group(0) @binding(6) var<storage, read> factors: array<f32>;         // [N, 2]
+@group(0) @binding(6) var<storage, read> factors: array<f32>;         // [N]; shift_mean: [N, 2]
 
 override WORKGROUP: u32 = 64;  // a power of two
 
@@ -85,12 +87,21 @@ fn shift(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) w
     let channel = i % params.output_channels;
     var value = output[i];
     if channel < params.channels {
-        let row = i / params.elements;
-        var factor = factors[2u * row];
-        if params.output_channels == 2u * params.channels {
-            factor *= exp(factors[2u * row + 1u] * output[i + params.channels]);
-        }
-        value += factor * gradient[pixel * params.channels + channel];
+        value += factors[i / params.elements] * gradient[pixel * params.channels + channel];
     }
     y[i] = value;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn shift_mean(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+              @builtin(local_invocation_index) local: u32) {
+    let i = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if i >= params.samples * params.elements { return; }
+    let row = i / params.elements;
+    var factor = factors[2u * row];
+    if params.output_channels == 2u * params.channels {
+        let v = output[i / params.channels * params.output_channels + i % params.channels + params.channels];
+        factor *= exp(factors[2u * row + 1u] * v);
+    }
+    y[i] += factor * gradient[i];
 }

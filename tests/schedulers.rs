@@ -73,6 +73,7 @@ fn deviation(file: &SafeTensors<'_>, name: &str, case: &Value) -> (f64, f64) {
     let options = SamplerOptions {
         steps: case["steps"].as_u64().map(|steps| Respacing::Steps(steps as usize)),
         eta: if is_ddpm { None } else { case["eta"].as_f64() },
+        noise_in_last_step: is_ddpm,
         ..SamplerOptions::new(&config)
     };
     let steps = sampler.start(&config, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -88,7 +89,7 @@ fn deviation(file: &SafeTensors<'_>, name: &str, case: &Value) -> (f64, f64) {
         x.iter().map(|x| (0.7 * x + 0.001 * t).tanh()).collect()
     };
     let mut walk = Walk::new(x.clone(), options.clip);
-    let found = walk.take_all(&steps, &mut network, &noise);
+    let found = walk.take_all(&steps, &mut network, &noise).unwrap();
     assert_eq!(timesteps, numbers(file, &format!("{name}.timesteps")), "{name}");
     assert_eq!(trajectory.len(), x.len() * (found.len() + 1), "{name}");
 
@@ -167,6 +168,7 @@ fn check_sampler(name: &str, expected_cases: usize) {
             steps: Some(Respacing::Steps(steps)),
             corrector_steps,
             snr,
+            noise_in_last_step: case["sampler"] == "ddpm",
             ..SamplerOptions::new(&config)
         };
         let sampler = by_name(case["sampler"].as_str().unwrap()).unwrap();
@@ -178,7 +180,7 @@ fn check_sampler(name: &str, expected_cases: usize) {
             mean.chain(x.iter().map(|x| (1.3 * x - 0.002 * t).tanh())).collect()
         };
         let mut walk = Walk::new(x.clone(), options.clip);
-        let found = walk.take_all(&steps, &mut network, &noise);
+        let found = walk.take_all(&steps, &mut network, &noise).unwrap();
         let expected = numbers(&file, &format!("{case_name}.timesteps"));
         let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-3;
         assert!(
@@ -291,7 +293,7 @@ async fn by_kernels(device: &Device, sampler: &Sampler, steps: &Steps, clip: Cli
     let mut run = steps.run(IMAGES);
     let mut measured = vec![Measured::default(); IMAGES];
     let mut update = 1;
-    while let Some(next) = run.next(&measured) {
+    while let Some(next) = run.next(&measured).unwrap() {
         let of_image = |image: usize| &next[image.min(next.len() - 1)];
         if next[0].timestep.is_some() {
             let x_t = executor.read(x).await.unwrap();
@@ -344,7 +346,7 @@ fn kernels_follow_the_steps_of_every_sampler() {
                     let noise: Vec<Vec<f64>> = (1..20).map(|update| noise_of(image, update)).collect();
                     let mut network =
                         |x: &[f64], t: f64| x.iter().map(|&x| closed_form(x, t, image)).collect();
-                    walk.take_all(&steps, &mut network, &noise);
+                    walk.take_all(&steps, &mut network, &noise).unwrap();
                     let off = walk.x.iter().zip(found);
                     let off = off.fold(0.0, |off: f64, (a, &b)| off.max((a - f64::from(b)).abs()));
                     let off = off / largest(&walk.x);

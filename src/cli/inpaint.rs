@@ -1,8 +1,10 @@
 //! `ddpm-gpu inpaint`
 
 use anyhow::bail;
+use ddpm_gpu::diffusion::MOST_TIMESTEPS;
 use ddpm_gpu::sample::{Inpainting, inpaint};
 
+use super::bounds::{MOST_IMAGES, count_in};
 use super::images::{SOURCES, read_images};
 use super::sampling::{SamplingArgs, SamplingProgress};
 
@@ -14,16 +16,16 @@ pub(super) struct Args {
     #[arg(long, value_name = "IMAGES", help = format!("The images: {SOURCES}"))]
     images: String,
     /// At most so many images
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = count_in(1..=MOST_IMAGES))]
     num_images: usize,
     /// What to paint: white (1) is painted, black (-1) stays as it is. A PNG file for all images, or as many masks as images
     #[arg(long, value_name = "MASK")]
     mask: String,
     /// How many steps a jump back goes
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = count_in(1..=MOST_TIMESTEPS))]
     jump_length: usize,
     /// How often each stretch of that length is painted; 1 for once, without jumps. The time grows in proportion
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = count_in(1..=MOST_TIMESTEPS))]
     resample: usize,
     /// How to sample: ddpm or ddim
     #[arg(long, default_value = "ddpm", value_name = "NAME")]
@@ -32,11 +34,6 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let sampling = &args.sampling;
-    for (flag, value) in [("--jump-length", args.jump_length), ("--resample", args.resample)] {
-        if value == 0 {
-            bail!("{flag} is 0; it must be at least 1");
-        }
-    }
     let pipeline = sampling.load()?;
     let (channels, size) = sampling.image_form(&pipeline)?;
     let images = read_images(&args.images, Some(channels), Some(size), args.num_images)?;

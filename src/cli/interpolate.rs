@@ -3,6 +3,7 @@
 use anyhow::bail;
 use ddpm_gpu::sample::{Images, SampleRequest, invert, noise_of_seed, sample, slerp};
 
+use super::bounds::{MOST_IMAGES, count_in};
 use super::images::{SOURCES, read_images};
 use super::parse_list;
 use super::sampling::{SamplingArgs, SamplingProgress};
@@ -21,15 +22,15 @@ pub(super) struct Args {
     ))]
     images: Option<String>,
     /// Number of images, both ends included
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
-    frames: u64,
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = count_in(2..=MOST_IMAGES))]
+    frames: usize,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let sampling = &args.sampling;
     let pipeline = sampling.load()?;
     let (channels, size) = sampling.image_form(&pipeline)?;
-    let frames = args.frames as usize;
+    let frames = args.frames;
     let request = sampling.request(&pipeline, "ddim", frames)?;
     let mut progress = SamplingProgress::default();
     let given = match (&args.seeds, &args.images) {

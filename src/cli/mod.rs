@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
+mod bounds;
 mod checkpoint;
 mod config;
 mod dashboard;

@@ -7,6 +7,7 @@ use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
 use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::forward_process;
 
+use super::bounds::{MOST_IMAGES, MOST_PIXELS, count_in};
 use super::checkpoint::load_model;
 use super::images::{SOURCES, read_images, write_floats};
 use super::parse_list;
@@ -29,10 +30,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// Height and width of the images; by default their own
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_PIXELS))]
     image_size: Option<usize>,
     /// At most so many images
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = count_in(1..=MOST_IMAGES))]
     num_images: usize,
     /// Decides the noise
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -41,6 +42,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.npy")]
     save_npy: Option<PathBuf>,
 }
+
+/// Most numbers of a strip: 1 GiB.
+const MOST_NUMBERS: usize = 1 << 28;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let scheduler = match (&args.checkpoint, args.beta_schedule) {
@@ -57,6 +61,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let images = read_images(&args.images, None, args.image_size, args.num_images)?;
     for path in [Some(&args.output), args.save_npy.as_ref()].into_iter().flatten() {
         check_writable(path)?;
+    }
+    let numbers = images.data.len().checked_mul(timesteps.len());
+    if numbers.is_none_or(|numbers| numbers > MOST_NUMBERS) {
+        let [n, h, w, _] = images.shape;
+        bail!(
+            "{n} images of {w}x{h} at {} timesteps are more than {MOST_NUMBERS} numbers: give fewer --timesteps or \
+             --num-images, or a smaller --image-size",
+            timesteps.len()
+        );
     }
     let noised = forward_process(&images, &schedule, &timesteps, args.seed);
     let options = GridOptions { columns: Some(timesteps.len()), ..GridOptions::default() };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::Pipeline;
-use ddpm_gpu::diffusion::Respacing;
+use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
 use ddpm_gpu::output::{
     FrameTimes, Grid, GridOptions, check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile,
     write_animation, write_npy,
@@ -12,9 +12,10 @@ use ddpm_gpu::output::{
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
+use super::bounds::{MOST, MOST_IMAGES, count_in};
 use super::checkpoint::{CheckpointArgs, load_model};
 use super::images::{SOURCES, read_images};
-use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn};
+use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, warn_of};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
 /// Draw images with a trained model
@@ -26,10 +27,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.png")]
     output: PathBuf,
     /// Number of images; by default 16, or 8 for each class
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_IMAGES))]
     num_images: Option<usize>,
     /// Images in a row of the grid
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST))]
     columns: Option<usize>,
     #[arg(long, default_value = "ddim", value_name = "NAME", help = sampler_help())]
     sampler: String,
@@ -46,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "K,...", alias = "class-labels")]
     class_label: Option<String>,
     /// Images denoised together
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = count_in(1..=MOST))]
     batch_size: usize,
     #[command(flatten)]
     guidance: GuidanceArgs,
@@ -60,7 +61,7 @@ pub(super) struct Args {
     then: Vec<PathBuf>,
     /// Steps of noise on the images to be enlarged; by default none on those of --low-resolution, and with --then half of what
     /// the model was trained with
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(0..=MOST_TIMESTEPS))]
     noise_augmentation: Option<usize>,
     /// Start from this x_T [N, C, H, W] rather than from drawn noise
     #[arg(long, value_name = "x_T.npy")]
@@ -89,7 +90,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let request = request(&args, &pipeline)?;
     // Wrong options are found before a device is opened or a file is written.
     request.check(&pipeline)?;
-    request.sampler.start(&pipeline.scheduler, &request.options)?;
+    warn_of(&request, &pipeline)?;
     let mut stages = stages(&args, &pipeline, &request)?;
     for path in [Some(&args.output), args.save_npy.as_ref(), args.animate.as_ref()].into_iter().flatten() {
         check_writable(path)?;
@@ -129,9 +130,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
-    if args.columns == Some(0) {
-        bail!("--columns is 0; it must be at least 1");
-    }
     let sampler = sampler::by_name(&args.sampler)?;
     let init_noise = match &args.init_noise {
         None => None,
@@ -258,6 +256,7 @@ fn stages(
                 folder.display()
             );
         }
+        warn_of(&next_request, &next).with_context(context)?;
         size = next.unet.image_size()?;
         stages.push((next, next_request));
     }

@@ -15,6 +15,8 @@ mod weighting;
 pub use config::{ConfigError, SchedulerConfig, Thresholding};
 pub use learned_schedule::LearnedSchedule;
 pub use prediction::PredictionType;
-pub use schedule::{BetaSchedule, Posterior, Schedule, ScheduleError, VarianceType, rescale_betas_zero_snr};
+pub use schedule::{
+    BetaSchedule, MOST_TIMESTEPS, Posterior, Schedule, ScheduleError, VarianceType, rescale_betas_zero_snr,
+};
 pub use timesteps::{Respacing, TimestepSpacing, TimestepsError};
-pub use weighting::LossWeighting;
+pub use weighting::{LossWeighting, WeightingError};

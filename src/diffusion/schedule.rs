@@ -9,6 +9,9 @@ use thiserror::Error;
 use super::PredictionType;
 use crate::ops::vlb_loss::Coefficients;
 
+/// Most timesteps of a process.
+pub const MOST_TIMESTEPS: usize = 1_000_000;
+
 /// How beta, the variance of the noise added in a step, grows over the steps; serde names are diffusers'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -140,7 +143,7 @@ pub enum ScheduleError {
         name: String,
     },
     /// No timestep, or more than memory should be spent on.
-    #[error("num_train_timesteps is {0}; it must be from 1 to 1000000")]
+    #[error("num_train_timesteps is {0}; it must be from 1 to {MOST_TIMESTEPS}")]
     Length(usize),
     /// A beta out of range.
     #[error(
@@ -200,7 +203,7 @@ impl Schedule {
 
     /// Whether a schedule may have so many timesteps.
     pub(super) fn check_length(steps: usize) -> Result<(), ScheduleError> {
-        if (1..=1_000_000).contains(&steps) { Ok(()) } else { Err(ScheduleError::Length(steps)) }
+        if (1..=MOST_TIMESTEPS).contains(&steps) { Ok(()) } else { Err(ScheduleError::Length(steps)) }
     }
 
     /// T, the number of training timesteps.

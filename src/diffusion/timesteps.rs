@@ -30,6 +30,22 @@ pub enum TimestepsError {
         /// T.
         num_train_timesteps: usize,
     },
+    /// More steps than leave the last step a timestep of its own.
+    #[error(
+        "cannot sample in {steps} steps: with {spacing} spacing the last step takes a timestep of its own, and this model's \
+         {num_train_timesteps} leave from 1 to {most}; --timestep-spacing trailing allows one more",
+        spacing = spacing.name()
+    )]
+    LastStep {
+        /// The steps asked for.
+        steps: usize,
+        /// The spacing.
+        spacing: TimestepSpacing,
+        /// The most steps.
+        most: usize,
+        /// T.
+        num_train_timesteps: usize,
+    },
     /// A respacing that the process does not have.
     #[error("cannot sample at the timesteps `{respacing}`: {reason}")]
     Respacing {
@@ -123,9 +139,13 @@ impl TimestepSpacing {
         if self == Self::Trailing {
             return self.timesteps(num_train_timesteps, steps, steps_offset);
         }
+        if num_train_timesteps == 1 || steps == 0 || steps > num_train_timesteps {
+            // Of a single timestep the one step leads to the image.
+            return self.timesteps(num_train_timesteps, steps, steps_offset);
+        }
         let most = num_train_timesteps - 1;
-        if steps == 0 || steps > most {
-            return Err(TimestepsError::Steps { steps, num_train_timesteps: most });
+        if steps > most {
+            return Err(TimestepsError::LastStep { steps, spacing: self, most, num_train_timesteps });
         }
         // One more than the steps to take; the last, 0, is left out.
         let mut timesteps = self.timesteps(num_train_timesteps, steps + 1, steps_offset)?;
@@ -264,7 +284,22 @@ mod tests {
         assert_eq!(spaced(TimestepSpacing::Leading), [800, 600, 400, 200]);
         assert_eq!(spaced(TimestepSpacing::Linspace), [999, 749, 500, 250]);
         assert_eq!(spaced(TimestepSpacing::Trailing), [999, 749, 499, 249]);
-        assert!(TimestepSpacing::Linspace.multistep_timesteps(10, 10, 0).is_err());
+        let refused = TimestepSpacing::Linspace.multistep_timesteps(10, 10, 0).unwrap_err().to_string();
+        for words in ["in 10 steps", "linspace spacing", "10 leave from 1 to 9", "trailing allows one more"] {
+            assert!(refused.contains(words), "{refused}");
+        }
+        let refused = TimestepSpacing::Leading.multistep_timesteps(10, 11, 0).unwrap_err().to_string();
+        assert_eq!(refused, "cannot sample in 11 steps: this model takes from 1 to 10");
+    }
+
+    /// As `set_timesteps(1)` of diffusers' multistep schedulers with `num_train_timesteps=1`.
+    #[test]
+    fn a_single_timestep_is_visited_once() {
+        for &spacing in TimestepSpacing::ALL {
+            assert_eq!(spacing.multistep_timesteps(1, 1, 0), Ok(vec![0]), "{spacing:?}");
+            let refused = spacing.multistep_timesteps(1, 2, 0).unwrap_err().to_string();
+            assert_eq!(refused, "cannot sample in 2 steps: this model takes from 1 to 1");
+        }
     }
 
     #[test]

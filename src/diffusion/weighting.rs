@@ -4,8 +4,9 @@
 //! is converted to the squared error of what the network does predict.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-use super::PredictionType;
+use super::{PredictionType, Schedule};
 
 /// How much the squared error at a noise level counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,34 @@ pub enum LossWeighting {
     },
 }
 
+/// A weighting that trains nothing.
+#[derive(Clone, Copy, Debug, Error, PartialEq)]
+pub enum WeightingError {
+    /// Hardly any error counts.
+    #[error(
+        "the loss weighting leaves no timestep a weight above {most:.0e}, so that no error of the network counts: take a gamma \
+         nearer to 1 or 0.5, and a k nearer to 1"
+    )]
+    Vanishes {
+        /// The largest weight.
+        most: f64,
+    },
+    /// A weight that the loss cannot be multiplied by.
+    #[error(
+        "the loss weighting gives timestep {t} the weight {weight:.0e}, which is beyond the range of f32: take a gamma nearer \
+         to 1 or 0.5, and a k nearer to 1"
+    )]
+    Overflows {
+        /// The timestep.
+        t: usize,
+        /// Its weight.
+        weight: f64,
+    },
+}
+
+/// With smaller gradients an optimiser that divides by their size, and by 1e-8 beside it, hardly moves.
+const LEAST_WEIGHT: f64 = 1e-6;
+
 impl PredictionType {
     /// The squared error of what the network predicts, in units of that of x_0, where signal to noise is `snr`.
     fn squared_error_of_x_start(self, snr: f64) -> f64 {
@@ -56,9 +85,26 @@ impl LossWeighting {
         };
         of_x_start / prediction_type.squared_error_of_x_start(snr)
     }
+
+    /// Whether any timestep of a process counts, and none more than f32 can say.
+    ///
+    /// # Errors
+    /// [`WeightingError`]
+    pub fn check(self, schedule: &Schedule, prediction_type: PredictionType) -> Result<(), WeightingError> {
+        let mut most: f64 = 0.0;
+        for (t, &alpha_cumprod) in schedule.all_alphas_cumprod().iter().enumerate() {
+            let weight = self.weight(alpha_cumprod, prediction_type);
+            if !(weight as f32).is_finite() {
+                return Err(WeightingError::Overflows { t, weight });
+            }
+            most = most.max(weight);
+        }
+        if most < LEAST_WEIGHT { Err(WeightingError::Vanishes { most }) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -115,6 +161,28 @@ mod tests {
                     costs.iter().all(|cost| (cost / costs[1] - 1.0).abs() < 1e-9),
                     "{weighting:?} {abar}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn weightings_that_train_nothing_are_refused() {
+        let schedule = Schedule::new(crate::diffusion::BetaSchedule::Linear.betas(1000, 1e-4, 0.02)).unwrap();
+        let check = |gamma, k| LossWeighting::P2 { gamma, k }.check(&schedule, PredictionType::Epsilon);
+        for gamma in [0.0, 0.5, 1.0, 5.0] {
+            assert_eq!(check(gamma, 1.0), Ok(()));
+        }
+        assert_eq!(check(1e30, 1.0), Err(WeightingError::Vanishes { most: 0.0 }));
+        assert!(matches!(check(1.0, 1e30), Err(WeightingError::Vanishes { .. })));
+        assert!(matches!(check(20.0, 1e-9), Err(WeightingError::Overflows { .. })));
+        for kind in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction] {
+            for weighting in [
+                LossWeighting::Uniform,
+                LossWeighting::Snr,
+                LossWeighting::TruncatedSnr,
+                LossWeighting::MinSnr { gamma: 5.0 },
+            ] {
+                assert_eq!(weighting.check(&schedule, kind), Ok(()), "{weighting:?} {kind:?}");
             }
         }
     }

@@ -32,6 +32,15 @@ pub enum EvaluateError {
     /// The request does not fit the model.
     #[error("{0}")]
     Request(String),
+    /// Numbers that are not finite.
+    #[error(
+        "{what} is NaN or infinite: look for such numbers in the weights and in the images, and for a model whose output is \
+         beyond all bounds"
+    )]
+    NotFinite {
+        /// Which result.
+        what: String,
+    },
     /// The ODE cannot be integrated.
     #[error(transparent)]
     Ode(#[from] StepTooSmall),
@@ -87,6 +96,12 @@ impl Estimate {
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         let variance = if count > 1.0 { squares / (count - 1.0) } else { 0.0 };
         Self { mean, standard_error: (variance / count).sqrt() }
+    }
+
+    /// Refuses a mean that is no number; `what` names it.
+    fn check(self, what: impl FnOnce() -> String) -> Result<Self, EvaluateError> {
+        let is_finite = self.mean.is_finite() && self.standard_error.is_finite();
+        if is_finite { Ok(self) } else { Err(EvaluateError::NotFinite { what: what() }) }
     }
 }
 

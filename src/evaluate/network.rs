@@ -30,6 +30,11 @@ struct Product {
     d_x: ValueId,
 }
 
+fn check_finite(values: &[f32], what: impl FnOnce() -> String) -> Result<(), EvaluateError> {
+    let is_finite = values.iter().all(|value| value.is_finite());
+    if is_finite { Ok(()) } else { Err(EvaluateError::NotFinite { what: what() }) }
+}
+
 impl Network {
     /// Prepares `pipeline` with its averaged weights; with `differentiate`, for vector-Jacobian products too.
     pub(super) async fn new(
@@ -124,6 +129,7 @@ impl Network {
         self.run(x, timestep)?;
         let mut output = self.executor.read(self.output).await?;
         output.truncate(count * self.elements / self.channels[0] * self.channels[1]);
+        check_finite(&output, || format!("the network's output at timestep {timestep}"))?;
         Ok(output)
     }
 
@@ -149,6 +155,7 @@ impl Network {
         let output = self.output(x, timestep).await?;
         let mut product = self.executor.read(d_x).await?;
         product.truncate(x.len());
+        check_finite(&product, || format!("the gradient of the network's output at timestep {timestep}"))?;
         Ok((output, product))
     }
 

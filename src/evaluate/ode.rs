@@ -19,6 +19,8 @@ use crate::checkpoint::Pipeline;
 use crate::device::Device;
 use crate::diffusion::{PredictionType, Schedule};
 use crate::ops::philox::Stream;
+use crate::sample::SampleError;
+use crate::sampler::{SamplerError, TOLERANCES};
 
 /// Streams of dequantisation and of probes.
 const DEQUANTISATION_STREAM: u32 = 2;
@@ -59,11 +61,8 @@ pub async fn ode_likelihood(
     options: OdeOptions,
     progress: &mut (dyn FnMut(f64) + Send),
 ) -> Result<OdeResult, EvaluateError> {
-    if !(options.tolerance.is_finite() && options.tolerance > 0.0) {
-        return Err(EvaluateError::Request(format!(
-            "the tolerance is {}; it must be above 0",
-            options.tolerance
-        )));
+    if !TOLERANCES.contains(&options.tolerance) {
+        return Err(SampleError::from(SamplerError::Tolerance { value: options.tolerance }).into());
     }
     let flow = Flow::new(&pipeline.scheduler.schedule()?, pipeline.scheduler.prediction_type)?;
     let mut network = Network::new(device, pipeline, request, true).await?;
@@ -104,7 +103,8 @@ pub async fn ode_likelihood(
         let bits_of = |nats: f64| -nats / (LN_2 * elements as f64) + 7.0;
         bits.extend(log_likelihoods.into_iter().map(bits_of));
     }
-    Ok(OdeResult { bits_per_dimension: Estimate::of(&bits), evaluations })
+    let what = || "the likelihood by the probability-flow ODE".to_owned();
+    Ok(OdeResult { bits_per_dimension: Estimate::of(&bits).check(what)?, evaluations })
 }
 
 /// The ODE of a diffusion process.

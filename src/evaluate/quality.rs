@@ -102,15 +102,22 @@ impl Evaluator {
             )));
         }
         if images.data.iter().any(|value| !value.is_finite()) {
-            return Err(EvaluateError::Request("the images hold NaN or infinity".to_owned()));
+            return Err(EvaluateError::NotFinite {
+                what: "a pixel of the images that are measured".to_owned(),
+            });
         }
         let mut features = Features::default();
         let predicted = self.network.extract(&images.data, &mut features).await?;
         let real = self.reference.spread(count.min(self.reference.len()));
         let [precision, recall] = precision_and_recall(&real, &features);
+        let frechet_distance = Gaussian::fit(&features).frechet_distance(&self.gaussian);
+        if !frechet_distance.is_finite() {
+            let what = "the Frechet distance, from the classifier's features,".to_owned();
+            return Err(EvaluateError::NotFinite { what });
+        }
         Ok(Quality {
             accuracy: labels.map(|labels| equal(&predicted, labels) as f64 / count as f64),
-            frechet_distance: Gaussian::fit(&features).frechet_distance(&self.gaussian),
+            frechet_distance,
             precision,
             recall,
         })

@@ -88,6 +88,20 @@ impl Sweep {
         Ok(self.requests().iter().try_for_each(|request| request.check(pipeline))?)
     }
 
+    /// What is to be feared of ways that are no error, a sentence each.
+    pub fn warnings(&self, pipeline: &Pipeline) -> Vec<String> {
+        let mut warnings: Vec<String> = Vec::new();
+        for SampleRequest { sampler, options, .. } in self.requests() {
+            // What a sampler refuses is noted in its trial.
+            if let Ok(Some(warning)) = sampler.warning(&pipeline.scheduler, &options)
+                && !warnings.contains(&warning)
+            {
+                warnings.push(warning);
+            }
+        }
+        warnings
+    }
+
     /// Draws images in every way and has `evaluator` measure them; a way that a sampler does not have is noted in its trial.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ pub async fn variational_bound(
             progress(done, total);
         }
     }
-    Ok(sums.result())
+    sums.result()
 }
 
 /// Bits per dimension of each image.
@@ -89,16 +89,20 @@ struct Terms {
 }
 
 impl Terms {
-    fn result(&self) -> VlbResult {
+    fn result(&self) -> Result<VlbResult, EvaluateError> {
         let total: Vec<f64> = (0..self.prior.len())
             .map(|image| self.prior[image] + self.terms.iter().map(|term| term[image]).sum::<f64>())
             .collect();
-        VlbResult {
-            total: Estimate::of(&total),
-            prior: Estimate::of(&self.prior),
-            divergences: (1..self.timesteps).map(|t| Estimate::of(&self.terms[t])).collect(),
-            decoder: Estimate::of(&self.terms[0]),
-        }
+        let term = |t: usize| {
+            let what = || format!("the term of timestep {t} in the variational bound");
+            Estimate::of(&self.terms[t]).check(what)
+        };
+        Ok(VlbResult {
+            prior: Estimate::of(&self.prior).check(|| "L_T of the variational bound".to_owned())?,
+            divergences: (1..self.timesteps).map(term).collect::<Result<_, _>>()?,
+            decoder: term(0)?,
+            total: Estimate::of(&total).check(|| "the variational bound".to_owned())?,
+        })
     }
 }
 

@@ -31,9 +31,9 @@ pub fn classifier_free(
     graph.apply_one(ClassifierFree { channels, scale, rescale }, &[outputs])
 }
 
-/// `output + f exp(r v) gradient`, where f and r are `factors[n]`: `[N, H, W, C']`, `[N, H, W, C]` and `[N, 2]`.
+/// `output + f gradient`, where f is `factors[n]`: `[N, H, W, C']`, `[N, H, W, C]` and `[N]`.
 ///
-/// v is the other half of an output with C' = 2 C, else 0. Channels of the output beyond C stay.
+/// Channels of the output beyond C stay.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.
@@ -44,6 +44,22 @@ pub fn shift(
     factors: ValueId,
 ) -> Result<ValueId, GraphError> {
     graph.apply_one(Shift, &[output, gradient, factors])
+}
+
+/// Adds `f exp(r v) gradient` to `x`, where f and r are `factors[n]`: `[N, H, W, C]`, and `[N, 2]`.
+///
+/// v is the other half of an `output` `[N, H, W, 2 C]`; with one of C channels it is 0.
+///
+/// # Errors
+/// [`GraphError::Shape`] for other shapes.
+pub fn shift_mean(
+    graph: &mut Graph,
+    x: ValueId,
+    output: ValueId,
+    gradient: ValueId,
+    factors: ValueId,
+) -> Result<(), GraphError> {
+    graph.update(ShiftMean, &[output, gradient, factors], &[x])
 }
 
 #[derive(Debug)]
@@ -58,6 +74,9 @@ struct ClassifierFree {
 
 #[derive(Debug)]
 struct Shift;
+
+#[derive(Debug)]
+struct ShiftMean;
 
 /// Parameters of a call: number and type of the samples of one half, guided channels, scale and rescale.
 fn params(
@@ -182,7 +201,7 @@ impl Op for Shift {
         expect((1..=c).contains(&channels), || format!("gradient must have from 1 to {c} channels"))?;
         expect_shape("output", inputs[0], &[n, h, w, c])?;
         expect_shape("gradient", inputs[1], &[n, h, w, channels])?;
-        expect_shape("factors", inputs[2], &[n, 2])?;
+        expect_shape("factors", inputs[2], &[n])?;
         Ok(vec![inputs[0].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
@@ -201,11 +220,61 @@ impl Op for Shift {
             let mut value = f64::from(output.data[i]);
             if channel < channels {
                 let slope = f64::from(gradient.data[pixel * channels + channel]);
-                let [factor, range] = [0, 1].map(|at| f64::from(factors.data[2 * (i / elements) + at]));
-                let v = if all == 2 * channels { f64::from(output.data[i + channels]) } else { 0.0 };
-                value += factor * (range * v).exp() * slope;
+                value += f64::from(factors.data[i / elements]) * slope;
             }
             *y = value as f32;
+        }
+    }
+}
+
+impl Op for ShiftMean {
+    fn name(&self) -> &'static str {
+        "guidance.shift_mean"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["output", "gradient", "factors"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["y"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [n, h, w, all] = expect_nhwc("output", inputs[0])?;
+        let [.., channels] = expect_nhwc("gradient", inputs[1])?;
+        expect([channels, 2 * channels].contains(&all), || {
+            format!("output must have {channels} channels, or {} with learned variance", 2 * channels)
+        })?;
+        expect_shape("gradient", inputs[1], &[n, h, w, channels])?;
+        expect_shape("factors", inputs[2], &[n, 2])?;
+        Ok(vec![inputs[1].clone()])
+    }
+    fn updates_in_place(&self) -> bool {
+        true
+    }
+    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
+        let y = &types.outputs[0];
+        let output_channels = types.inputs[0].channels();
+        let params = vec![
+            ("samples", y.shape[0].into()),
+            ("elements", elements_per_sample(y).into()),
+            ("channels", y.channels().into()),
+            ("output_channels", output_channels.into()),
+            ("scale", 0.0f32.into()),
+            ("rescale", 0.0f32.into()),
+        ];
+        vec![Variant::single("shift_mean", Grid::Invocations(y.len()), params)]
+    }
+    fn tolerance(&self) -> f32 {
+        1e-5
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let ([output, gradient, factors], [y]) = operands.split();
+        let (elements, all, channels) = (elements_per_sample(y.ty), output.ty.channels(), y.ty.channels());
+        for (i, y) in y.data.iter_mut().enumerate() {
+            let [factor, range] = [0, 1].map(|at| f64::from(factors.data[2 * (i / elements) + at]));
+            let of_output = i / channels * all + i % channels;
+            let v = if all == 2 * channels { f64::from(output.data[of_output + channels]) } else { 0.0 };
+            let shift = factor * (range * v).exp() * f64::from(gradient.data[i]);
+            *y = (f64::from(*y) + shift) as f32;
         }
     }
 }
@@ -214,6 +283,11 @@ impl Op for Shift {
 pub fn cases() -> Vec<Case> {
     let (ragged, image) = ([3, 5, 2, 3], [8, 32, 32, 3]);
     let doubled = |[n, h, w, c]: [usize; 4]| Fill::normal([2 * n, h, w, c]);
+    let mean = |name, shape: [usize; 4], outputs: usize| {
+        let [n, h, w, c] = shape;
+        let inputs = vec![Fill::normal([n, h, w, outputs * c]), Fill::normal(shape), Fill::normal([n, 2])];
+        Case { targets: vec![Fill::normal(shape)], ..Case::new(name, ShiftMean, inputs) }
+    };
     let free = |channels, scale, rescale| ClassifierFree { channels, scale, rescale };
     let off_centre = Fill::Normal { shape: vec![6, 5, 2, 3], mean: 3.0, std: 1.0 };
     let small = Fill::Normal { shape: vec![6, 5, 2, 3], mean: 0.0, std: 0.01 };
@@ -234,12 +308,14 @@ pub fn cases() -> Vec<Case> {
         Case::new("flat, rescaled", free(3, 2.0, 0.7), vec![flat]),
         Case::new("learned variance, rescaled", free(2, 2.5, 1.0), vec![doubled([3, 5, 2, 4])]),
         Case::new("image, rescaled", free(3, 7.5, 0.7), vec![doubled(image)]),
-        Case::new("ragged", Shift, vec![Fill::normal(ragged), Fill::normal(ragged), Fill::normal([3, 2])]),
+        Case::new("ragged", Shift, vec![Fill::normal(ragged), Fill::normal(ragged), Fill::normal([3])]),
         Case::new(
             "learned variance",
             Shift,
-            vec![Fill::normal([3, 5, 2, 4]), Fill::normal([3, 5, 2, 2]), Fill::normal([3, 2])],
+            vec![Fill::normal([3, 5, 2, 4]), Fill::normal([3, 5, 2, 2]), Fill::normal([3])],
         ),
+        mean("ragged", ragged, 1),
+        mean("learned variance", [3, 5, 2, 2], 2),
     ]
 }
 

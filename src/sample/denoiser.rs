@@ -67,7 +67,7 @@ impl Denoiser {
         let given_limits = graph.input("limits", TensorType::f32([batch, 2]));
         let key_step_sample = graph.input("key_step_sample", TensorType::u32([4]));
         let evaluation = Evaluation::build(&mut graph, pipeline, precision, guidance, sampler, x)?;
-        let norms = graph.in_phase(Phase::ReverseStep, |graph| {
+        let (norms, gradient) = graph.in_phase(Phase::ReverseStep, |graph| {
             let output = evaluation.output;
             let limits = match clip {
                 Clip::None | Clip::Clamp(_) => given_limits,
@@ -84,10 +84,13 @@ impl Denoiser {
                     Some(Norms { measures, norms: step_norms(graph, [x, kept, measures], inputs, noise)? });
             }
             reverse_step(graph, x, kept, inputs, noise)?;
-            Ok::<_, GraphError>(norms)
+            // The noise is there already: the order of the two sums makes no difference.
+            let gradient = evaluation.guide_mean(graph, x)?;
+            Ok::<_, GraphError>((norms, gradient))
         })?;
-        // The output is kept, so that its memory still holds it when the second part runs again.
+        // The output is kept, so that its memory still holds it when the second part runs again; the gradient likewise.
         let mut keep = vec![x, evaluation.output];
+        keep.extend(gradient);
         keep.extend(norms.as_ref().map(|norms| norms.norms));
         let mut executor = prepare_with_weights(device, &graph, pipeline, guidance, &keep).await?;
         let nodes = &executor.plan().nodes;
@@ -179,9 +182,9 @@ impl Denoiser {
         if steps.iter().any(|step| step.update.sigma != 0.0) {
             self.noises += 1;
         }
+        self.evaluation.set_shift(&mut self.executor, images())?;
         if steps.iter().any(|step| step.timestep.is_some()) {
             self.evaluation.set_timesteps(&mut self.executor, &timesteps)?;
-            self.evaluation.set_shift(&mut self.executor, images())?;
         }
         Ok(&mut self.executor)
     }

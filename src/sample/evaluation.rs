@@ -4,13 +4,13 @@
 //! [`Evaluation::output`] names.
 
 use super::SampleError;
-use super::guidance::{Guidance, ShiftFactors};
+use super::guidance::{Guidance, Shift};
 use crate::checkpoint::Pipeline;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{Graph, GraphError, TensorType, ValueId, gradients};
 use crate::model::{Precision, UNetInputs};
 use crate::ops::{self, guidance as guide};
-use crate::sampler::{Process, Sampler, SamplerOptions, Step};
+use crate::sampler::{Guided, Process, Sampler, SamplerOptions, Step};
 
 /// What the network is told beside x and the timestep, of the images of a batch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,8 +43,11 @@ struct ClassifierInputs {
     class_labels: ValueId,
     /// The constant -1 `[N]`: log p is minus the cross-entropy.
     d_cross_entropy: ValueId,
+    /// What [`Shift::factors`] gives for each image.
     factors: ValueId,
-    shift: ShiftFactors,
+    shift: Shift,
+    /// Of log p(class | x_t) with respect to x, as x.
+    gradient: Option<ValueId>,
 }
 
 impl Evaluation {
@@ -89,7 +92,8 @@ impl Evaluation {
         Ok(evaluation)
     }
 
-    /// Appends the classifier, its gradient with respect to `x`, and the shift of the output by it.
+    /// Appends the classifier, its gradient with respect to `x`, and the shift of the output by it, where the sampler's steps
+    /// are guided that way.
     fn add_classifier(
         &mut self,
         graph: &mut Graph,
@@ -102,16 +106,26 @@ impl Evaluation {
         let Some((classifier, scale)) = &guidance.classifier else { return Ok(()) };
         let rows = TensorType::f32([graph.ty(x).shape[0]]);
         let class_labels = TensorType::u32(rows.shape.clone());
-        let options = SamplerOptions::new(&pipeline.scheduler);
-        let levels = Process::new(sampler, &pipeline.scheduler, &options)?.noise_levels();
-        let is_ddpm = sampler.name == "ddpm";
-        let prediction_type = pipeline.scheduler.prediction_type;
-        let inputs = graph.scoped(CLASSIFIER, |graph| ClassifierInputs {
+        let scale = *scale;
+        let shift = match sampler.guided {
+            Guided::Mean => Shift::Mean { scale },
+            Guided::Eps => {
+                let options = SamplerOptions::new(&pipeline.scheduler);
+                let levels = Process::new(sampler, &pipeline.scheduler, &options)?.noise_levels();
+                Shift::Output { levels, prediction_type: pipeline.scheduler.prediction_type, scale }
+            }
+        };
+        let mut factors = rows.shape.clone();
+        if shift.is_of_mean() {
+            factors.push(2);
+        }
+        let mut inputs = graph.scoped(CLASSIFIER, |graph| ClassifierInputs {
             timesteps: graph.input("timesteps", rows.clone()),
             class_labels: graph.input("class_labels", class_labels),
             d_cross_entropy: graph.input("d_cross_entropy", rows.clone()),
-            factors: graph.input("factors", TensorType::f32([rows.shape[0], 2])),
-            shift: ShiftFactors { levels, prediction_type, scale: *scale, is_ddpm },
+            factors: graph.input("factors", TensorType::f32(factors)),
+            shift,
+            gradient: None,
         });
         let unet_inputs =
             UNetInputs { sample: x, timesteps: inputs.timesteps, class_labels: None, key_step_sample: None };
@@ -121,12 +135,26 @@ impl Evaluation {
             Ok(ops::cross_entropy(graph, outputs.logits, inputs.class_labels)?)
         })?;
         let d_x = gradients(graph, &[(cross_entropy, inputs.d_cross_entropy)], &[x])?;
-        if let Some(&Some(d_x)) = d_x.first() {
-            self.output =
-                graph.scoped("guidance", |graph| guide::shift(graph, self.output, d_x, inputs.factors))?;
+        inputs.gradient = d_x.first().copied().flatten();
+        if let (Some(gradient), false) = (inputs.gradient, inputs.shift.is_of_mean()) {
+            self.output = graph
+                .scoped("guidance", |graph| guide::shift(graph, self.output, gradient, inputs.factors))?;
         }
         self.classifier = Some(inputs);
         Ok(())
+    }
+
+    /// Appends, after the update of `x`, what the classifier adds to its mean, where the sampler's steps are guided that way;
+    /// and gives the value that this reads beside the output.
+    pub(super) fn guide_mean(&self, graph: &mut Graph, x: ValueId) -> Result<Option<ValueId>, GraphError> {
+        let Some(classifier) = self.classifier.as_ref().filter(|classifier| classifier.shift.is_of_mean())
+        else {
+            return Ok(None);
+        };
+        if let Some(gradient) = classifier.gradient {
+            guide::shift_mean(graph, x, self.output, gradient, classifier.factors)?;
+        }
+        Ok(classifier.gradient)
     }
 
     /// Sets what the network is told of a batch.
@@ -152,14 +180,14 @@ impl Evaluation {
         }
     }
 
-    /// Sets how far the classifier's gradient shifts the output of each image, for the steps that are to be taken.
+    /// Sets how far the classifier's gradient moves each image, for the steps that are to be taken.
     pub(super) fn set_shift<'a>(
         &self,
         executor: &mut Executor,
         steps: impl Iterator<Item = Option<&'a Step>>,
     ) -> Result<(), DeviceError> {
         let Some(classifier) = &self.classifier else { return Ok(()) };
-        let factors = steps.flat_map(|step| step.map_or([0.0; 2], |step| classifier.shift.of(step)));
+        let factors = steps.flat_map(|step| classifier.shift.factors(step));
         executor.write(classifier.factors, &factors.map(|factor| factor as f32).collect::<Vec<f32>>())
     }
 

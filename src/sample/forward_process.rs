@@ -29,7 +29,8 @@ pub(super) fn add_noise(x_start: &[f32], eps: &[f32], alpha_cumprod: f64) -> Vec
 pub fn forward_process(images: &Images, schedule: &Schedule, timesteps: &[usize], seed: u64) -> Images {
     let [n, h, w, c] = images.shape;
     let mut data = Vec::with_capacity(images.data.len() * timesteps.len());
-    for (index, image) in images.data.chunks(h * w * c).enumerate() {
+    // Images without a pixel are none.
+    for (index, image) in images.data.chunks((h * w * c).max(1)).enumerate() {
         let eps = forward_noise(seed, index, image.len());
         for &t in timesteps {
             data.extend(add_noise(image, &eps, schedule.alphas_cumprod(t)));

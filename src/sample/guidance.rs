@@ -96,114 +96,54 @@ fn sampler_error<T>(result: Result<T, crate::diffusion::ScheduleError>) -> Resul
     result.map_err(|error| SampleError::Sampler(error.into()))
 }
 
-/// What the classifier's gradient is multiplied by before it is added to the network's output.
+/// What a classifier's gradient moves in a step, and by which factor.
 #[derive(Debug)]
-pub(super) struct ShiftFactors {
-    pub(super) levels: NoiseLevels,
-    pub(super) prediction_type: PredictionType,
-    pub(super) scale: f64,
-    /// Whether the sampler is DDPM, whose mean is shifted.
-    pub(super) is_ddpm: bool,
+pub(super) enum Shift {
+    /// The network's output: as far as moves the eps that it stands for to eps - s sqrt(1 - abar) gradient (Dhariwal and Nichol
+    /// 2021, algorithm 2). x_0 is estimated of that and clamped, so what a clamped x_0 is stays within the range of images.
+    Output {
+        /// The process.
+        levels: NoiseLevels,
+        /// What the output stands for.
+        prediction_type: PredictionType,
+        /// s.
+        scale: f64,
+    },
+    /// The mean of the next x: by s Sigma gradient (algorithm 1), with the step's variance Sigma, learned or not. The last step
+    /// has none, and so no guidance.
+    Mean {
+        /// s.
+        scale: f64,
+    },
 }
 
-impl ShiftFactors {
-    /// The factor in a step that evaluates the network, and that of v in the exponent by which a learned variance changes it.
-    ///
-    /// In DDPM the mean moves by s sigma^2 gradient (Dhariwal and Nichol 2021, algorithm 1), sigma^2 being what the network says
-    /// where it is learned: the output is shifted by what moves the mean so far, as long as x_0 is not clipped. Its last step has
-    /// no variance, and so no guidance. In other samplers, see [`ShiftFactors::at`].
-    pub(super) fn of(&self, step: &Step) -> [f64; 2] {
-        if !self.is_ddpm {
-            return [step.timestep.map_or(0.0, |t| self.at(t)), 0.0];
-        }
-        let Update { x_0: [_, of_output], x, sigma, log_range, .. } = &step.update;
-        let mean_of_output = x.x_0 * of_output + x.output;
-        let factor = if mean_of_output == 0.0 { 0.0 } else { self.scale * sigma * sigma / mean_of_output };
-        [factor, 2.0 * log_range]
+impl Shift {
+    /// Whether it moves the mean.
+    pub(super) fn is_of_mean(&self) -> bool {
+        matches!(self, Self::Mean { .. })
     }
 
-    /// The factor at timestep `t`, whole or not, by which eps becomes eps - s sqrt(1 - abar) gradient (algorithm 2): the output
-    /// is shifted by what does that to the eps that it stands for.
+    /// The factors of one image that its part of the graph takes: that of the gradient; and for a mean also that of v, which
+    /// says what a learned variance is, in an exponent.
+    pub(super) fn factors(&self, step: Option<&Step>) -> Vec<f64> {
+        match self {
+            Self::Output { .. } => vec![step.and_then(|step| step.timestep).map_or(0.0, |t| self.at(t))],
+            Self::Mean { scale } => match step.map(|step| &step.update) {
+                Some(Update { sigma, log_range, .. }) => vec![scale * sigma * sigma, 2.0 * log_range],
+                None => vec![0.0; 2],
+            },
+        }
+    }
+
+    /// The factor of the output's shift at timestep `t`, whole or not.
     fn at(&self, t: f64) -> f64 {
-        let alpha_cumprod = self.levels.at(t).alpha_cumprod;
-        let [_, of_output] = self.prediction_type.eps_factors(alpha_cumprod);
-        -self.scale * (1.0 - alpha_cumprod).sqrt() / of_output
+        let Self::Output { levels, prediction_type, scale } = self else { return 0.0 };
+        let alpha_cumprod = levels.at(t).alpha_cumprod;
+        let [_, of_output] = prediction_type.eps_factors(alpha_cumprod);
+        -scale * (1.0 - alpha_cumprod).sqrt() / of_output
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::diffusion::{SchedulerConfig, VarianceType};
-    use crate::sampler::{Process, Steps};
-
-    fn factors(config: &SchedulerConfig, is_ddpm: bool) -> ShiftFactors {
-        let ddpm = crate::sampler::by_name("ddpm").unwrap();
-        let options = crate::sampler::SamplerOptions::new(config);
-        let levels = Process::new(ddpm, config, &options).unwrap().noise_levels();
-        ShiftFactors { levels, prediction_type: config.prediction_type, scale: 3.0, is_ddpm }
-    }
-
-    /// Whatever the network predicts, the shifted output stands for the shifted eps.
-    #[test]
-    fn the_shift_of_the_output_is_that_of_eps() {
-        let schedule = SchedulerConfig::default().schedule().unwrap();
-        for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
-        {
-            let factors = factors(&SchedulerConfig { prediction_type, ..SchedulerConfig::default() }, false);
-            for t in [0, 10, 500, 999] {
-                let abar = schedule.alphas_cumprod(t);
-                let [of_x, of_output] = prediction_type.eps_factors(abar);
-                let (x, output, gradient) = (0.7, -0.3, 0.2);
-                let eps = of_x * x + of_output * output;
-                let shifted = of_x * x + of_output * (output + factors.at(t as f64) * gradient);
-                let expected = eps - 3.0 * (1.0 - abar).sqrt() * gradient;
-                assert!((shifted - expected).abs() < 1e-9, "{prediction_type:?} at {t}");
-            }
-        }
-    }
-
-    /// Algorithm 1 of Dhariwal and Nichol: the mean of each step of DDPM moves by s Sigma gradient, where Sigma may be
-    /// learned (Nichol and Dhariwal 2021, equation 15).
-    #[test]
-    fn the_mean_of_ddpm_moves_by_the_variance_times_the_gradient() {
-        let predictions = [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction];
-        let variances = [VarianceType::FixedSmall, VarianceType::FixedLarge, VarianceType::LearnedRange];
-        for (prediction_type, variance_type) in
-            predictions.into_iter().flat_map(|prediction| variances.map(|variance| (prediction, variance)))
-        {
-            let config = SchedulerConfig {
-                prediction_type,
-                variance_type,
-                clip_sample: false,
-                ..SchedulerConfig::default()
-            };
-            let factors = factors(&config, true);
-            let schedule = config.schedule().unwrap();
-            let ddpm = crate::sampler::by_name("ddpm").unwrap();
-            let options = crate::sampler::SamplerOptions::new(&config);
-            let Steps::Fixed(steps) = ddpm.start(&config, &options).unwrap() else { unreachable!() };
-            for step in steps.iter().step_by(111) {
-                let posterior = schedule.posterior(step.timestep.unwrap() as usize);
-                let (small, large) = (posterior.variance.max(1e-20), posterior.beta);
-                let (output, gradient, v) = (-0.3, 0.2, -0.4);
-                let sigma = match variance_type {
-                    _ if step.timestep == Some(0.0) => 0.0,
-                    VarianceType::FixedSmall | VarianceType::FixedSmallLog => small,
-                    VarianceType::FixedLarge => large,
-                    VarianceType::LearnedRange => (0.3 * large.ln() + 0.7 * small.ln()).exp(),
-                };
-                let mean = |output: f64| {
-                    let [of_x, of_output] = step.update.x_0;
-                    step.update.x.value([of_x * 0.7 + of_output * output, 0.7, output], &[])
-                };
-                let [factor, range] = factors.of(step);
-                let moved = mean(output + factor * (range * v).exp() * gradient) - mean(output);
-                let expected = 3.0 * sigma * gradient;
-                let case = format!("{prediction_type:?}, {variance_type:?}, {:?}", step.timestep);
-                assert!((moved - expected).abs() < 1e-12, "{case}: {moved} and {expected}");
-            }
-        }
-    }
-}
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

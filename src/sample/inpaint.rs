@@ -1,7 +1,9 @@
 //! Inpainting with a model that was not trained for it (Lugmayr et al. 2022, "RePaint").
 
 use super::forward_process::add_noise;
-use super::{Conditions, Denoiser, Images, SampleError, SampleProgress, SampleRequest, check, init_noise};
+use super::{
+    Conditions, Denoiser, Images, SampleError, SampleProgress, SampleRequest, check, check_finite, init_noise,
+};
 use crate::checkpoint::Pipeline;
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
@@ -11,6 +13,9 @@ use crate::sampler::{Sampler, SamplerOptions, Step, Steps};
 /// Streams of the noise of known pixels, and of steps back; see `forward_process` for the others.
 const KNOWN_STREAM: u32 = 0x8000_0004;
 const BACK_STREAM: u32 = 0x8000_0005;
+
+/// Moves of one run, which would take a tiny network days.
+const MOST_MOVES: usize = 10_000_000;
 
 /// What is to be painted, and how often.
 #[derive(Clone, Debug)]
@@ -95,6 +100,15 @@ impl Path {
         let schedule = config.schedule().map_err(|error| SampleError::Sampler(error.into()))?;
         let timesteps = steps.iter().filter_map(|step| step.timestep);
         let levels = timesteps.map(|t| schedule.alphas_cumprod(t as usize)).chain([1.0]).collect();
+        // Every jump is taken back, so that resampling doubles what it repeats.
+        let most = resample.checked_mul(2 * steps.len());
+        if most.is_none_or(|most| most > MOST_MOVES) {
+            return Err(SampleError::Request(format!(
+                "{} steps, each painted {resample} times, are too many: at most {MOST_MOVES} moves can be made, there and \
+                 back",
+                steps.len()
+            )));
+        }
         let moves = moves(steps.len(), jump_length, resample);
         Ok(Self { steps, moves, levels })
     }
@@ -185,7 +199,10 @@ pub async fn inpaint(
             done += 1;
             progress(SampleProgress { done, total });
         }
-        data.extend_from_slice(&denoiser.images().await?[..here * elements]);
+        let images = denoiser.images().await?;
+        let images = &images[..here * elements];
+        check_finite(images, elements, |image| format!("image {} of {count}", first + image + 1))?;
+        data.extend_from_slice(images);
     }
     Ok(Images { shape: images.shape, data })
 }

@@ -55,6 +55,26 @@ pub enum SampleError {
     /// A picture cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// Numbers that are not finite.
+    #[error(
+        "{what} came out with NaN or infinity: look for such numbers in the weights and in what was given, for images far \
+         beyond -1..1, and, with activations of 16 bits, for values above 65504"
+    )]
+    NotFinite {
+        /// Which result.
+        what: String,
+    },
+}
+
+/// Most numbers that the images of one call may hold: 8 GiB of them.
+const MOST_NUMBERS: usize = 1 << 31;
+
+/// Refuses results that are not finite; `what` names them, given the number of the first image that is wrong.
+fn check_finite(data: &[f32], elements: usize, what: impl Fn(usize) -> String) -> Result<(), SampleError> {
+    match data.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(SampleError::NotFinite { what: what(at / elements.max(1)) }),
+        None => Ok(()),
+    }
 }
 
 /// Images in memory.
@@ -223,7 +243,7 @@ pub(crate) async fn sample_with(
                     frame += 1;
                 }
             }
-            let Some(step) = run.next(&measured) else { break };
+            let Some(step) = run.next(&measured)? else { break };
             denoiser.step(&step, request.seed, first as u32)?;
             if step.iter().any(|step| step.measure.is_some()) {
                 measured = denoiser.measured().await?;
@@ -232,7 +252,11 @@ pub(crate) async fn sample_with(
             progress(SampleProgress { done: number * run.total() + done, total: batches * run.total() });
         }
         let x_0 = denoiser.images().await?;
-        data.extend_from_slice(&x_0[..count * elements]);
+        let x_0 = &x_0[..count * elements];
+        check_finite(x_0, elements, |image| {
+            format!("image {} of {}", first + image + 1, request.num_images)
+        })?;
+        data.extend_from_slice(x_0);
     }
     let [h, w, c] = image;
     let images = |data: Vec<f32>| Images { shape: [request.num_images, h, w, c], data };
@@ -249,6 +273,19 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
     let fault = |text: String| Err(SampleError::Request(text));
     if request.num_images == 0 || request.batch_size == 0 {
         return fault("the number of images and the batch size must be at least 1".to_owned());
+    }
+    // x_T, the images, and the frames of an animation.
+    let mut numbers = image.into_iter().chain([request.frames.max(1)]);
+    let numbers = numbers.try_fold(request.num_images, |product, size| product.checked_mul(size));
+    if numbers.is_none_or(|numbers| numbers > MOST_NUMBERS) {
+        let [h, w, c] = image;
+        let frames =
+            if request.frames > 0 { format!(", at {} moments,", request.frames) } else { String::new() };
+        return fault(format!(
+            "{} images of {w}x{h} with {c} channels{frames} are too many to be held in memory at once, at most \
+             {MOST_NUMBERS} numbers: draw fewer, and others with another seed",
+            request.num_images
+        ));
     }
     if request.sampler.inverts && request.init_noise.is_none() {
         return fault(format!(
@@ -372,6 +409,11 @@ pub async fn predict(
     if timesteps.len() != n {
         return Err(SampleError::Request(format!("there are {} timesteps for {n} images", timesteps.len())));
     }
+    if let Some(timestep) = timesteps.iter().find(|timestep| !timestep.is_finite()) {
+        return Err(SampleError::Request(format!(
+            "a timestep is {timestep}; timesteps must be finite numbers"
+        )));
+    }
     check_labels(pipeline, class_labels, n)?;
     let mut graph = Graph::new();
     let inputs = UNetInputs {
@@ -390,5 +432,7 @@ pub async fn predict(
     }
     executor.run()?;
     let data = executor.read(output).await?;
+    let elements = h * w * pipeline.unet.out_channels;
+    check_finite(&data, elements, |image| format!("the network's output for image {} of {n}", image + 1))?;
     Ok(Images { shape: [n, h, w, pipeline.unet.out_channels], data })
 }

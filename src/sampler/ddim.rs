@@ -2,7 +2,7 @@
 //!
 //! The paper's alpha_t is alpha-bar here.
 
-use super::{Choice, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
 use crate::diffusion::Posterior;
 use crate::ops::reverse_step::{Update, X_0};
 
@@ -13,6 +13,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     slots: 0,
     measures: false,
     inverts: false,
+    guided: Guided::Eps,
+    extrapolates: false,
     choices: &[Choice::Steps, Choice::Spacing, Choice::Strength, Choice::Eta],
     steps,
 };

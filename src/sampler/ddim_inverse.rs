@@ -1,7 +1,7 @@
 //! Deterministic inversion: from an image to the noise that `ddim` makes it of (Song, Meng and Ermon 2021, "Denoising
 //! Diffusion Implicit Models", section 4.3).
 
-use super::{Choice, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
 use crate::diffusion::PredictionType;
 use crate::ops::reverse_step::{Update, X_0};
 
@@ -12,6 +12,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     slots: 0,
     measures: false,
     inverts: true,
+    guided: Guided::Eps,
+    extrapolates: false,
     choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
     steps,
 };

@@ -1,6 +1,6 @@
 //! Ancestral sampling (Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models", algorithm 2).
 
-use super::{Choice, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
 use crate::diffusion::{Posterior, VarianceType};
 use crate::ops::reverse_step::{Update, X, X_0};
 
@@ -11,11 +11,13 @@ pub(super) const SAMPLER: Sampler = Sampler {
     slots: 0,
     measures: false,
     inverts: false,
-    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
+    guided: Guided::Mean,
+    extrapolates: false,
+    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength, Choice::NoiseInLastStep],
     steps,
 };
 
-/// The steps of diffusers' `DDPMScheduler`.
+/// The steps of diffusers' `DDPMScheduler`, but that the last one adds no noise to the finished image, whatever its timestep.
 pub(super) fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let timesteps = process.timesteps()?;
     let step = |(i, &t): (usize, &usize)| {
@@ -28,7 +30,7 @@ pub(super) fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let mean = posterior.mean_of_x_start * X_0 + posterior.mean_of_x_t * X;
 
         // Section 3.2: sigma_t^2 is the posterior's variance or beta_t, or learned between the two (Nichol and Dhariwal
-        // 2021, equation 15). With `steps_offset` the last timestep is not 0, and diffusers' 1e-20 shows.
+        // 2021, equation 15); diffusers keeps it from 0, which only shows where the last step has noise.
         let (small, large) = (posterior.variance.max(1e-20), posterior.beta);
         let (variance, log_range) = match process.config.variance_type {
             VarianceType::FixedSmall | VarianceType::FixedSmallLog => (small, 0.0),
@@ -36,8 +38,10 @@ pub(super) fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
             VarianceType::LearnedRange => ((small * large).sqrt(), (large / small).ln() / 4.0),
         };
         let update = Update::new(level.x_0(), mean);
-        // No noise is added at t = 0 (algorithm 2, line 3).
-        let update = if t > 0 { Update { sigma: variance.sqrt(), log_range, ..update } } else { update };
+        // No noise is added in the last step (algorithm 2, line 3, where it is t = 1). diffusers asks whether t > 0, and adds
+        // noise to the image where trailing spacing or `steps_offset` let the last timestep be another.
+        let is_noisy = if process.options.noise_in_last_step { t > 0 } else { i + 1 < timesteps.len() };
+        let update = if is_noisy { Update { sigma: variance.sqrt(), log_range, ..update } } else { update };
 
         Step::at(level.timestep, update)
     };

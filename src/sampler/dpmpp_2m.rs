@@ -3,7 +3,7 @@
 //! lambda = log(alpha / sigma) takes the place of time. In it the linear part of the ODE is solved exactly, and what is left
 //! is an integral of x_0, which the last two estimates extrapolate.
 
-use super::{Choice, Level, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
 use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
 
 pub(super) const SAMPLER: Sampler = Sampler {
@@ -13,6 +13,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     slots: 1,
     measures: false,
     inverts: false,
+    guided: Guided::Eps,
+    extrapolates: false,
     choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
     steps,
 };

@@ -2,7 +2,7 @@
 //! extrapolation of x_0 as the ODE solver in `dpmpp_2m.rs`, for the reverse SDE.
 
 use super::dpmpp_2m::extrapolated;
-use super::{Choice, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
 use crate::ops::reverse_step::{Update, X, X_0};
 
 pub(super) const SAMPLER: Sampler = Sampler {
@@ -12,6 +12,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     slots: 1,
     measures: false,
     inverts: false,
+    guided: Guided::Eps,
+    extrapolates: false,
     choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
     steps,
 };

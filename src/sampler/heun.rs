@@ -3,7 +3,7 @@
 //!
 //! The paper's x is x / alpha here, and its sigma is sigma / alpha.
 
-use super::{Choice, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
 use crate::ops::reverse_step::{Update, X, X_0, kept};
 
 pub(super) const SAMPLER: Sampler = Sampler {
@@ -13,6 +13,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     slots: 1,
     measures: false,
     inverts: false,
+    guided: Guided::Eps,
+    extrapolates: false,
     choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
     steps,
 };

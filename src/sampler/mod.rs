@@ -24,6 +24,7 @@ mod process;
 mod run;
 mod unipc;
 
+pub use ode::TOLERANCES;
 pub use options::{Choice, Clip, SamplerError, SamplerOptions};
 pub use process::{Level, NoiseLevels, Process};
 pub use run::{Adaptive, Measured, Run, Step, Steps};
@@ -45,10 +46,24 @@ pub struct Sampler {
     pub measures: bool,
     /// Whether it leads the other way, from images to noise.
     pub inverts: bool,
+    /// What a classifier's gradient moves.
+    pub guided: Guided,
+    /// Whether a step combines what the network says at several levels of noise, each of which its division by the image's
+    /// share makes as much larger, unless x_0 is clipped.
+    pub extrapolates: bool,
     /// The options that it heeds; others are refused.
     pub choices: &'static [Choice],
     /// The steps from noise to image, in the order in which they are taken.
     pub steps: fn(&Process<'_>) -> Result<Steps, SamplerError>,
+}
+
+/// What classifier guidance moves in a step (Dhariwal and Nichol 2021).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guided {
+    /// The mean of the next x, by the step's variance times the gradient (algorithm 1): whatever x_0 is clamped to.
+    Mean,
+    /// The noise that the network sees in x (algorithm 2): before x_0 is estimated of it and clamped.
+    Eps,
 }
 
 /// Every sampler.
@@ -98,7 +113,39 @@ impl Sampler {
         }
         (self.steps)(&Process::new(self, config, options)?)
     }
+
+    /// What is to be feared of a choice that is no error, in one sentence; `None` where there is nothing to fear.
+    ///
+    /// # Errors
+    /// As [`Sampler::start`].
+    pub fn warning(
+        &self,
+        config: &SchedulerConfig,
+        options: &SamplerOptions,
+    ) -> Result<Option<String>, SamplerError> {
+        self.start(config, options)?;
+        if !self.extrapolates || options.clip != Clip::None {
+            return Ok(None);
+        }
+        let process = Process::new(self, config, options)?;
+        let timesteps = process.timesteps()?;
+        let &[first, next, ..] = &timesteps[..] else { return Ok(None) };
+        // A step divides by the image's share in x, and errors grow by as much.
+        let growth = process.level(next).alpha() / process.level(first).alpha();
+        Ok((growth > MOST_GROWTH).then(|| {
+            format!(
+                "the sampler `{}` makes errors of the network {growth:.0} times as large in its first step, because hardly \
+                 anything of the image is left at timestep {first}, and nothing clips x_0: expect images far beyond -1..1, \
+                 as diffusers draws too; clip x_0, take leading spacing, or use another sampler such as ddim",
+                self.name
+            )
+        }))
+    }
 }
+
+/// How much larger a step may make the network's errors without a warning: of a network whose eps is off by 0.02, diffusers'
+/// `PNDMScheduler` draws images of 1000 where it is 126, and sound ones where it is 32.
+const MOST_GROWTH: f64 = 100.0;
 
 #[cfg(test)]
 mod tests;

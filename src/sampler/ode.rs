@@ -5,18 +5,24 @@
 //! from nearly pi / 2 to nearly 0. The last step takes the estimate of x_0 there. Each image has step sizes of its own, so
 //! that it does not depend on the others.
 
-use super::{Adaptive, Choice, Level, Measured, NoiseLevels, Process, Sampler, SamplerError, Step, Steps};
+use std::ops::RangeInclusive;
+
+use super::{
+    Adaptive, Choice, Guided, Level, Measured, NoiseLevels, Process, Sampler, SamplerError, Step, Steps,
+};
 use crate::diffusion::dormand_prince::{ERROR, NODES, STAGES};
 use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
 use crate::ops::step_norms::Measure;
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ode",
-    description: "the probability flow ODE by an adaptive Runge-Kutta method (Song et al. 2021): as exact as --tolerance asks",
+    description: "the probability flow ODE by an adaptive Runge-Kutta method (Song et al. 2021): no step errs by more than --tolerance",
     default_steps: None,
     slots: 7,
     measures: true,
     inverts: false,
+    guided: Guided::Eps,
+    extrapolates: false,
     choices: &[Choice::Strength, Choice::Tolerance],
     steps,
 };
@@ -24,24 +30,38 @@ pub(super) const SAMPLER: Sampler = Sampler {
 /// The tolerance of the authors' code, absolute and relative.
 const TOLERANCE: f64 = 1e-5;
 
+/// The tolerances that can be asked for: with less the rounding of f32 decides which steps are taken, and with more
+/// nothing does.
+pub const TOLERANCES: RangeInclusive<f64> = 1e-7..=1.0;
+
 /// No step is shorter, in radians, except for the last.
 const SMALLEST: f64 = 1e-6;
+
+/// Steps tried, those that are taken again with less length included, before it is given up: hundreds of times
+/// as many as are usual.
+const MOST_STEPS: usize = 5000;
 
 /// The x that the step began at; the slots after it hold slopes 1 to 6.
 const BEGIN: usize = 0;
 
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let tolerance = process.options.tolerance.unwrap_or(TOLERANCE);
-    if !(tolerance > 0.0 && tolerance.is_finite()) {
-        return Err(SamplerError::NotPositive { flag: Choice::Tolerance.flag(), value: tolerance });
+    if !TOLERANCES.contains(&tolerance) {
+        return Err(SamplerError::Tolerance { value: tolerance });
     }
     let circle = Circle::new(process);
+    if circle.begin <= circle.end {
+        // With a single timestep there is no way to go: its estimate of x_0 is all there is.
+        let level = circle.level(circle.begin);
+        return Ok(Steps::Fixed(vec![Step::at(level.timestep, Update::new(level.x_0(), X_0))]));
+    }
     Ok(Steps::Adaptive(Box::new(move |images| {
         Box::new(DormandPrince {
             images: vec![Image { angle: circle.begin, length: (circle.begin - circle.end) / 50.0 }; images],
             circle: circle.clone(),
             tolerance,
             stage: 1,
+            tried: 0,
         })
     })))
 }
@@ -80,26 +100,33 @@ struct DormandPrince {
     tolerance: f64,
     /// The slope that is evaluated next, 1 to 7; 8 where all seven are known.
     stage: usize,
+    /// Steps tried.
+    tried: usize,
 }
 
 impl Adaptive for DormandPrince {
-    fn next(&mut self, measured: &[Measured]) -> Option<Vec<Step>> {
+    fn next(&mut self, measured: &[Measured]) -> Result<Option<Vec<Step>>, SamplerError> {
         let stage = self.stage;
         if stage <= 7 {
             self.stage += 1;
-            return Some(self.images.iter().map(|image| self.evaluation(stage, *image)).collect());
+            return Ok(Some(self.images.iter().map(|image| self.evaluation(stage, *image)).collect()));
         }
         self.stage = 2;
         if self.images.iter().all(|image| image.length == 0.0) {
-            return None;
+            return Ok(None);
+        }
+        self.tried += 1;
+        if self.tried > MOST_STEPS {
+            return Err(self.too_many_steps());
         }
         let pairs = self.images.iter().zip(measured);
-        let (images, steps) = pairs.map(|(image, measured)| self.decide(*image, measured.value)).unzip();
+        let decided = pairs.map(|(image, measured)| self.decide(*image, measured.value));
+        let (images, steps) = decided.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         self.images = images;
         if self.images.iter().all(|image| image.length == 0.0) {
             self.stage = 8;
         }
-        Some(steps)
+        Ok(Some(steps))
     }
 
     fn progress(&self) -> f64 {
@@ -111,6 +138,15 @@ impl Adaptive for DormandPrince {
 }
 
 impl DormandPrince {
+    fn too_many_steps(&self) -> SamplerError {
+        SamplerError::TooManySteps {
+            // Seven slopes, the first of which is the last of the step before.
+            evaluations: 6 * self.tried + 1,
+            share: 100.0 * self.progress(),
+            tolerance: self.tolerance,
+        }
+    }
+
     /// The evaluation of slope `stage`, and the way to the point of the next.
     fn evaluation(&self, stage: usize, Image { angle, length }: Image) -> Step {
         let share = if stage == 1 { 0.0 } else { NODES[stage - 1] };
@@ -138,34 +174,35 @@ impl DormandPrince {
     }
 
     /// What becomes of an image whose step has this error, in units of the tolerance.
-    fn decide(&self, image: Image, error: f64) -> (Image, Step) {
+    fn decide(&self, image: Image, error: f64) -> Result<(Image, Step), SamplerError> {
         if image.length == 0.0 {
-            return (image, Step::again(Update::none()));
+            return Ok((image, Step::again(Update::none())));
         }
         let angle = image.angle - image.length;
         let level = self.circle.level(angle);
         // Hairer, Norsett and Wanner 1993, equation II.4.13.
         let factor = (0.9 * error.powf(-0.2)).clamp(0.2, 10.0);
-        // Beyond the precision of f32 no step is small enough: then the error must do. A network that says NaN is not
-        // asked for ever.
         let is_smallest = image.length <= SMALLEST;
-        if is_smallest && error.is_nan() {
-            return (Image { length: 0.0, ..image }, Step::again(Update::none()));
+        // A network that says NaN or infinity is not asked for ever: it is x, which holds them, that is then refused.
+        if is_smallest && !error.is_finite() {
+            return Ok((Image { length: 0.0, ..image }, Step::again(Update::none())));
         }
-        let is_within = error <= 1.0;
-        if !is_smallest && !is_within {
-            let length = (image.length * if error.is_nan() { 0.2 } else { factor }).max(SMALLEST);
+        if error.is_nan() || error > 1.0 {
+            if is_smallest {
+                return Err(self.too_many_steps());
+            }
+            let length = (image.length * if error.is_finite() { factor } else { 0.2 }).max(SMALLEST);
             let again = Update::new(level.x_0(), kept(BEGIN) - length * STAGES[1][0] * kept(1));
-            return (Image { length, ..image }, Step::again(again));
+            return Ok((Image { length, ..image }, Step::again(again)));
         }
         if angle <= self.circle.end + 1e-12 {
-            return (Image { angle, length: 0.0 }, Step::again(Update::new(level.x_0(), X_0)));
+            return Ok((Image { angle, length: 0.0 }, Step::again(Update::new(level.x_0(), X_0))));
         }
         // The last slope of this step is the first of the next.
         let length = (image.length * factor).max(SMALLEST).min(angle - self.circle.end);
         let slope = level.v();
         let next = Update::new(level.x_0(), X - length * STAGES[1][0] * slope).keep(BEGIN, X).keep(1, slope);
-        (Image { angle, length }, Step::again(next))
+        Ok((Image { angle, length }, Step::again(next)))
     }
 }
 

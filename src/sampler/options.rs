@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{ALL, Sampler};
+use super::{ALL, Sampler, TOLERANCES};
 use crate::diffusion::{
     Respacing, ScheduleError, SchedulerConfig, Thresholding, TimestepSpacing, TimestepsError,
 };
@@ -24,6 +24,8 @@ pub struct SamplerOptions {
     pub corrector_steps: Option<usize>,
     /// Signal-to-noise ratio of these.
     pub snr: Option<f64>,
+    /// Whether ancestral steps add noise in the last step too where its timestep is not 0, as diffusers does.
+    pub noise_in_last_step: bool,
     /// What becomes of estimates of x_0 beyond the range of images.
     pub clip: Clip,
 }
@@ -40,6 +42,7 @@ impl SamplerOptions {
             tolerance: None,
             corrector_steps: None,
             snr: None,
+            noise_in_last_step: false,
             clip: match config.thresholding() {
                 Ok(Some(Thresholding { ratio, max })) => Clip::Dynamic { ratio, max },
                 // A config is checked when it is read.
@@ -83,6 +86,8 @@ pub enum Choice {
     CorrectorSteps,
     /// `--snr`
     Snr,
+    /// `--noise-in-last-step`
+    NoiseInLastStep,
 }
 
 impl Choice {
@@ -95,6 +100,7 @@ impl Choice {
         Self::Tolerance,
         Self::CorrectorSteps,
         Self::Snr,
+        Self::NoiseInLastStep,
     ];
 
     /// The option on the command line.
@@ -107,6 +113,7 @@ impl Choice {
             Self::Tolerance => "--tolerance",
             Self::CorrectorSteps => "--corrector-steps",
             Self::Snr => "--snr",
+            Self::NoiseInLastStep => "--noise-in-last-step",
         }
     }
 
@@ -120,6 +127,7 @@ impl Choice {
             Self::Tolerance => options.tolerance.is_some(),
             Self::CorrectorSteps => options.corrector_steps.is_some(),
             Self::Snr => options.snr.is_some(),
+            Self::NoiseInLastStep => options.noise_in_last_step,
         }
     }
 }
@@ -152,9 +160,40 @@ pub enum SamplerError {
         /// Its value.
         value: f64,
     },
-    /// A strength out of range, or of less than a step.
-    #[error("a strength of {0} leaves no step to take; it must be above 0 and at most 1")]
+    /// A strength out of range.
+    #[error("the strength is {0}; it must be above 0 and at most 1")]
     Strength(f64),
+    /// A strength of less than a step.
+    #[error(
+        "a strength of {strength} leaves none of {steps} steps to take: take at least {least} steps, or a larger strength"
+    )]
+    NoStep {
+        /// The strength.
+        strength: f64,
+        /// All steps.
+        steps: usize,
+        /// So many would leave one.
+        least: usize,
+    },
+    /// A tolerance that nothing can be held to.
+    #[error("the tolerance is {value}; it must be from {} to {}", TOLERANCES.start(), TOLERANCES.end())]
+    Tolerance {
+        /// The tolerance.
+        value: f64,
+    },
+    /// Steps that become shorter and shorter.
+    #[error(
+        "after {evaluations} evaluations of the network the ODE is {share:.0} % solved: its steps are too short to go on, as \
+         where the rounding of the network's arithmetic is larger than the tolerance of {tolerance}; give a larger one"
+    )]
+    TooManySteps {
+        /// Evaluations of the network.
+        evaluations: usize,
+        /// How far it is, in percent.
+        share: f64,
+        /// The tolerance.
+        tolerance: f64,
+    },
     /// A quantile out of range.
     #[error("the quantile of dynamic thresholding is {0}; it must be above 0 and at most 1")]
     Quantile(f64),

@@ -2,7 +2,7 @@
 //! Equations", algorithms 3 and 5): ancestral steps, before each of which Langevin steps bring x closer to what its level
 //! of noise should look like.
 
-use super::{Adaptive, Choice, Level, Measured, Process, Sampler, SamplerError, Step, Steps};
+use super::{Adaptive, Choice, Guided, Level, Measured, Process, Sampler, SamplerError, Step, Steps};
 use crate::ops::reverse_step::{Update, X};
 use crate::ops::step_norms::Measure;
 
@@ -13,7 +13,16 @@ pub(super) const SAMPLER: Sampler = Sampler {
     slots: 0,
     measures: true,
     inverts: false,
-    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength, Choice::CorrectorSteps, Choice::Snr],
+    guided: Guided::Eps,
+    extrapolates: false,
+    choices: &[
+        Choice::Steps,
+        Choice::Spacing,
+        Choice::Strength,
+        Choice::CorrectorSteps,
+        Choice::Snr,
+        Choice::NoiseInLastStep,
+    ],
     steps,
 };
 
@@ -30,50 +39,62 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         unreachable!("ancestral steps are known beforehand")
     };
     let timesteps = process.timesteps()?;
-    let mut stages = Vec::new();
-    for (i, (&t, prediction)) in timesteps.iter().zip(predictor).enumerate() {
+    let stage = |(i, (&t, prediction)): (usize, (&usize, Step))| {
         let level = process.level(t);
         let previous = timesteps.get(i + 1).map_or(process.image(), |&t| process.level(t));
-        for _ in 0..corrections {
-            // The size of the score decides how far the Langevin step goes.
-            let measure = Measure::norms(level.x_0(), level.eps());
-            let evaluation = Step::at(level.timestep, Update::new(level.x_0(), X)).measuring(measure);
-            stages.push(Stage::Step(Box::new(evaluation)));
-            stages.push(Stage::Langevin { level, alpha: level.alpha_cumprod / previous.alpha_cumprod, snr });
-        }
-        stages.push(Stage::Step(Box::new(prediction)));
-    }
+        Stage { level, alpha: level.alpha_cumprod / previous.alpha_cumprod, prediction }
+    };
+    let stages: Vec<Stage> = timesteps.iter().zip(predictor).enumerate().map(stage).collect();
     Ok(Steps::Adaptive(Box::new(move |images| {
-        Box::new(PredictorCorrector { stages: stages.clone(), done: 0, images })
+        Box::new(PredictorCorrector { stages: stages.clone(), corrections, snr, done: 0, images })
     })))
 }
 
+/// A timestep: Langevin steps at its level, and the ancestral step from there.
 #[derive(Clone, Debug)]
-enum Stage {
-    Step(Box<Step>),
-    Langevin { level: Level, alpha: f64, snr: f64 },
+struct Stage {
+    level: Level,
+    alpha: f64,
+    prediction: Step,
 }
 
 struct PredictorCorrector {
     stages: Vec<Stage>,
+    corrections: usize,
+    snr: f64,
+    /// Two for each correction, and one for the prediction.
     done: usize,
     images: usize,
 }
 
+impl PredictorCorrector {
+    fn steps_of_stage(&self) -> usize {
+        2 * self.corrections + 1
+    }
+}
+
 impl Adaptive for PredictorCorrector {
-    fn next(&mut self, measured: &[Measured]) -> Option<Vec<Step>> {
-        let stage = self.stages.get(self.done)?;
+    fn next(&mut self, measured: &[Measured]) -> Result<Option<Vec<Step>>, SamplerError> {
+        let at = self.done % self.steps_of_stage();
+        let Some(Stage { level, alpha, prediction }) = self.stages.get(self.done / self.steps_of_stage())
+        else {
+            return Ok(None);
+        };
         self.done += 1;
-        Some(match stage {
-            Stage::Step(step) => vec![step.as_ref().clone(); self.images],
-            &Stage::Langevin { level, alpha, snr } => {
-                measured.iter().map(|measured| langevin(level, alpha, snr, *measured)).collect()
-            }
-        })
+        Ok(Some(if at == 2 * self.corrections {
+            vec![prediction.clone(); self.images]
+        } else if at.is_multiple_of(2) {
+            // The size of the score decides how far the Langevin step goes.
+            let measure = Measure::norms(level.x_0(), level.eps());
+            let evaluation = Step::at(level.timestep, Update::new(level.x_0(), X)).measuring(measure);
+            vec![evaluation; self.images]
+        } else {
+            measured.iter().map(|measured| langevin(*level, *alpha, self.snr, *measured)).collect()
+        }))
     }
 
     fn progress(&self) -> f64 {
-        self.done as f64 / self.stages.len().max(1) as f64
+        self.done as f64 / (self.stages.len() * self.steps_of_stage()).max(1) as f64
     }
 }
 

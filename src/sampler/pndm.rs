@@ -2,7 +2,7 @@
 //! warms up by Runge-Kutta steps (the paper's F-PNDM, algorithm 2), and `plms`, which warms up by lower orders of the same
 //! linear multistep method (Rombach et al. 2022).
 
-use super::{Choice, Clip, Level, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Clip, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
 use crate::diffusion::PredictionType;
 use crate::ops::reverse_step::{Combination, OUTPUT, Update, X, kept};
 
@@ -13,6 +13,8 @@ pub(super) const PNDM: Sampler = Sampler {
     slots: 5,
     measures: false,
     inverts: false,
+    guided: Guided::Eps,
+    extrapolates: true,
     choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
     steps: pndm,
 };

@@ -121,7 +121,12 @@ impl<'a> Process<'a> {
     fn cut<T>(&self, mut steps: Vec<T>) -> Result<Vec<T>, SamplerError> {
         let left = (steps.len() as f64 * self.options.strength) as usize;
         if left == 0 {
-            return Err(SamplerError::Strength(self.options.strength));
+            let strength = self.options.strength;
+            return Err(SamplerError::NoStep {
+                strength,
+                steps: steps.len(),
+                least: (1.0 / strength).ceil() as usize,
+            });
         }
         Ok(steps.split_off(steps.len() - left))
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::SamplerError;
 use crate::ops::reverse_step::Update;
 use crate::ops::step_norms::Measure;
 
@@ -38,7 +39,10 @@ pub trait Adaptive: Send {
     /// The next step of each image, given what the last step has measured; `None` after the last.
     ///
     /// All of them evaluate the network, or none does.
-    fn next(&mut self, measured: &[Measured]) -> Option<Vec<Step>>;
+    ///
+    /// # Errors
+    /// [`SamplerError::TooManySteps`]
+    fn next(&mut self, measured: &[Measured]) -> Result<Option<Vec<Step>>, SamplerError>;
 
     /// The share of the way that is behind the slowest image, 1 at the end.
     fn progress(&self) -> f64;
@@ -90,12 +94,15 @@ impl fmt::Debug for Steps {
 
 impl Run<'_> {
     /// The next step, one for all images or one for each, given what the last one has measured; `None` after the last.
-    pub fn next(&mut self, measured: &[Measured]) -> Option<Vec<Step>> {
+    ///
+    /// # Errors
+    /// [`SamplerError::TooManySteps`]
+    pub fn next(&mut self, measured: &[Measured]) -> Result<Option<Vec<Step>>, SamplerError> {
         match self {
             Self::Fixed(steps, done) => {
-                let step = steps.get(*done)?.clone();
-                *done += 1;
-                Some(vec![step])
+                let step = steps.get(*done).cloned();
+                *done += usize::from(step.is_some());
+                Ok(step.map(|step| vec![step]))
             }
             Self::Adaptive(adaptive) => adaptive.next(measured),
         }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::diffusion::{Respacing, TimestepSpacing, VarianceType};
+use crate::diffusion::{BetaSchedule, Respacing, TimestepSpacing, VarianceType};
 use crate::ops::reverse_step::Update;
 use crate::workbench::Walk;
 
@@ -56,7 +56,8 @@ fn a_perfect_network_recovers_the_image() {
             vec![(x[0] - abar.sqrt() * image) / (1.0 - abar).sqrt()]
         };
         let mut walk = Walk::new(vec![-1.7], Clip::Clamp(1.0));
-        walk.take_all(&steps_of(name, &config, steps, None).unwrap(), &mut network, &vec![vec![0.3]; 1000]);
+        walk.take_all(&steps_of(name, &config, steps, None).unwrap(), &mut network, &vec![vec![0.3]; 1000])
+            .unwrap();
         assert!((walk.x[0] - image).abs() < 1e-10, "{name}: {}", walk.x[0]);
     }
 }
@@ -96,7 +97,7 @@ fn every_number_of_steps_has_finite_coefficients() {
                     Err(error) => unreachable!("{error}"),
                 };
                 let mut run = found.run(1);
-                while let Some(steps) = run.next(&[Measured { value: 0.5, noise: 1.0 }]) {
+                while let Some(steps) = run.next(&[Measured { value: 0.5, noise: 1.0 }]).unwrap() {
                     let k = steps[0].update.coefficients(sampler.slots.max(1));
                     assert!(k.iter().all(|k| k.is_finite()), "{}, {options:?}: {k:?}", sampler.name);
                 }
@@ -132,7 +133,8 @@ fn a_strength_leaves_the_noisiest_timesteps_out() {
     for sampler in ALL.iter().filter(|sampler| sampler.choices.contains(&Choice::Strength)) {
         let steps = sampler.choices.contains(&Choice::Steps).then_some(Respacing::Steps(20));
         let options = SamplerOptions { steps, strength: 0.5, ..SamplerOptions::new(&config) };
-        let first = sampler.start(&config, &options).unwrap().run(1).next(&[]).unwrap()[0].timestep.unwrap();
+        let first =
+            sampler.start(&config, &options).unwrap().run(1).next(&[]).unwrap().unwrap()[0].timestep.unwrap();
         let inverted = sampler.inverts && first == 0.0;
         assert!(
             inverted || (300.0..=550.0).contains(&first) || sampler.name == "euler" || sampler.name == "heun",
@@ -144,6 +146,163 @@ fn a_strength_leaves_the_noisiest_timesteps_out() {
             assert!(matches!(sampler.start(&config, &options), Err(SamplerError::Strength(_))));
         }
     }
+}
+
+/// Algorithm 2 of Ho et al. adds no noise to the image, at whatever timestep the last step begins; diffusers does, unless it
+/// is 0.
+#[test]
+fn ancestral_steps_leave_the_image_without_noise() {
+    let learned = VarianceType::LearnedRange;
+    for variance_type in [VarianceType::FixedSmall, VarianceType::FixedLarge, learned] {
+        for (timestep_spacing, steps_offset, last) in [
+            (TimestepSpacing::Leading, 0, 0.0),
+            (TimestepSpacing::Leading, 1, 1.0),
+            (TimestepSpacing::Trailing, 0, 99.0),
+            (TimestepSpacing::Linspace, 0, 0.0),
+        ] {
+            let config = SchedulerConfig {
+                variance_type,
+                timestep_spacing,
+                steps_offset,
+                ..SchedulerConfig::default()
+            };
+            for name in ["ddpm", "pc"] {
+                let last_step = |noise_in_last_step| {
+                    let steps = Some(Respacing::Steps(10));
+                    let options =
+                        SamplerOptions { steps, noise_in_last_step, ..SamplerOptions::new(&config) };
+                    let steps = by_name(name).unwrap().start(&config, &options).unwrap();
+                    let mut run = steps.run(1);
+                    let mut all = Vec::new();
+                    while let Some(step) = run.next(&[Measured { value: 0.5, noise: 1.0 }]).unwrap() {
+                        all.push(step[0].clone());
+                    }
+                    assert!(all[..all.len() - 1].iter().any(|step| step.update.sigma > 0.0));
+                    all.pop().unwrap()
+                };
+                let (ours, theirs) = (last_step(false), last_step(true));
+                assert_eq!((ours.timestep, ours.update.sigma), (Some(last), 0.0), "{name}");
+                assert_eq!(theirs.update.sigma > 0.0, last > 0.0, "{name}, {timestep_spacing:?}");
+                if last == 0.0 {
+                    assert_eq!(ours, theirs, "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// A network whose eps is off by 0.02 tanh(x + 0.003 t) leads far beyond images on the way, as it does in diffusers'
+/// `PNDMScheduler`; where x ends depends on rounding then.
+#[test]
+fn a_warning_comes_before_images_beyond_all_bounds() {
+    for beta_schedule in [BetaSchedule::Linear, BetaSchedule::SquaredcosCapV2] {
+        for &timestep_spacing in TimestepSpacing::ALL {
+            for clip_sample in [false, true] {
+                let config = SchedulerConfig {
+                    beta_schedule,
+                    timestep_spacing,
+                    clip_sample,
+                    ..SchedulerConfig::default()
+                };
+                let schedule = config.schedule().unwrap();
+                let mut network = |x: &[f64], t: f64| {
+                    let abar = schedule.alphas_cumprod(t as usize);
+                    let eps = |x: &f64| (x - abar.sqrt() * 0.3) / (1.0 - abar).sqrt();
+                    x.iter().map(|x| eps(x) + 0.02 * (x + 0.003 * t).tanh()).collect()
+                };
+                for (name, count) in [("pndm", 10), ("pndm", 50), ("plms", 10), ("ddim", 50)] {
+                    let sampler = by_name(name).unwrap();
+                    let options = SamplerOptions {
+                        steps: Some(Respacing::Steps(count)),
+                        ..SamplerOptions::new(&config)
+                    };
+                    let warning = sampler.warning(&config, &options).unwrap();
+                    let steps = sampler.start(&config, &options).unwrap();
+                    let mut walk = Walk::new(vec![-1.2, -0.3, 0.4, 1.5], options.clip);
+                    let way = walk.take_all(&steps, &mut network, &[]).unwrap().concat();
+                    let largest = way.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+                    let case = format!("{name}, {count} steps, {config:?}: {largest}, {warning:?}");
+                    let is_warned = beta_schedule == BetaSchedule::SquaredcosCapV2
+                        && timestep_spacing != TimestepSpacing::Leading
+                        && !clip_sample
+                        && sampler.extrapolates;
+                    assert_eq!(warning.is_some(), is_warned, "{case}");
+                    assert!(if is_warned { largest > 1000.0 } else { largest < 20.0 }, "{case}");
+                }
+            }
+        }
+    }
+}
+
+/// A single timestep, the best that any sampler can do is what the network says there of x_0.
+#[test]
+fn a_model_of_one_timestep_is_drawn_from_in_one_step() {
+    for &timestep_spacing in TimestepSpacing::ALL {
+        let config = SchedulerConfig {
+            num_train_timesteps: 1,
+            beta_start: 0.5,
+            timestep_spacing,
+            ..SchedulerConfig::default()
+        };
+        let schedule = config.schedule().unwrap();
+        let abar = schedule.alphas_cumprod(0);
+        let mut network = |x: &[f64], _: f64| vec![(x[0] - abar.sqrt() * 0.42) / (1.0 - abar).sqrt()];
+        for sampler in ALL.iter().filter(|sampler| !sampler.inverts && sampler.name != "pndm") {
+            let options = SamplerOptions { snr: None, ..SamplerOptions::new(&config) };
+            let steps = sampler.start(&config, &options).unwrap();
+            let mut walk = Walk::new(vec![0.9], options.clip);
+            walk.take_all(&steps, &mut network, &[]).unwrap();
+            // The corrector of `pc` has moved x, but x_0 is the same wherever the network stands.
+            assert!((walk.x[0] - 0.42).abs() < 1e-9, "{}, {timestep_spacing:?}: {}", sampler.name, walk.x[0]);
+        }
+    }
+}
+
+#[test]
+fn a_strength_of_less_than_a_step_says_how_many_would_do() {
+    let config = SchedulerConfig::default();
+    for (name, strength, steps, least) in
+        [("ddim", 0.8, 1, 2), ("dpmpp_2m", 0.3, 3, 4), ("heun", 0.01, 50, 100)]
+    {
+        let chosen = |steps| SamplerOptions {
+            steps: Some(Respacing::Steps(steps)),
+            strength,
+            ..SamplerOptions::new(&config)
+        };
+        let sampler = by_name(name).unwrap();
+        let error = sampler.start(&config, &chosen(steps)).unwrap_err();
+        assert_eq!(error, SamplerError::NoStep { strength, steps, least }, "{name}");
+        assert!(error.to_string().contains(&format!("take at least {least} steps")), "{error}");
+        assert!(sampler.start(&config, &chosen(least)).is_ok(), "{name}: {least} steps do not do");
+    }
+}
+
+/// Noise in what the network says, as rounding makes, leaves an error in every step that grows with its length alone.
+#[test]
+fn the_ode_gives_up_where_no_step_is_short_enough() {
+    let config = SchedulerConfig::default();
+    let start = |tolerance| {
+        let options = SamplerOptions { tolerance: Some(tolerance), ..SamplerOptions::new(&config) };
+        by_name("ode").unwrap().start(&config, &options)
+    };
+    for tolerance in [0.0, -1.0, 1e-15, 2.0, f64::NAN, f64::INFINITY] {
+        let refused = start(tolerance).unwrap_err().to_string();
+        assert!(refused.contains("it must be from 0.0000001 to 1"), "{refused}");
+    }
+    let mut calls = 0u32;
+    let mut network = |x: &[f64], t: f64| {
+        calls += 1;
+        let noise = if calls % 3 == 0 { 0.1 } else { -0.1 };
+        x.iter().map(|x| (0.7 * x + 0.001 * t).tanh() + noise).collect()
+    };
+    let mut walk = Walk::new(vec![0.5, -1.0], Clip::None);
+    let error = walk.take_all(&start(1e-7).unwrap(), &mut network, &[]).unwrap_err();
+    assert!(matches!(error, SamplerError::TooManySteps { tolerance: 1e-7, .. }), "{error}");
+    assert!(calls < 40_000, "{calls} evaluations");
+    // Numbers that are not finite end it too, and stay to be seen.
+    let mut walk = Walk::new(vec![0.5, -1.0], Clip::None);
+    walk.take_all(&start(1e-5).unwrap(), &mut |x, _| vec![f64::NAN; x.len()], &[]).unwrap();
+    assert!(walk.x.iter().all(|x| x.is_nan()), "{:?}", walk.x);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! The network's output at the predicted x serves twice: it corrects that x, then predicts the next one. So a step costs
 //! one evaluation.
 
-use super::{Choice, Level, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
 use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
 
 pub(super) const SAMPLER: Sampler = Sampler {
@@ -14,6 +14,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     slots: 3,
     measures: false,
     inverts: false,
+    guided: Guided::Eps,
+    extrapolates: false,
     choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
     steps,
 };

@@ -116,16 +116,18 @@ pub(super) fn check(options: &TrainOptions, scheduler: &SchedulerConfig) -> Resu
     }
     match options.loss_weighting {
         LossWeighting::MinSnr { gamma } if !(gamma.is_finite() && gamma > 0.0) => {
-            fault(&format!("--min-snr-gamma is {gamma}; it must be above 0"))
+            return fault(&format!("--min-snr-gamma is {gamma}; it must be above 0"));
         }
         LossWeighting::P2 { gamma, .. } if !(gamma.is_finite() && gamma >= 0.0) => {
-            fault(&format!("--p2-gamma is {gamma}; it must be at least 0"))
+            return fault(&format!("--p2-gamma is {gamma}; it must be at least 0"));
         }
         LossWeighting::P2 { k, .. } if !(k.is_finite() && k > 0.0) => {
-            fault(&format!("--p2-k is {k}; it must be above 0"))
+            return fault(&format!("--p2-k is {k}; it must be above 0"));
         }
-        _ => Ok(()),
+        _ => {}
     }
+    let checked = options.loss_weighting.check(&scheduler.schedule()?, scheduler.prediction_type);
+    checked.or_else(|error| fault(&error.to_string()))
 }
 
 /// The loss in the graph of a training step.

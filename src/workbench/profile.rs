@@ -76,7 +76,8 @@ impl SamplingSteps {
         denoiser.start(&images, conditions)?;
         let steps = ddim.start(&scheduler, &options).map_err(SampleError::from)?;
         let mut run = steps.run(batch_size);
-        let steps = std::iter::from_fn(|| run.next(&[])).flatten().collect();
+        let steps = std::iter::from_fn(|| run.next(&[]).transpose()).collect::<Result<Vec<_>, _>>();
+        let steps = steps.map_err(SampleError::from)?.concat();
         Ok(Self { denoiser, steps, taken: 0 })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::ops::reverse_step::{MAX_SLOTS, Update};
 use crate::ops::step_norms::Measure;
-use crate::sampler::{Clip, Measured, Step, Steps};
+use crate::sampler::{Clip, Measured, SamplerError, Step, Steps};
 
 /// One image on its way from noise, and what its sampler has kept.
 #[derive(Clone, Debug)]
@@ -38,22 +38,25 @@ impl Walk {
     }
 
     /// Takes all steps; `noise` holds a row for each update with noise. Gives x after every step.
+    ///
+    /// # Errors
+    /// [`SamplerError::TooManySteps`]
     pub fn take_all(
         &mut self,
         steps: &Steps,
         network: &mut dyn FnMut(&[f64], f64) -> Vec<f64>,
         noise: &[Vec<f64>],
-    ) -> Vec<Vec<f64>> {
+    ) -> Result<Vec<Vec<f64>>, SamplerError> {
         let mut run = steps.run(1);
         let mut measured = Measured::default();
         let (mut after, mut noises) = (Vec::new(), 0);
         let zeros = vec![0.0; self.x.len()];
-        while let Some(next) = run.next(&[measured]) {
+        while let Some(next) = run.next(&[measured])? {
             measured = self.take(&next[0], network, noise.get(noises).unwrap_or(&zeros));
             noises += usize::from(next[0].update.sigma != 0.0);
             after.push(self.x.clone());
         }
-        after
+        Ok(after)
     }
 
     /// x_0 as the sampler sees it.

@@ -93,8 +93,10 @@ fn options_that_do_not_go_together_are_refused_in_a_sentence() {
             &["learned", "leave --rescale-betas-zero-snr out"],
         ),
         ("--rescale-betas-zero-snr", &["prediction_type", "epsilon", "v_prediction or sample"]),
-        ("--beta-end 1.5", &["beta", "between 0 and 1"]),
-        ("--num-train-timesteps 0", &["num_train_timesteps is 0"]),
+        (
+            "--loss-weighting p2 --p2-gamma 1e30",
+            &["loss weighting", "no error of the network counts", "gamma"],
+        ),
         ("--trained-betas betas.json", &["beta 1.5 at timestep 1"]),
         ("--trained-betas no-betas.json", &["no-betas.json", "list of numbers"]),
         ("--trained-betas nowhere.json", &["nowhere.json", "cannot be read"]),

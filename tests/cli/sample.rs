@@ -148,3 +148,35 @@ fn predict_is_one_forward_pass() {
     let error = together.iter().zip(&half).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
     assert!(half != together && error < 5e-3 * largest, "f16 is off by {error}, the largest is {largest}");
 }
+
+/// Where hardly anything of the image is left at the first timestep, and nothing clips x_0.
+#[test]
+fn a_combination_that_leads_beyond_all_bounds_is_warned_of() {
+    let workspace = Workspace::new();
+    workspace.train("run", 1, "--beta-schedule cosine");
+    let line = "sample run --device cpu --num-images 1 --steps 4 --sampler plms --output grid.png";
+    let wild = format!("{line} --timestep-spacing trailing --no-clip-sample");
+    let said = workspace.succeeds(&wild).stderr;
+    assert!(said.contains("warning: the sampler `plms` makes errors of the network"), "{said}");
+    for sound in [
+        line.to_owned(),
+        format!("{line} --no-clip-sample"),
+        format!("{line} --timestep-spacing trailing"),
+        wild.replace("plms", "ddim"),
+    ] {
+        let said = workspace.succeeds(&sound).stderr;
+        assert!(!said.contains("makes errors"), "`{sound}` said:\n{said}");
+    }
+}
+
+#[test]
+fn a_model_of_one_timestep_draws() {
+    let workspace = Workspace::new();
+    workspace.train("run", 1, "--num-train-timesteps 1 --beta-start 0.5");
+    for sampler in ["ddpm", "dpmpp_2m", "ode"] {
+        let line = format!("sample run --device cpu --num-images 1 --sampler {sampler} --output grid.png");
+        workspace.succeeds(&line);
+    }
+    let line = "sample run --device cpu --num-images 1 --sampler dpmpp_2m --steps 2 --output bad.png";
+    workspace.fails(line, 1, &["cannot sample in 2 steps: this model takes from 1 to 1"]);
+}

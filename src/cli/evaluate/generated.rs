@@ -14,6 +14,7 @@ use ddpm_gpu::sampler;
 use serde_json::{Map, Value};
 
 use super::tables;
+use crate::cli::bounds::{MOST_SCALE, finite_in};
 use crate::cli::images::read_images;
 use crate::cli::progress::Progress;
 use crate::cli::sampling::{SamplerArgs, classes_in_turn};
@@ -38,10 +39,10 @@ struct Ways {
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     steps: Vec<Respacing>,
     /// Scales of classifier-free guidance to compare; 1 is none
-    #[arg(long, value_name = "W,...", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "W,...", value_delimiter = ',', value_parser = finite_in(0.0..=MOST_SCALE))]
     guidance_scale: Vec<f64>,
     /// As in `sample`
-    #[arg(long, value_name = "PHI", allow_negative_numbers = true)]
+    #[arg(long, value_name = "PHI", value_parser = finite_in(0.0..=1.0))]
     guidance_rescale: Option<f64>,
     /// Guide by the gradient of this classifier; one that measures its own guidance is no judge
     #[arg(long, value_name = "DIR")]
@@ -52,7 +53,7 @@ struct Ways {
         value_name = "S,...",
         value_delimiter = ',',
         requires = "guiding_classifier",
-        allow_negative_numbers = true
+        value_parser = finite_in(-MOST_SCALE..=MOST_SCALE)
     )]
     classifier_scale: Vec<f64>,
     #[command(flatten)]
@@ -124,6 +125,9 @@ impl GeneratedArgs {
         };
         let sweep = Sweep { samplers, steps: steps.clone(), guidance, request };
         sweep.check(pipeline)?;
+        for warning in sweep.warnings(pipeline) {
+            eprintln!("warning: {warning}");
+        }
         Ok(sweep)
     }
 }

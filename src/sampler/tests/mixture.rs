@@ -113,7 +113,7 @@ fn error_at(name: &str, kind: PredictionType, steps: usize, timestep: f64) -> f6
         network(&levels, kind, x, t)
     };
     let steps = sampler.start(&config, &options).unwrap();
-    Walk::new(BEGINNINGS.to_vec(), Clip::None).take_all(&steps, &mut watched, &[]);
+    Walk::new(BEGINNINGS.to_vec(), Clip::None).take_all(&steps, &mut watched, &[]).unwrap();
     let (level, x) = arrived.unwrap();
     let off = |(&x, &from): (&f64, &f64)| (x - flow(from, began.unwrap(), level)).abs();
     x.iter().zip(&BEGINNINGS).map(off).fold(0.0, f64::max)
@@ -159,7 +159,7 @@ fn the_ode_is_solved_to_its_tolerance() {
                 network(&levels, kind, x, t)
             };
             let steps = sampler.start(&config, &options).unwrap();
-            Walk::new(BEGINNINGS.to_vec(), Clip::None).take_all(&steps, &mut watched, &[]);
+            Walk::new(BEGINNINGS.to_vec(), Clip::None).take_all(&steps, &mut watched, &[]).unwrap();
             let (begin, end) = (levels.at(1279.0), levels.at(0.0));
             let off = |(&x, &from): (&f64, &f64)| (x - flow(from, begin, end)).abs();
             let error = last.iter().zip(&BEGINNINGS).map(off).fold(0.0, f64::max);
@@ -183,7 +183,7 @@ fn inversion_leads_back_to_the_noise() {
             let levels = Process::new(sampler, &config, &options).unwrap().noise_levels();
             let mut walk = Walk::new(x, Clip::None);
             let mut network = |x: &[f64], t: f64| network(&levels, kind, x, t);
-            walk.take_all(&sampler.start(&config, &options).unwrap(), &mut network, &[]);
+            walk.take_all(&sampler.start(&config, &options).unwrap(), &mut network, &[]).unwrap();
             walk.x
         };
         let back = walk("ddim_inverse", walk("ddim", BEGINNINGS.to_vec()));
@@ -215,7 +215,7 @@ fn samples_have_the_moments_of_the_mixture() {
         let levels = Process::new(sampler, &config, &options).unwrap().noise_levels();
         let mut walk = Walk::new(drawn(0), Clip::None);
         let mut network = |x: &[f64], t: f64| network(&levels, kind, x, t);
-        walk.take_all(&sampler.start(&config, &options).unwrap(), &mut network, &noise);
+        walk.take_all(&sampler.start(&config, &options).unwrap(), &mut network, &noise).unwrap();
         let mean_of = |f: &dyn Fn(f64) -> f64| walk.x.iter().map(|&x| f(x)).sum::<f64>() / IMAGES as f64;
         let mean = mean_of(&|x| x);
         let variance = mean_of(&|x| (x - mean).powi(2));
