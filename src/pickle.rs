@@ -1,12 +1,13 @@
 //! Python's pickles, as far as they hold plain data.
 //!
 //! A pickle is a program for a machine with a stack. This reader runs only the opcodes that plain data need; it calls
-//! nothing and imports nothing. Values are nodes of one list and name each other by number, so that a value that is used
-//! twice is kept once, and neither nesting nor a cycle takes stack or time. Bytes and text are borrowed from the file.
+//! nothing and imports nothing. Values are nodes of one list and name each other by number, so that a value that is
+//! used twice is kept once, and neither nesting nor a cycle takes stack or time. Bytes and text are borrowed from the
+//! file.
 //!
-//! The opcodes: <https://github.com/python/cpython/blob/main/Lib/pickletools.py>. Left out on purpose: those that copy or drop
-//! what is on the stack (DUP, POP, POP_MARK), which no pickler writes for data, persistent identifiers, extension codes and
-//! buffers out of band.
+//! The opcodes: <https://github.com/python/cpython/blob/main/Lib/pickletools.py>. Left out on purpose: those that copy
+//! or drop what is on the stack (DUP, POP, POP_MARK), which no pickler writes for data, persistent identifiers,
+//! extension codes and buffers out of band.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -18,3 +18,14 @@ pub(super) fn load(name: &str) -> anyhow::Result<UNetConfig> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
     UNetConfig::from_json(&text).with_context(|| name.to_owned())
 }
+
+/// The height and width of a model's images, of which both are the same: what is read is cropped to a square.
+pub(super) fn square([height, width]: [usize; 2]) -> anyhow::Result<usize> {
+    if height != width {
+        bail!(
+            "the model takes images of {width}x{height}, width x height; only square images can be read: choose a \
+             model with a square sample_size"
+        );
+    }
+    Ok(height)
+}

@@ -112,6 +112,7 @@ fn open(folder: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataE
         layout: Layout::Rgb,
         planar: true,
         values: Samples::Eight(values),
+        understood: None,
         labels,
     }))
 }
@@ -162,8 +163,8 @@ fn parse_python(bytes: &[u8]) -> Parsed {
 
 /// The data of a pickled array of bytes.
 ///
-/// NumPy pickles an array as a call: up to protocol 4 with the state that the result takes on, from 5 on with the data among
-/// the arguments.
+/// NumPy pickles an array as a call: up to protocol 4 with the state that the result takes on, from 5 on with the data
+/// among the arguments.
 fn array_of_bytes<'p>(pickle: &'p Pickle<'_>, id: Id) -> Result<Cow<'p, [u8]>, (&'static str, String)> {
     const EXPECTED: &str = "`data`, an array of bytes (uint8)";
     if let Some(bytes) = pickle.bytes(id) {

@@ -19,6 +19,7 @@ use likelihood::{Nll, parse_nll};
 
 use super::checkpoint::AverageArgs;
 use super::dataset::DatasetArgs;
+use super::model::square;
 use super::{DeviceArgs, one_of};
 
 /// Measure how likely a trained model finds images, and how good the images are that it draws
@@ -100,11 +101,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Err(error) if args.nll.is_some() => return Err(error.into()),
         Err(_) => None,
     };
-    let (channels, [size, _]) = match (&pipeline, &classifier) {
+    let (channels, size) = match (&pipeline, &classifier) {
         (_, Some(Classifier { config, .. })) => (config.encoder.in_channels, config.encoder.image_size()?),
         (Some(pipeline), None) => (pipeline.unet.image_channels(), pipeline.unet.image_size()?),
         (None, None) => bail!("{}: no checkpoint", args.subject.display()),
     };
+    let size = square(size)?;
     let open = |name: &str| -> anyhow::Result<Arc<dyn Dataset>> {
         let options = OpenOptions {
             channels: Some(channels),

@@ -75,7 +75,8 @@ fn damaged_and_missing_batches_are_named() {
 
 /// A pickled batch of one image, with this label and dtype.
 fn batch_of_one(label: &[u8], dtype: &str, fortran: u8) -> Vec<u8> {
-    let mut bytes = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU".to_vec();
+    let mut bytes = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n".to_vec();
+    bytes.extend(b"K\x00\x85U\x01b\x87R(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU");
     bytes.push(dtype.len() as u8);
     bytes.extend(dtype.as_bytes());
     bytes.extend(b"K\x00K\x01\x87R");
@@ -93,8 +94,8 @@ fn a_pickle_of_something_else_says_what_is_missing() {
     let (values, labels) = parse_python(&batch_of_one(b"K\x09", "u1", 0x89)).unwrap();
     assert_eq!((values, labels), (vec![7; PIXELS], vec![9]));
     let cut = batch_of_one(b"K\x09", "u1", 0x89);
-    // None; {}; labels of text, a negative and a large one; an array of floats; one in Fortran order; one cut short; a call of
-    // what is no array; opcodes and numbers that lead nowhere
+    // None; {}; labels of text, a negative and a large one; an array of floats; one in Fortran order; one cut short; a
+    // call of what is no array; opcodes and numbers that lead nowhere
     for (pickle, expected, found) in [
         (b"\x80\x02N.".to_vec(), "a pickled dictionary", "None"),
         (b"\x80\x02}.".to_vec(), "`data`", "none"),
@@ -113,7 +114,8 @@ fn a_pickle_of_something_else_says_what_is_missing() {
     }
 }
 
-/// A pickle of 59 bytes that asks for 2^27 values, and a million lists inside each other, are refused like any other batch.
+/// A pickle of 59 bytes that asks for 2^27 values, and a million lists inside each other, are refused like any other
+/// batch.
 #[test]
 fn hostile_batches_are_errors_that_name_the_file() {
     let doubling = [b"\x80\x02N".to_vec(), b"2\x86".repeat(27), b"...".to_vec()].concat();

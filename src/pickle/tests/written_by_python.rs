@@ -1,6 +1,7 @@
 //! What Python's pickle module wrote of one dictionary, in every protocol, as Python 3 and as Python 2 write it.
 //!
-//! `{"data": numpy.array([[0, 10, 92, 255]], "u1"), "labels": [3], "more": (True, None, -5, 300, 70000, -2**40, 0.5, "é€")}`
+//! `{"data": numpy.array([[0, 10, 92, 255]], "u1"), "labels": [3], "more": (True, None, -5, 300, 70000, -2**40, 0.5,
+//! "é€")}`
 
 pub(super) const PICKLES: &[(&str, &[u8])] = &[
     (
