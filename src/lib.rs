@@ -15,6 +15,7 @@ pub mod log;
 pub mod model;
 pub mod ops;
 pub mod output;
+mod pickle;
 pub mod sample;
 pub mod sampler;
 pub mod train;

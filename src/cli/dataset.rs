@@ -31,12 +31,13 @@ impl DatasetArgs {
     }
 }
 
-/// Says how many images there are, and of how many classes.
+/// Says how many images there are, of how many classes, and what their numbers were taken for.
 pub(super) fn describe(dataset: &dyn Dataset) -> String {
     let classes = match dataset.classes().len() {
         0 => "no classes".to_owned(),
         1 => "1 class".to_owned(),
         classes => format!("{classes} classes"),
     };
-    format!("{}, {} images, {classes}", dataset.name(), dataset.len())
+    let understood = dataset.understood().map_or(String::new(), |understood| format!("; {understood}"));
+    format!("{}, {} images, {classes}{understood}", dataset.name(), dataset.len())
 }

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::bail;
-use ddpm_gpu::data::{self, Batch, OpenOptions};
+use ddpm_gpu::data::{self, ArrayImages, Batch, OpenOptions};
 use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
 use ddpm_gpu::sample::Images;
 
 /// How the help text describes what [`read_images`] takes.
-pub(super) const SOURCES: &str =
-    "an image file, a folder of images, floats [N, C, H, W] in -1..1 as .npy, or a data set's name or path";
+pub(super) const SOURCES: &str = "an image file, a folder of images, an .npy array [N, C, H, W] or [N, H, W, C], or \
+    a data set's name or path. Floats of an array are taken as 0..1, as -1..1 where some are below 0, or as 0..255, \
+    and whole numbers as 0..1, 0..255 or 0..65535, by the least and the largest of them; what ddpm-gpu wrote is taken \
+    as it is";
 
 /// Images of an image file, an .npy file, a folder or a data set: of the first `limit` images, where there are more.
 ///
@@ -22,17 +23,12 @@ pub(super) fn read_images(
 ) -> anyhow::Result<Images> {
     let path = Path::new(source);
     if path.extension().is_some_and(|found| found.eq_ignore_ascii_case("npy")) {
-        let ([n, c, h, w], data) = read_npy(path)?;
-        if channels.is_some_and(|channels| channels != c) || size.is_some_and(|size| [size; 2] != [h, w]) {
-            let wanted = |size: Option<usize>| size.map_or("any".to_owned(), |size| size.to_string());
-            let (channels, size) = (wanted(channels), wanted(size));
-            bail!(
-                "{source} is [N, C, H, W] = [{n}, {c}, {h}, {w}]; expected [N, {channels}, {size}, {size}]"
-            );
-        }
-        let data = nchw_to_nhwc(&data, [n, c, h, w]);
+        let ArrayImages { shape: [n, h, w, c], mut data, understood } =
+            data::read_array(path, channels, size)?;
+        eprintln!("{source}: {understood}");
         let n = n.min(limit);
-        return Ok(Images { shape: [n, h, w, c], data: data[..n * h * w * c].to_vec() });
+        data.truncate(n * h * w * c);
+        return Ok(Images { shape: [n, h, w, c], data });
     }
     if data::is_image(path) && !path.is_dir() {
         let (shape, data) = data::read_image(path, channels, size)?;
@@ -40,10 +36,30 @@ pub(super) fn read_images(
     }
     let options = OpenOptions { channels, image_size: size, ..OpenOptions::default() };
     let dataset = data::open(source, &options)?;
+    if let Some(understood) = dataset.understood() {
+        eprintln!("{source}: {understood}");
+    }
     let shape = dataset.image_shape();
     let count = dataset.len().min(limit);
     let data = Batch::read(&*dataset, 0..count)?.images;
     Ok(Images { shape: [count, shape.height, shape.width, shape.channels], data })
+}
+
+/// Numbers beyond this are no x_t: noise of a normal distribution stays far below it.
+const LARGE: f32 = 20.0;
+
+/// A batch `[N, C, H, W]` of floats, as the network takes them.
+pub(super) fn read_floats(path: &Path) -> anyhow::Result<Images> {
+    let ([n, c, h, w], data) = read_npy(path)?;
+    let largest = data.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    if largest > LARGE {
+        eprintln!(
+            "warning: {}: the largest number is {largest}; the network is used to noise of standard deviation 1 and to \
+             images of -1 to 1, and the numbers are given to it as they are",
+            path.display()
+        );
+    }
+    Ok(Images { shape: [n, h, w, c], data: nchw_to_nhwc(&data, [n, c, h, w]) })
 }
 
 /// Writes images as floats `[N, C, H, W]`.

@@ -216,6 +216,15 @@ fn cache_folder(variable: &str, name: &str) -> Option<PathBuf> {
     named.or_else(|| Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("ddpm-gpu").join(name)))
 }
 
+/// Comma-separated numbers of a flag that may have fractions.
+fn parse_finite_list(flag: &str, text: &str) -> anyhow::Result<Vec<f32>> {
+    let values: Vec<f32> = parse_list(flag, text)?;
+    match values.iter().find(|value| !value.is_finite()) {
+        Some(value) => anyhow::bail!("{flag}: {value} is not finite; give numbers separated by commas"),
+        None => Ok(values),
+    }
+}
+
 /// Comma-separated numbers of a flag.
 fn parse_list<T: std::str::FromStr>(flag: &str, text: &str) -> anyhow::Result<Vec<T>> {
     text.split(',')

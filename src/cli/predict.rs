@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use ddpm_gpu::output::{check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
-use ddpm_gpu::sample::{Images, predict};
+use ddpm_gpu::output::check_writable;
+use ddpm_gpu::sample::predict;
 
 use super::checkpoint::CheckpointArgs;
-use super::{DeviceArgs, PrecisionArgs, parse_list};
+use super::images::{read_floats, write_floats};
+use super::{DeviceArgs, PrecisionArgs, parse_finite_list, parse_list};
 
 /// Run the network once on a batch, to compare it with another implementation
 #[derive(clap::Args)]
@@ -41,9 +42,9 @@ fn spread<T: Copy>(mut values: Vec<T>, n: usize) -> Vec<T> {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let pipeline = args.model.load()?;
-    let ([n, c, h, w], data) = read_npy(&args.input)?;
-    let x_t = Images { shape: [n, h, w, c], data: nchw_to_nhwc(&data, [n, c, h, w]) };
-    let timesteps = spread(parse_list::<f32>("--timesteps", &args.timesteps)?, n);
+    let x_t = read_floats(&args.input)?;
+    let n = x_t.shape[0];
+    let timesteps = spread(parse_finite_list("--timesteps", &args.timesteps)?, n);
     let labels = match &args.class_labels {
         Some(text) => Some(spread(parse_list::<u32>("--class-labels", text)?, n)),
         None => None,
@@ -53,8 +54,5 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     args.precision.warn(&device);
     let output =
         predict(&device, &pipeline, &x_t, &timesteps, labels.as_deref(), args.precision.precision).await?;
-    let [n, h, w, c] = output.shape;
-    write_npy(&args.output, [n, c, h, w], &nhwc_to_nchw(&output.data, output.shape))?;
-    eprintln!("wrote {}", args.output.display());
-    Ok(())
+    write_floats(&args.output, &output)
 }

@@ -6,15 +6,14 @@ use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
 use ddpm_gpu::output::{
-    FrameTimes, Grid, GridOptions, check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile,
-    write_animation, write_npy,
+    FrameTimes, Grid, GridOptions, check_writable, nhwc_to_nchw, tile, write_animation, write_npy,
 };
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
 use super::bounds::{MOST, MOST_IMAGES, count_in};
 use super::checkpoint::{CheckpointArgs, load_model};
-use super::images::{SOURCES, read_images};
+use super::images::{SOURCES, read_floats, read_images};
 use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, warn_of};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
@@ -63,7 +62,7 @@ pub(super) struct Args {
     /// the model was trained with
     #[arg(long, value_name = "N", value_parser = count_in(0..=MOST_TIMESTEPS))]
     noise_augmentation: Option<usize>,
-    /// Start from this x_T [N, C, H, W] rather than from drawn noise
+    /// Start from this x_T, floats [N, C, H, W], rather than from drawn noise; with ddim_inverse, from these images
     #[arg(long, value_name = "x_T.npy")]
     init_noise: Option<PathBuf>,
     /// Also write the images as floats [N, C, H, W], unclipped
@@ -131,12 +130,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 
 fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     let sampler = sampler::by_name(&args.sampler)?;
+    let [size, width] = pipeline.unet.image_size()?;
     let init_noise = match &args.init_noise {
         None => None,
-        Some(path) => {
-            let ([n, c, h, w], data) = read_npy(path)?;
-            Some(Images { shape: [n, h, w, c], data: nchw_to_nhwc(&data, [n, c, h, w]) })
+        // A sampler that leads from images to noise starts from images, which are read as squares only.
+        Some(path) if sampler.inverts && size == width => {
+            let limit = args.num_images.unwrap_or(usize::MAX);
+            let source = path.to_str().context("--init-noise: the path is not UTF-8; rename the file")?;
+            Some(read_images(source, Some(pipeline.unet.image_channels()), Some(size), limit)?)
         }
+        Some(path) => Some(read_floats(path)?),
     };
     let labels: Option<Vec<u32>> =
         args.class_label.as_deref().map(|text| parse_list("--class-label", text)).transpose()?;

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig, TimestepSpacing};
@@ -13,6 +12,7 @@ use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
 use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, finite_in};
 use super::checkpoint::CheckpointArgs;
 use super::images::write_floats;
+use super::model::square;
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
@@ -158,12 +158,7 @@ impl SamplingArgs {
 
     /// Channels of the model's images, and their size.
     pub(super) fn image_form(&self, pipeline: &Pipeline) -> anyhow::Result<(usize, usize)> {
-        match pipeline.unet.image_size()? {
-            [height, width] if height == width => Ok((pipeline.unet.image_channels(), height)),
-            [height, width] => {
-                bail!("the model draws images of {width}x{height}; only square images can be read")
-            }
-        }
+        Ok((pipeline.unet.image_channels(), square(pipeline.unet.image_size()?)?))
     }
 
     /// What the library is asked for.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::log::Scalars;
@@ -17,6 +17,7 @@ use ddpm_gpu::train::{
 use super::config::{self, ConfigArgs};
 use super::dashboard::{self, Dashboard};
 use super::dataset::{DatasetArgs, describe};
+use super::model::square;
 use super::progress::Progress;
 use super::table::mib;
 use super::{DeviceArgs, PrecisionArgs, model, one_of};
@@ -181,10 +182,7 @@ impl DataArgs {
     fn open_options(&self, model: &UNetConfig, split: Split) -> anyhow::Result<OpenOptions> {
         let size = match model.sample_size {
             Some(SampleSize::Square(size)) => Some(size),
-            Some(SampleSize::Rectangle([height, width])) if height == width => Some(height),
-            Some(SampleSize::Rectangle([height, width])) => {
-                bail!("the model takes images of {width}x{height}; only square images can be read")
-            }
+            Some(SampleSize::Rectangle(size)) => Some(square(size)?),
             None => None,
         };
         Ok(OpenOptions {

@@ -6,7 +6,7 @@ use super::DataError;
 use super::format::Pictures;
 use super::picture::{Layout, Picture, Samples};
 
-/// Pictures of one size, of 8 bits, in memory.
+/// Pictures of one size in memory.
 pub(super) struct Array {
     /// The files that they come from.
     pub(super) files: Vec<PathBuf>,
@@ -18,6 +18,8 @@ pub(super) struct Array {
     pub(super) planar: bool,
     /// Pictures end to end.
     pub(super) values: Samples,
+    /// What the numbers were taken for, where there was a choice.
+    pub(super) understood: Option<String>,
     /// \[N\], or empty without labels.
     pub(super) labels: Vec<u32>,
 }
@@ -71,6 +73,10 @@ impl Pictures for Array {
 
     fn channels(&self) -> usize {
         if matches!(self.layout, Layout::Grey | Layout::GreyAlpha) { 1 } else { 3 }
+    }
+
+    fn understood(&self) -> Option<&str> {
+        self.understood.as_deref()
     }
 
     fn is_decoded(&self) -> bool {

@@ -3,10 +3,9 @@
 //! A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009);
 //! <https://www.cs.toronto.edu/~kriz/cifar.html>, sections "Dataset layout" and "Binary version".
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use serde_pickle::{DeOptions, HashableValue, Value};
 
 use super::array::Array;
 use super::decoded::Decoded;
@@ -14,6 +13,7 @@ use super::error::open_regular_file;
 use super::format::{Format, Pictures};
 use super::picture::{Layout, Samples};
 use super::{DataError, Dataset, OpenOptions, Source, Split};
+use crate::pickle::{Id, Node, Pickle};
 
 const NAME: &str = "cifar10";
 const SIZE: usize = 32;
@@ -112,6 +112,7 @@ fn open(folder: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataE
         layout: Layout::Rgb,
         planar: true,
         values: Samples::Eight(values),
+        understood: None,
         labels,
     }))
 }
@@ -131,44 +132,76 @@ fn parse_binary(bytes: &[u8]) -> Parsed {
 
 /// A pickled dictionary with `data`, an array of bytes \[N, 3072\], and `labels`, a list.
 fn parse_python(bytes: &[u8]) -> Parsed {
-    // An array is pickled as a call of NumPy's: up to protocol 4 with the state that the result takes on, from 5 on with the
-    // data as an argument. The reader makes no calls; it leaves a tuple of the state or of the arguments in the array's
-    // place, whose only bytes are the data.
-    let options = DeOptions::new().replace_unresolved_globals().keep_restore_state();
-    let pickle: Value = serde_pickle::value_from_slice(bytes, options)
-        .map_err(|error| ("a pickled batch", error.to_string()))?;
-    let Value::Dict(pickle) = pickle else {
-        return Err(("a pickled dictionary", "another object".to_owned()));
-    };
+    let pickle = Pickle::read(bytes).map_err(|error| ("a pickled batch", error.to_string()))?;
+    let root = pickle.root();
+    if !matches!(pickle.node(root), Node::Dict(_)) {
+        return Err(("a pickled dictionary", pickle.kind(root)));
+    }
     // the keys are byte strings in Python 2, in which the originals were written
-    let entry = |name: &str| {
-        pickle
-            .get(&HashableValue::Bytes(name.as_bytes().to_vec()))
-            .or_else(|| pickle.get(&HashableValue::String(name.to_owned())))
+    let data = pickle.entry(root, "data").ok_or(("`data`, an array of bytes", "none".to_owned()))?;
+    let values = array_of_bytes(&pickle, data)?;
+    let labels = pickle.entry(root, "labels").ok_or(("`labels`, a list", "none".to_owned()))?;
+    let Node::List(labels) = pickle.node(labels) else {
+        return Err(("`labels`, a list", pickle.kind(labels)));
     };
-    let values = match entry("data") {
-        Some(Value::Tuple(parts)) => parts
-            .iter()
-            .find_map(|part| if let Value::Bytes(values) = part { Some(values.clone()) } else { None }),
-        Some(Value::Bytes(values)) => Some(values.clone()),
-        _ => None,
+    let mut numbers = Vec::with_capacity(labels.len());
+    for (image, &label) in labels.iter().enumerate() {
+        let number = match pickle.node(label) {
+            &Node::Int(label) => u32::try_from(label).ok().filter(|&label| (label as usize) < CLASSES.len()),
+            _ => None,
+        };
+        let wrong =
+            || ("labels that are numbers from 0 to 9", format!("{} for image {image}", pickle.kind(label)));
+        numbers.push(number.ok_or_else(wrong)?);
+    }
+    if numbers.is_empty() || values.len() != numbers.len() * PIXELS {
+        let found = format!("{} bytes for {} labels", values.len(), numbers.len());
+        return Err(("3072 bytes of pixels for each label", found));
+    }
+    Ok((values.into_owned(), numbers))
+}
+
+/// The data of a pickled array of bytes.
+///
+/// NumPy pickles an array as a call: up to protocol 4 with the state that the result takes on, from 5 on with the data
+/// among the arguments.
+fn array_of_bytes<'p>(pickle: &'p Pickle<'_>, id: Id) -> Result<Cow<'p, [u8]>, (&'static str, String)> {
+    const EXPECTED: &str = "`data`, an array of bytes (uint8)";
+    if let Some(bytes) = pickle.bytes(id) {
+        return Ok(bytes);
+    }
+    let other = |id| (EXPECTED, pickle.kind(id));
+    let call = pickle.call(id).ok_or_else(|| other(id))?;
+    let state = call.state.map(|state| pickle.node(state));
+    let (dtype, is_transposed, data) = match (call.name, state) {
+        ("_reconstruct", Some(Node::Tuple(state))) => match state[..] {
+            [_, _, dtype, fortran, data] => (dtype, *pickle.node(fortran) != Node::Bool(false), data),
+            _ => return Err(other(id)),
+        },
+        ("_frombuffer", None) => match *call.arguments {
+            [data, dtype, _, order] => {
+                (dtype, !matches!(pickle.node(order), Node::Text(order) if order == "C"), data)
+            }
+            _ => return Err(other(id)),
+        },
+        _ => return Err((EXPECTED, format!("a call of {}.{}", call.module, call.name))),
     };
-    let values = values.ok_or(("`data`, an array of bytes", "none".to_owned()))?;
-    let Some(Value::List(labels)) = entry("labels") else {
-        return Err(("`labels`, a list", "none".to_owned()));
+    let name = pickle.call(dtype).and_then(|dtype| dtype.arguments.first().copied());
+    let name = match name.map(|name| pickle.node(name)) {
+        Some(Node::Text(name)) => name.as_bytes(),
+        Some(Node::Bytes(name)) => name,
+        _ => return Err(other(dtype)),
     };
-    let labels: Option<Vec<u32>> = labels
-        .iter()
-        .map(|label| if let Value::I64(label) = label { u32::try_from(*label).ok() } else { None })
-        .collect();
-    let labels = labels.ok_or(("labels that are numbers", "others".to_owned()))?;
-    if labels.is_empty() || values.len() != labels.len() * PIXELS {
+    if !matches!(name, b"u1" | b"|u1") {
         return Err((
-            "3072 bytes of pixels for each label",
-            format!("{} bytes for {} labels", values.len(), labels.len()),
+            EXPECTED,
+            format!("an array of the dtype {}", String::from_utf8_lossy(name).escape_default()),
         ));
     }
-    Ok((values, labels))
+    if is_transposed {
+        return Err((EXPECTED, "an array in Fortran order".to_owned()));
+    }
+    pickle.bytes(data).ok_or_else(|| other(data))
 }
 
 fn bad(path: &Path, expected: &str, found: String) -> DataError {

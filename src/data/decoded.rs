@@ -185,6 +185,10 @@ impl Dataset for Decoded {
         self.pictures.label(self.indices[index])
     }
 
+    fn understood(&self) -> Option<&str> {
+        self.pictures.understood()
+    }
+
     fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }

@@ -112,6 +112,12 @@ fn list_paths(paths: &[PathBuf]) -> String {
 /// refused before memory is set aside for it. Source: zlib's technical details, "Maximum Compression Factor".
 pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
 
+/// The most that a compressed file of `length` bytes may hold: 256 MiB, or a hundred times its length where that is
+/// more; images take far less than that.
+pub(super) fn most_decompressed(length: u64) -> u64 {
+    length.saturating_mul(100).max(1 << 28).min(length.saturating_mul(MAX_DEFLATE_RATIO))
+}
+
 /// Opens a file and returns it with its length in bytes; a pipe or a device, which could block for ever, is
 /// refused.
 pub(super) fn open_regular_file(path: &Path) -> Result<(File, u64), DataError> {

@@ -47,6 +47,11 @@ pub(super) trait Pictures: Send + Sync {
         3
     }
 
+    /// What the numbers of an array were taken for, where there was a choice.
+    fn understood(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether decoding costs no more than copying, so that keeping the result saves nothing.
     fn is_decoded(&self) -> bool {
         false

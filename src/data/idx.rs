@@ -11,7 +11,7 @@ use std::path::Path;
 use flate2::bufread::GzDecoder;
 
 use super::DataError;
-use super::error::{MAX_DEFLATE_RATIO, open_regular_file};
+use super::error::{most_decompressed, open_regular_file};
 
 /// More elements than any file of this kind holds; a header that claims more is refused before anything is
 /// allocated.
@@ -35,8 +35,7 @@ pub(super) fn read<const RANK: usize>(path: &Path) -> Result<Idx<RANK>, DataErro
     file.rewind().map_err(io_error)?;
 
     if gzipped {
-        let most = file_length.saturating_mul(MAX_DEFLATE_RATIO);
-        parse(&mut GzDecoder::new(BufReader::new(file)), most, path)
+        parse(&mut GzDecoder::new(BufReader::new(file)), most_decompressed(file_length), path)
     } else {
         parse(&mut BufReader::<File>::new(file), file_length, path)
     }

@@ -9,7 +9,9 @@ use super::{DataError, OpenOptions, Split, idx};
 
 pub(super) const FORMAT: Format = Format {
     description: "a folder of IDX files called as MNIST's",
-    recognises: |path| file(path, "train-images-idx3-ubyte").is_some(),
+    recognises: |path| {
+        [Split::Train, Split::Test].iter().any(|&split| file(path, &names(split_prefix(split))[0]).is_some())
+    },
     open,
 };
 
@@ -29,6 +31,7 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
         layout: Layout::Grey,
         planar: false,
         values: Samples::Eight(images.elements),
+        understood: None,
         labels: labels.elements.into_iter().map(u32::from).collect(),
     }))
 }
@@ -47,16 +50,17 @@ pub(super) fn read(
     dataset: &str,
     advice: &str,
 ) -> Result<(idx::Idx<3>, idx::Idx<1>, [PathBuf; 2]), DataError> {
-    let find = |name: String| {
-        folders.iter().find_map(|folder| file(folder, &name)).ok_or_else(|| DataError::Missing {
+    let find = |name: &str| {
+        folders.iter().find_map(|folder| file(folder, name)).ok_or_else(|| DataError::Missing {
             dataset: dataset.to_owned(),
-            expected: format!("{name} or {name}.gz"),
+            expected: format!("{name}, or with a dot before idx, plain or .gz"),
             searched: folders.to_vec(),
             advice: advice.to_owned(),
         })
     };
-    let images_path = find(format!("{split}-images-idx3-ubyte"))?;
-    let labels_path = find(format!("{split}-labels-idx1-ubyte"))?;
+    let [images_name, labels_name] = names(split);
+    let images_path = find(&images_name)?;
+    let labels_path = find(&labels_name)?;
     let images = idx::read::<3>(&images_path)?;
     let labels = idx::read::<1>(&labels_path)?;
     let count = images.dimensions[0];
@@ -67,9 +71,17 @@ pub(super) fn read(
     Ok((images, labels, [images_path, labels_path]))
 }
 
-/// A file of a folder, plain or gzipped.
+/// The names of the images and of the labels of a split, as they were published.
+fn names(split: &str) -> [String; 2] {
+    [format!("{split}-images-idx3-ubyte"), format!("{split}-labels-idx1-ubyte")]
+}
+
+/// A file of a folder, plain or gzipped, under its name or with a dot in place of the dash before `idx`, as on Kaggle
+/// and after some unpackers.
 fn file(folder: &Path, name: &str) -> Option<PathBuf> {
-    [folder.join(name), folder.join(format!("{name}.gz"))].into_iter().find(|path| path.exists())
+    let dotted = name.replace("-idx", ".idx");
+    let names = [name, &dotted].map(|name| [name.to_owned(), format!("{name}.gz")]);
+    names.iter().flatten().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
 pub(super) fn bad(path: &Path, expected: String, found: String) -> DataError {
@@ -88,6 +100,22 @@ mod tests {
 
     use super::super::idx::tests::{encode, gzip};
     use super::*;
+
+    #[test]
+    fn names_with_a_dot_are_known_too() {
+        let (images, labels) = (encode(&[2, 3, 3], &[9; 18]), encode(&[2], &[0, 1]));
+        for gzipped in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, bytes) in [("images.idx3", &images), ("labels.idx1", &labels)] {
+                let at = |ending: &str| folder.path().join(format!("train-{name}-ubyte{ending}"));
+                if gzipped { fs::write(at(".gz"), gzip(bytes)) } else { fs::write(at(""), bytes) }.unwrap();
+            }
+            // as Kaggle packs it, a folder has the other name
+            fs::create_dir(folder.path().join("train-images-idx3-ubyte")).unwrap();
+            let found = super::super::open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
+            assert_eq!((found.len(), found.label(1)), (2, Some(1)));
+        }
+    }
 
     #[test]
     fn a_folder_as_mnist_comes_is_read_by_its_path() {

@@ -24,6 +24,7 @@ mod order;
 mod picture;
 mod positioned;
 mod survey;
+mod value_range;
 mod web_dataset;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use codec::{is_image, read_image};
 pub use error::DataError;
 pub use fingerprint::Fingerprint;
 pub use loader::{Batch, Loader, LoaderOptions};
+pub use numpy::{ArrayImages, read_array};
 pub use survey::{Survey, survey};
 
 /// Every dataset that is known by name.
@@ -84,6 +86,11 @@ pub trait Dataset: Send + Sync {
     /// What messages call image `index`.
     fn location(&self, index: usize) -> String {
         format!("{} [{index}]", self.name())
+    }
+
+    /// What the numbers of an array were taken for, such as "floats 0 to 1", where there was a choice.
+    fn understood(&self) -> Option<&str> {
+        None
     }
 
     /// The files that were left out under [`OpenOptions::skip_bad_images`], in the order of their paths.

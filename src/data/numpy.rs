@@ -1,21 +1,21 @@
 //! NumPy's files: `.npy` with images, `.npz` with images and labels.
 //!
-//! Images are \[N, H, W\], \[N, H, W, C\] or \[N, C, H, W\], as 8 or 16 bits, or as floating point in \[0, 1\], in
-//! \[-1, 1\] or in \[0, 255\]. They are held in memory.
+//! Images are \[N, H, W\], \[N, H, W, C\] or \[N, C, H, W\], of integers, truth values or floats, in the ranges of
+//! `value_range`. They are read piece by piece and held in memory once.
 
 use std::borrow::Cow;
-use std::fs;
-use std::io::{Cursor, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use half::f16;
-
 use super::array::Array;
-use super::error::{MAX_DEFLATE_RATIO, open_regular_file};
+use super::error::{most_decompressed, open_regular_file};
 use super::format::{Format, Pictures};
 use super::picture::{Layout, Samples};
+use super::value_range::{Elements, Scale, Unclear, ValueRange};
 use super::{DataError, OpenOptions, Split, require_train};
-use crate::output::split_npy;
+use crate::output::nchw_to_nhwc;
+use crate::output::npy::{Header, Kind, Problem, WHOLE, floats, in_c_order, integers, problem, room};
 
 pub(super) const FORMAT: Format = Format {
     description: "a NumPy file, .npy or .npz",
@@ -35,44 +35,41 @@ const LABELS: [(Split, &[&str]); 2] = [
 ];
 
 /// More classes than any dataset has.
-const MAX_CLASSES: u64 = 1 << 20;
-const AGAIN: &str = "the file may have been cut short: write it again";
+const MAX_CLASSES: u32 = 1 << 20;
+const TO_NUMBERS: &str = "make it one array of numbers, such as by numpy.stack(list(x)).astype(\"uint8\")";
+const NUMBER_CLASSES: &str =
+    "number the classes from 0, such as by numpy.unique(labels, return_inverse=True)[1]";
 
 fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// What is wrong: what was expected, what was found, what to do.
-type Wrong = (String, String, &'static str);
-
-fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataError> {
-    let (_, length) = open_regular_file(path)?;
-    let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
-    let bad = |(expected, found, advice): Wrong| DataError::BadFile {
-        path: path.to_owned(),
-        expected,
-        found,
-        advice: advice.to_owned(),
-    };
-    let (images, labels) = if has_extension(path, "npy") {
-        require_train(&path.display().to_string(), options.split, "give the file of the held-out images")?;
-        (bytes, None)
-    } else {
-        unpack(&bytes, length, options.split).map_err(bad)?
-    };
-    let mut array = parse_images(&images, path).map_err(bad)?;
-    if let Some(labels) = labels {
-        array.labels = parse_labels(&labels, array.len()).map_err(bad)?;
-        let classes = array.labels.iter().max().map_or(0, |&label| label + 1);
-        array.classes = (0..classes).map(|class| class.to_string()).collect();
-    }
-    Ok(Box::new(array))
+fn bad_file(path: &Path, Problem { expected, found, advice }: Problem) -> DataError {
+    DataError::BadFile { path: path.to_owned(), expected, found, advice: advice.to_owned() }
 }
 
-/// The images and the labels of an `.npz`, each as an `.npy`.
-fn unpack(bytes: &[u8], length: u64, split: Split) -> Result<(Vec<u8>, Option<Vec<u8>>), Wrong> {
-    let damaged = |error: String| ("a whole .npz file".to_owned(), error, AGAIN);
-    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|error| damaged(error.to_string()))?;
+fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataError> {
+    let (file, length) = open_regular_file(path)?;
+    let file = BufReader::new(file);
+    let array = if has_extension(path, "npy") {
+        require_train(&path.display().to_string(), options.split, "give the file of the held-out images")?;
+        read_images(file, length).and_then(|images| pictures(images, path))
+    } else {
+        unpack(file, length, options.split, path)
+    };
+    Ok(Box::new(array.map_err(|problem| bad_file(path, problem))?))
+}
+
+/// The images and the labels of an `.npz`.
+fn unpack(mut file: BufReader<File>, length: u64, split: Split, path: &Path) -> Result<Array, Problem> {
+    if !file.fill_buf().map_err(|error| damaged(error.into()))?.starts_with(b"PK") {
+        return Err(problem(
+            "a .npz file",
+            "another format",
+            "save it with numpy.savez(path, images=..., labels=...)",
+        ));
+    }
+    let mut archive = zip::ZipArchive::new(file).map_err(damaged)?;
     let names: Vec<String> = archive.file_names().flatten().map(Cow::into_owned).collect();
     let find = |table: &[(Split, &[&str]); 2]| {
         let wanted = table.iter().find(|(known, _)| *known == split).map_or(&[][..], |(_, names)| names);
@@ -87,42 +84,121 @@ fn unpack(bytes: &[u8], length: u64, split: Split) -> Result<(Vec<u8>, Option<Ve
             .collect();
         let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let expected = format!("an array of images called {}", wanted.join(", "));
-        return Err((expected, found, "save it with numpy.savez(path, images=..., labels=...)"));
+        return Err(problem(expected, found, "save it with numpy.savez(path, images=..., labels=...)"));
     };
-    let mut extract = |name: &str| {
-        let mut file = archive.by_name(name).map_err(|error| damaged(error.to_string()))?;
-        let size = file.size();
-        if size > length.saturating_mul(MAX_DEFLATE_RATIO) {
-            return Err(damaged(format!("{name} claims {size} bytes")));
+    let labels = find(&LABELS);
+    let named = |name: String| {
+        move |problem: Problem| Problem { found: format!("{} in {name}", problem.found), ..problem }
+    };
+    let (reader, size) = member(&mut archive, &images, length)?;
+    let images =
+        read_images(reader, size).and_then(|images| pictures(images, path)).map_err(named(images))?;
+    let Some(labels) = labels else { return Ok(images) };
+    let (reader, size) = member(&mut archive, &labels, length)?;
+    let labels = read_labels(reader, size, images.len()).map_err(named(labels))?;
+    let classes = labels.iter().max().map_or(0, |&label| label + 1);
+    Ok(Array { labels, classes: (0..classes).map(|class| class.to_string()).collect(), ..images })
+}
+
+fn damaged(error: zip::result::ZipError) -> Problem {
+    problem("a whole .npz file", error.to_string(), WHOLE)
+}
+
+/// An array of an `.npz` of `length` bytes, and the number of bytes that it claims.
+fn member<'a>(
+    archive: &'a mut zip::ZipArchive<BufReader<File>>,
+    name: &str,
+    length: u64,
+) -> Result<(impl Read + 'a, u64), Problem> {
+    let member = archive.by_name(name).map_err(damaged)?;
+    let (size, most) = (member.size(), most_decompressed(length));
+    if size > most {
+        let expected = format!("arrays of at most {most} bytes in a file of {length}");
+        let advice = "if that is what they are, save them with numpy.savez rather than savez_compressed";
+        return Err(problem(expected, format!("{name} of {size} bytes"), advice));
+    }
+    Ok((BufReader::new(member), size))
+}
+
+/// An array of images in C order, and what its numbers stand for.
+struct Images {
+    shape: Vec<usize>,
+    /// Integers are scaled to the whole range of their type; floats are as the file has them.
+    values: Samples,
+    range: ValueRange,
+}
+
+/// Reads the images of an `.npy` of `length` bytes.
+fn read_images(mut reader: impl Read, length: u64) -> Result<Images, Problem> {
+    let reader = &mut reader;
+    let header = Header::read(reader, "images", TO_NUMBERS)?;
+    let count = header.count(length, "images")?;
+    if count == 0 {
+        let found = format!("the shape {:?}", header.shape);
+        return Err(problem("at least one image", found, "write the file again with images in it"));
+    }
+    let unclear = |Unclear { expected, found, advice }| {
+        problem(expected, format!("{found} of the dtype {}", header.dtype.name), advice)
+    };
+    let elements = match (header.dtype.kind, header.dtype.size) {
+        (Kind::Bool, _) => Elements::Bool,
+        (Kind::Unsigned, 1) => Elements::Byte,
+        (Kind::Unsigned | Kind::Signed, _) => Elements::Integer,
+        (Kind::Float, _) if header.is_own => Elements::OwnFloat,
+        (Kind::Float, _) => Elements::Float,
+    };
+    let (values, range) = match elements {
+        Elements::Float | Elements::OwnFloat => {
+            let values = floats(reader, &header, count)?;
+            let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+            let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            (Samples::Float(values), ValueRange::of(elements, least, largest).map_err(unclear)?)
         }
-        let mut bytes = Vec::new();
-        // at the end the reader compares the checksum
-        file.read_to_end(&mut bytes).map_err(|error| damaged(format!("{name}: {error}")))?;
-        Ok(bytes)
+        Elements::Bool | Elements::Byte => {
+            let mut values: Vec<u8> = room(count)?;
+            integers(reader, &header, count, |_, value| {
+                values.push(value as u8);
+                Ok(())
+            })?;
+            let (least, largest) = extremes(&values);
+            let range = ValueRange::of(elements, least.into(), largest.into()).map_err(unclear)?;
+            if range.scale == Scale::Unit {
+                values.iter_mut().for_each(|value| *value *= u8::MAX);
+            }
+            (Samples::Eight(in_c_order(values, &header)), range)
+        }
+        Elements::Integer => {
+            let mut values: Vec<u16> = room(count)?;
+            integers(reader, &header, count, |place, value| {
+                let value = u16::try_from(value).map_err(|_| {
+                    let found = format!("{value} at index {:?}", header.index(place));
+                    problem("whole numbers from 0 to 65535", found, "scale the images to 0..255")
+                })?;
+                values.push(value);
+                Ok(())
+            })?;
+            let (least, largest) = extremes(&values);
+            let range = ValueRange::of(elements, least.into(), largest.into()).map_err(unclear)?;
+            let values = in_c_order(values, &header);
+            let bytes = |factor| Samples::Eight(values.iter().map(|&value| value as u8 * factor).collect());
+            let values = match range.scale {
+                Scale::Unit => bytes(u8::MAX),
+                Scale::Words => Samples::Sixteen(values),
+                Scale::Bytes | Scale::Signed => bytes(1),
+            };
+            (values, range)
+        }
     };
-    let labels = find(&LABELS).map(|name| extract(&name)).transpose()?;
-    Ok((extract(&images)?, labels))
+    Ok(Images { shape: header.shape, values, range })
 }
 
-/// An array's shape, element type and data in C order.
-fn split_array<'a>(bytes: &'a [u8], what: &str) -> Result<(Vec<usize>, String, &'a [u8]), Wrong> {
-    let (header, data) =
-        split_npy(bytes).map_err(|problem| (problem.expected.to_owned(), problem.found, problem.advice))?;
-    if header.fortran_order {
-        let expected = format!("{what} in C order");
-        return Err((expected, "Fortran order".to_owned(), "save numpy.ascontiguousarray(x)"));
-    }
-    let size: usize = header.descr.get(2..).and_then(|size| size.parse().ok()).unwrap_or(0);
-    let count = header.shape.iter().try_fold(1, |count: usize, &size| count.checked_mul(size));
-    if size == 0 || count.and_then(|count| count.checked_mul(size)) != Some(data.len()) {
-        let found = format!("{} bytes for the shape {:?} of {}", data.len(), header.shape, header.descr);
-        return Err((format!("{what}, as many as their shape has"), found, AGAIN));
-    }
-    Ok((header.shape, header.descr, data))
+fn extremes<T: Copy + Ord + Default>(values: &[T]) -> (T, T) {
+    let least = values.iter().copied().min().unwrap_or_default();
+    (least, values.iter().copied().max().unwrap_or_default())
 }
 
-fn parse_images(bytes: &[u8], path: &Path) -> Result<Array, Wrong> {
-    let (shape, descr, data) = split_array(bytes, "images")?;
+/// The images of a dataset, of 1 to 4 channels, last or before the sizes.
+fn pictures(Images { shape, mut values, range }: Images, path: &Path) -> Result<Array, Problem> {
     let layout = |channels: usize| match channels {
         1 => Some(Layout::Grey),
         2 => Some(Layout::GreyAlpha),
@@ -131,32 +207,21 @@ fn parse_images(bytes: &[u8], path: &Path) -> Result<Array, Wrong> {
         _ => None,
     };
     let found = match *shape.as_slice() {
-        [n, h, w] => Some((n, h, w, Layout::Grey, false)),
-        [n, a, b, c] => match (layout(c), layout(a)) {
-            (Some(layout), _) => Some((n, a, b, layout, false)),
-            (None, Some(layout)) => Some((n, b, c, layout, true)),
+        [_, h, w] => Some((h, w, Layout::Grey, false)),
+        [_, a, b, c] => match (layout(c), layout(a)) {
+            (Some(layout), _) => Some((a, b, layout, false)),
+            (None, Some(layout)) => Some((b, c, layout, true)),
             (None, None) => None,
         },
         _ => None,
     };
-    let found = found.filter(|&(n, height, width, ..)| n > 0 && height > 0 && width > 0);
-    let Some((_, height, width, layout, planar)) = found else {
+    let Some((height, width, layout, planar)) = found else {
         let expected = "images (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 to 4 channels";
-        return Err((expected.to_owned(), format!("the shape {shape:?}"), "give the array that shape"));
+        return Err(problem(expected, format!("the shape {shape:?}"), "give the array that shape"));
     };
-    let little = |pair: &[u8; 2]| u16::from_le_bytes(*pair);
-    let values = match descr.as_str() {
-        "|u1" => Samples::Eight(data.to_vec()),
-        "|b1" => Samples::Eight(data.iter().map(|&value| if value == 0 { 0 } else { u8::MAX }).collect()),
-        "<u2" => Samples::Sixteen(data.as_chunks().0.iter().map(little).collect()),
-        "<f2" => floats(data.as_chunks().0.iter().map(|pair| f16::from_bits(little(pair)).to_f32()))?,
-        "<f4" => floats(data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)))?,
-        "<f8" => floats(data.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32))?,
-        other => {
-            let expected = "uint8, uint16, bool, float16, float32 or float64".to_owned();
-            return Err((expected, format!("the dtype {other}"), "convert it with x.astype(\"uint8\")"));
-        }
-    };
+    if let Samples::Float(values) = &mut values {
+        values.iter_mut().for_each(|value| *value = range.to_unit(*value));
+    }
     Ok(Array {
         files: vec![PathBuf::from(path)],
         classes: Vec::new(),
@@ -165,62 +230,105 @@ fn parse_images(bytes: &[u8], path: &Path) -> Result<Array, Wrong> {
         layout,
         planar,
         values,
+        understood: Some(range.to_string()),
         labels: Vec::new(),
     })
 }
 
-/// Floating-point values brought to \[0, 1\]; which range they are in shows from the least and the largest of them.
-fn floats(values: impl Iterator<Item = f32>) -> Result<Samples, Wrong> {
-    let mut values: Vec<f32> = values.collect();
-    let (mut least, mut largest) = (f32::INFINITY, f32::NEG_INFINITY);
-    for &value in &values {
-        if !value.is_finite() {
-            return Err(("numbers".to_owned(), value.to_string(), "replace it"));
-        }
-        (least, largest) = (least.min(value), largest.max(value));
-    }
-    let (offset, scale) = match (least, largest) {
-        (0.0.., ..=1.0) => (0.0, 1.0),
-        (-1.0.., ..=1.0) => (1.0, 2.0),
-        (0.0.., ..=255.0) => (0.0, 255.0),
-        _ => {
-            let expected = "values in [0, 1], in [-1, 1] or in [0, 255]".to_owned();
-            return Err((expected, format!("{least} to {largest}"), "scale the images"));
-        }
-    };
-    for value in &mut values {
-        *value = (*value + offset) / scale;
-    }
-    Ok(Samples::Float(values))
+/// Images of an array.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArrayImages {
+    /// `[N, H, W, C]`
+    pub shape: [usize; 4],
+    /// Values in -1..1; of a file that this program wrote, as it wrote them.
+    pub data: Vec<f32>,
+    /// What the file's numbers were taken for, for people.
+    pub understood: String,
 }
 
-fn parse_labels(bytes: &[u8], images: usize) -> Result<Vec<u32>, Wrong> {
-    let (shape, descr, data) = split_array(bytes, "labels")?;
-    if !matches!(*shape.as_slice(), [n] | [n, 1] if n == images) {
-        let expected = format!("{images} labels, one for each image");
-        return Err((expected, format!("the shape {shape:?}"), "give one number for each image"));
-    }
-    let size = data.len() / images;
-    if !matches!(&descr[..2], "|u" | "|i" | "<u" | "<i") || size > 8 {
-        let expected = "labels that are integers".to_owned();
-        return Err((expected, format!("the dtype {descr}"), "convert them with y.astype(\"int64\")"));
-    }
-    data.chunks_exact(size)
-        .map(|bytes| {
-            let mut wide = [0; 8];
-            wide[..size].copy_from_slice(bytes);
-            let label = u64::from_le_bytes(wide);
-            // a negative number is a large one here
-            if label < MAX_CLASSES.min(1 << (8 * size - 1).min(63))
-                || (descr.contains('u') && label < MAX_CLASSES)
-            {
-                Ok(label as u32)
-            } else {
-                let found = format!("the bytes {bytes:02x?}");
-                Err(("labels from 0 up".to_owned(), found, "number the classes from 0"))
+/// Reads the images of an `.npy` file as they are, in the ranges that a dataset may have.
+///
+/// The shape is \[N, C, H, W\], or \[N, H, W, C\] where that fits `channels` and `size` and the first does not;
+/// \[N, H, W\] and \[H, W\] are grey. Without `channels`, there may be 1 to 4.
+///
+/// # Errors
+/// When the file cannot be read, has another shape, or numbers of which it is not clear what they stand for.
+pub fn read_array(
+    path: &Path,
+    channels: Option<usize>,
+    size: Option<usize>,
+) -> Result<ArrayImages, DataError> {
+    let (file, length) = open_regular_file(path)?;
+    let bad = |problem| bad_file(path, problem);
+    let Images { shape, values, range } = read_images(BufReader::new(file), length).map_err(bad)?;
+    let fits = |c: usize, h: usize, w: usize| {
+        channels.map_or((1..=4).contains(&c), |wanted| wanted == c)
+            && size.is_none_or(|size| [size; 2] == [h, w])
+    };
+    let found = match *shape.as_slice() {
+        [h, w] if fits(1, h, w) => Some([1, h, w, 1]),
+        [n, h, w] if fits(1, h, w) => Some([n, h, w, 1]),
+        [n, c, h, w] if fits(c, h, w) => Some([n, h, w, c]),
+        [n, h, w, c] if fits(c, h, w) => Some([n, h, w, c]),
+        _ => None,
+    };
+    let Some(nhwc @ [n, h, w, c]) = found else {
+        let wanted =
+            |size: Option<usize>, other: &str| size.map_or(other.to_owned(), |size| size.to_string());
+        let (c, s) = (wanted(channels, "1 to 4"), wanted(size, "any size"));
+        let expected = format!("images [N, C, H, W] = [N, {c}, {s}, {s}], or with the channels last");
+        let advice = "crop or resize them before they are saved, or make the channels fit";
+        return Err(bad(problem(expected, format!("the shape {shape:?}"), advice)));
+    };
+    let data: Vec<f32> = match values {
+        Samples::Eight(values) => values.into_iter().map(|v| 2.0 * (f32::from(v) / 255.0) - 1.0).collect(),
+        Samples::Sixteen(values) => {
+            values.into_iter().map(|v| 2.0 * (f32::from(v) / 65535.0) - 1.0).collect()
+        }
+        Samples::Float(mut values) => {
+            values.iter_mut().for_each(|value| *value = range.to_signed(*value));
+            values
+        }
+    };
+    let is_planar = c > 1 && shape[1..] == [c, h, w];
+    let data = if is_planar { nchw_to_nhwc(&data, [n, c, h, w]) } else { data };
+    Ok(ArrayImages { shape: nhwc, data, understood: range.to_string() })
+}
+
+/// Reads the labels of an `.npy` of `length` bytes.
+fn read_labels(mut reader: impl Read, length: u64, images: usize) -> Result<Vec<u32>, Problem> {
+    let reader = &mut reader;
+    let header = Header::read(reader, "labels", NUMBER_CLASSES)?;
+    if !matches!(*header.shape.as_slice(), [n] | [n, 1] if n == images) {
+        let advice = match header.shape[..] {
+            [n, _] if n == images => {
+                "give one number for each image; of one-hot rows, numpy.argmax(labels, axis=1)"
             }
-        })
-        .collect()
+            _ => "give one number for each image",
+        };
+        let found = format!("the shape {:?}", header.shape);
+        return Err(problem(format!("{images} labels, one for each image"), found, advice));
+    }
+    if header.dtype.kind == Kind::Float {
+        let found = format!("the dtype {}", header.dtype.name);
+        return Err(problem(
+            "labels that are whole numbers",
+            found,
+            "convert them with labels.astype(\"int64\")",
+        ));
+    }
+    let count = header.count(length, "labels")?;
+    let mut labels = room(count)?;
+    integers(reader, &header, count, |image, value| {
+        let label = u32::try_from(value).ok().filter(|&label| label < MAX_CLASSES);
+        let wrong = || {
+            let expected = format!("labels from 0 to {}", MAX_CLASSES - 1);
+            problem(expected, format!("{value} for image {image}"), NUMBER_CLASSES)
+        };
+        labels.push(label.ok_or_else(wrong)?);
+        Ok(())
+    })?;
+    Ok(labels)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod animation;
 mod atomic;
 mod grid;
 mod layout;
-mod npy;
+pub(crate) mod npy;
 
 use std::path::PathBuf;
 
@@ -17,7 +17,6 @@ pub use atomic::{check_writable, write_text};
 pub(crate) use atomic::{remove_leftovers, write_atomically};
 pub use grid::{Grid, GridOptions, tile};
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
-pub(crate) use npy::split_npy;
 pub use npy::{read_npy, write_npy};
 
 /// A file that could not be written or read, or contents that make no file.

@@ -1,6 +1,7 @@
 //! The program as a process: what it writes, what it prints, and how it ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails
 
+mod arrays;
 mod bounds;
 mod config;
 mod data;

@@ -21,6 +21,7 @@ use likelihood::{Nll, parse_nll};
 use super::bounds::{MOST, MOST_IMAGES, count_in, finite_in};
 use super::checkpoint::AverageArgs;
 use super::dataset::DatasetArgs;
+use super::model::square;
 use super::{DeviceArgs, one_of};
 
 /// Measure how likely a trained model finds images, and how good the images are that it draws
@@ -108,11 +109,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Err(CheckpointError::NoCheckpoint { .. }) if args.nll.is_none() => None,
         Err(error) => return Err(error.into()),
     };
-    let (channels, [size, _]) = match (&pipeline, &classifier) {
+    let (channels, size) = match (&pipeline, &classifier) {
         (_, Some(Classifier { config, .. })) => (config.encoder.in_channels, config.encoder.image_size()?),
         (Some(pipeline), None) => (pipeline.unet.image_channels(), pipeline.unet.image_size()?),
         (None, None) => bail!("{}: no checkpoint", args.subject.display()),
     };
+    let size = square(size)?;
     let open = |name: &str| -> anyhow::Result<Arc<dyn Dataset>> {
         let options = OpenOptions {
             channels: Some(channels),

@@ -73,15 +73,58 @@ fn damaged_and_missing_batches_are_named() {
     }
 }
 
+/// A pickled batch of one image, with this label and dtype.
+fn batch_of_one(label: &[u8], dtype: &str, fortran: u8) -> Vec<u8> {
+    let mut bytes = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n".to_vec();
+    bytes.extend(b"K\x00\x85U\x01b\x87R(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU");
+    bytes.push(dtype.len() as u8);
+    bytes.extend(dtype.as_bytes());
+    bytes.extend(b"K\x00K\x01\x87R");
+    bytes.push(fortran);
+    bytes.extend(b"T\x00\x0c\x00\x00");
+    bytes.extend([7; PIXELS]);
+    bytes.extend(b"tbU\x06labels]");
+    bytes.extend(label);
+    bytes.extend(b"au.");
+    bytes
+}
+
 #[test]
 fn a_pickle_of_something_else_says_what_is_missing() {
-    // None; {}; a dictionary with labels of text
-    for (pickle, expected) in [
-        (&b"\x80\x02N."[..], "a pickled dictionary"),
-        (b"\x80\x02}.", "`data`"),
-        (b"\x80\x02}(U\x04dataU\x01aU\x06labels]U\x01xau.", "numbers"),
+    let (values, labels) = parse_python(&batch_of_one(b"K\x09", "u1", 0x89)).unwrap();
+    assert_eq!((values, labels), (vec![7; PIXELS], vec![9]));
+    let cut = batch_of_one(b"K\x09", "u1", 0x89);
+    // None; {}; labels of text, a negative and a large one; an array of floats; one in Fortran order; one cut short; a
+    // call of what is no array; opcodes and numbers that lead nowhere
+    for (pickle, expected, found) in [
+        (b"\x80\x02N.".to_vec(), "a pickled dictionary", "None"),
+        (b"\x80\x02}.".to_vec(), "`data`", "none"),
+        (b"\x80\x02}(U\x04dataU\x01aU\x06labels]U\x01xau.".to_vec(), "numbers", "bytes for image 0"),
+        (batch_of_one(b"J\xff\xff\xff\xff", "u1", 0x89), "from 0 to 9", "the number -1 for image 0"),
+        (batch_of_one(b"K\x0a", "u1", 0x89), "from 0 to 9", "the number 10 for image 0"),
+        (batch_of_one(b"N", "u1", 0x89), "from 0 to 9", "None for image 0"),
+        (batch_of_one(b"K\x01", "f8", 0x89), "bytes (uint8)", "dtype f8"),
+        (batch_of_one(b"K\x01", "u1", 0x88), "bytes (uint8)", "Fortran order"),
+        (cut[..cut.len() - 12].to_vec(), "a pickled batch", "the end of the file"),
+        (b"\x80\x02}(U\x04datacos\nsystem\nU\x02id\x85Ru.".to_vec(), "bytes (uint8)", "a call of os.system"),
+        (b"\x80\x02N2\x86.".to_vec(), "a pickled batch", "opcode 0x32"),
     ] {
-        let (wanted, _) = parse_python(pickle).unwrap_err();
-        assert!(wanted.contains(expected), "{wanted}");
+        let (wanted, what) = parse_python(&pickle).unwrap_err();
+        assert!(wanted.contains(expected) && what.contains(found), "{wanted}, found {what}");
+    }
+}
+
+/// A pickle of 59 bytes that asks for 2^27 values, and a million lists inside each other, are refused like any other
+/// batch.
+#[test]
+fn hostile_batches_are_errors_that_name_the_file() {
+    let doubling = [b"\x80\x02N".to_vec(), b"2\x86".repeat(27), b"...".to_vec()].concat();
+    assert_eq!(doubling.len(), 60);
+    let deep = [vec![b']'; 1_000_000], vec![b'a'; 999_999], b".".to_vec()].concat();
+    for (bytes, found) in [(doubling, "opcode 0x32"), (deep, "found a list")] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("data_batch_1"), bytes).unwrap();
+        let message = open_path(folder.path()).err().unwrap().to_string();
+        assert!(message.contains("data_batch_1") && message.contains(found), "{message}");
     }
 }

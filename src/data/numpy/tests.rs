@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
+use std::io::Write;
+
 use super::super::ImageShape;
 use super::super::tests::{golden, open_path, read_bytes};
 use super::*;
@@ -17,7 +20,15 @@ fn formula(image: usize) -> Vec<u8> {
 
 #[test]
 fn every_element_type_and_order_of_channels_gives_the_same_images() {
-    for name in ["plain.npz", "channels-first.npy", "floats.npy", "signed.npy", "sixteen.npy"] {
+    for name in [
+        "plain.npz",
+        "channels-first.npy",
+        "floats.npy",
+        "signed.npy",
+        "sixteen.npy",
+        "fortran.npy",
+        "integers.npy",
+    ] {
         let images = open_path(&golden("arrays").join(name)).unwrap();
         assert_eq!(images.image_shape(), ImageShape { channels: 3, height: 4, width: 4 });
         let found = read_bytes(images.as_ref());
@@ -46,8 +57,6 @@ fn what_makes_no_images_is_named_with_what_to_do() {
     for (name, words) in [
         ("no-images.npz", &["images, x_train", "weights", "numpy.savez"][..]),
         ("few-labels.npz", &["3 labels", "[2]"]),
-        ("fortran.npy", &["ascontiguousarray"]),
-        ("integers.npy", &["<i8", "astype"]),
         ("vectors.npy", &["[3, 60]", "(N, H, W, C)"]),
     ] {
         let message = open_path(&golden("arrays").join(name)).err().unwrap().to_string();
@@ -82,4 +91,207 @@ fn a_changed_byte_is_noticed_by_the_checksum() {
     fs::write(&path, damaged).unwrap();
     let message = open_path(&path).err().unwrap().to_string();
     assert!(message.contains("images.npz") && message.contains("whole"), "{message}");
+}
+
+/// An `.npy` file of an array in C order.
+fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes(), data].concat()
+}
+
+/// An `.npz` file; members are compressed where `deflate` says so.
+fn npz(members: &[(&str, Vec<u8>)], deflate: bool) -> Vec<u8> {
+    let mut file = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let method = if deflate { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };
+    let options = zip::write::SimpleFileOptions::default().compression_method(method);
+    for (name, contents) in members {
+        file.start_file(format!("{name}.npy"), options).unwrap();
+        file.write_all(contents).unwrap();
+    }
+    file.finish().unwrap().into_inner()
+}
+
+/// A file in a folder of its own.
+struct Temporary(tempfile::TempDir, PathBuf);
+
+impl Temporary {
+    fn new(name: &str, contents: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, contents).unwrap();
+        Self(folder, path)
+    }
+
+    /// What is said against the file; its name is part of it.
+    fn refused(&self) -> String {
+        let message = open_path(&self.1).err().unwrap().to_string();
+        assert!(message.contains(&self.1.display().to_string()), "{message}");
+        assert!(self.0.path().exists());
+        message
+    }
+}
+
+fn floats_le(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A dataset and SOURCE take the same file for the same images.
+#[test]
+fn one_rule_for_datasets_and_for_given_images() {
+    let big = |values: &[f32]| values.iter().flat_map(|value| value.to_be_bytes()).collect::<Vec<u8>>();
+    let half = |values: &[f32]| -> Vec<u8> {
+        values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect()
+    };
+    for (descr, data, understood, expected) in [
+        (
+            "<f4",
+            floats_le(&[0.0, 0.2, 1.000_000_1, 0.6]),
+            "floats 0 to 1, found 0 to 1.0000001, clamped",
+            [0, 51, 255, 153],
+        ),
+        (
+            "<f4",
+            floats_le(&[-0.02, 0.2, 1.03, 0.6]),
+            "floats 0 to 1, found -0.02 to 1.03, clamped",
+            [0, 51, 255, 153],
+        ),
+        (">f4", big(&[0.0, 0.2, 1.0, 0.6]), "floats 0 to 1, found 0 to 1", [0, 51, 255, 153]),
+        (">f4", big(&[-1.0, -0.6, 1.0, 0.2]), "floats -1 to 1, found -1 to 1", [0, 51, 255, 153]),
+        ("<f2", half(&[0.0, 51.0, 255.0, 153.0]), "floats 0 to 255, found 0 to 255", [0, 51, 255, 153]),
+        ("|u1", vec![0, 51, 255, 153], "whole numbers 0 to 255, found 0 to 255", [0, 51, 255, 153]),
+        ("|u1", vec![0, 1, 1, 0], "whole numbers 0 to 1, found 0 to 1", [0, 255, 255, 0]),
+        ("|b1", vec![0, 1, 1, 0], "truth values", [0, 255, 255, 0]),
+        (
+            ">i2",
+            vec![0, 0, 0, 51, 0, 255, 0, 153],
+            "whole numbers 0 to 255, found 0 to 255",
+            [0, 51, 255, 153],
+        ),
+        (
+            ">u2",
+            vec![0, 0, 51, 51, 255, 255, 153, 153],
+            "whole numbers 0 to 65535, found 0 to 65535",
+            [0, 51, 255, 153],
+        ),
+    ] {
+        let file = Temporary::new("images.npy", &npy(descr, "(1, 2, 2)", &data));
+        let dataset = open_path(&file.1).unwrap();
+        assert_eq!(dataset.understood(), Some(understood));
+        assert_eq!(read_bytes(dataset.as_ref())[0].0, expected, "{understood}");
+        let given = read_array(&file.1, Some(1), Some(2)).unwrap();
+        assert_eq!((given.shape, given.understood.as_str()), ([1, 2, 2, 1], understood));
+        let bytes = given.data.iter().map(|value| (127.5 * (value + 1.0)).round() as u8);
+        assert_eq!(bytes.collect::<Vec<_>>(), expected, "{understood}");
+    }
+}
+
+#[test]
+fn numbers_that_may_be_two_things_or_none_are_refused() {
+    for (descr, data, words) in [
+        ("<f4", floats_le(&[0.0, 0.5, 1.3, 0.5]), &["0 to 1.3 of the dtype <f4", "numpy.clip"][..]),
+        ("<f4", floats_le(&[-2.1, 0.5, 2.6, 0.5]), &["-2.1 to 2.6", "-1 to 1"]),
+        ("<f4", floats_le(&[0.0, 5.0, 16.0, 0.5]), &["0 to 16", "at least 64"]),
+        ("<f4", floats_le(&[0.0, 0.5, f32::NAN, 0.5]), &["NaN at index [0, 0, 1, 0]", "finite"]),
+        ("<i2", vec![0, 0, 255, 255, 3, 0, 9, 0], &["-1 at index [0, 0, 0, 1]", "0 to 65535"]),
+        ("<u2", vec![0, 0, 255, 15, 3, 0, 9, 0], &["0 to 4095 of the dtype <u2", "at least 16384"]),
+        ("|O", vec![0; 32], &["Python objects", "numpy.stack"]),
+        ("<U1", vec![0; 16], &["text (dtype <U1)"]),
+    ] {
+        let message = Temporary::new("images.npy", &npy(descr, "(1, 1, 2, 2)", &data)).refused();
+        for word in words {
+            assert!(message.contains(word), "{word} is not in {message}");
+        }
+    }
+}
+
+/// Also images with no number below 0, and what overshoots, which the rule would take for something else.
+#[test]
+fn what_this_program_wrote_is_given_back_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("drawn.npy");
+    for values in [[0.1, 0.2, 0.3, 1.0], [-1.7, 0.2, 3.4, 1.0], [0.0, 20.0, 100.0, 255.0]] {
+        let values = [values, values.map(|value| 0.5 * value), [0.0; 4]].concat();
+        crate::output::write_npy(&path, [1, 3, 2, 2], &values).unwrap();
+        let given = read_array(&path, Some(3), Some(2)).unwrap();
+        assert_eq!(crate::output::nhwc_to_nchw(&given.data, given.shape), values);
+        assert!(given.understood.contains("ddpm-gpu"), "{}", given.understood);
+    }
+    // in a dataset they are clamped
+    let values: Vec<f32> = [0.0, 0.2, 1.7, 1.0].into_iter().cycle().take(25).collect();
+    crate::output::write_npy(&path, [1, 1, 5, 5], &values).unwrap();
+    assert_eq!(read_bytes(open_path(&path).unwrap().as_ref())[0].0[..4], [128, 153, 255, 255]);
+}
+
+#[test]
+fn given_images_keep_their_shape() {
+    let data: Vec<u8> = (0..48).map(|i| 5 * i).collect();
+    let channels_last = Temporary::new("a.npy", &npy("|u1", "(1, 4, 4, 3)", &data));
+    let given = read_array(&channels_last.1, Some(3), Some(4)).unwrap();
+    assert_eq!((given.shape, given.data[4]), ([1, 4, 4, 3], 2.0 * (20.0 / 255.0) - 1.0));
+    let channels_first = Temporary::new("a.npy", &npy("|u1", "(1, 3, 4, 4)", &data));
+    let given = read_array(&channels_first.1, Some(3), Some(4)).unwrap();
+    assert_eq!((given.shape, given.data[1]), ([1, 4, 4, 3], 2.0 * (80.0 / 255.0) - 1.0));
+    for shape in ["(3, 4, 4)", "(1, 3, 4, 4)"] {
+        let file = Temporary::new("a.npy", &npy("|u1", shape, &data));
+        let message = read_array(&file.1, Some(1), Some(8)).unwrap_err().to_string();
+        for word in ["a.npy", "4, 4]", "[N, 1, 8, 8]", "crop or resize"] {
+            assert!(message.contains(word), "{message}");
+        }
+    }
+    let mask = Temporary::new("mask.npy", &npy("|b1", "(2, 2)", &[0, 1, 1, 0]));
+    let given = read_array(&mask.1, Some(1), Some(2)).unwrap();
+    assert_eq!((given.shape, given.data), ([1, 2, 2, 1], vec![-1.0, 1.0, 1.0, -1.0]));
+}
+
+#[test]
+fn labels_that_are_no_classes_get_a_true_sentence() {
+    let images = npy("|u1", "(2, 2, 2)", &[0, 9, 9, 0, 200, 1, 2, 3]);
+    for (labels, words) in [
+        (npy("|i1", "(2,)", &[1, 255]), &["-1 for image 1 in labels.npy", "from 0 to"][..]),
+        (npy("<i8", "(2,)", &[[0; 8], [255; 8]].concat()), &["-1 for image 1", "numpy.unique"]),
+        (npy("<i4", "(2,)", &[0, 0, 0, 0, 0, 0, 16, 0]), &["1048576 for image 1"]),
+        (npy("<U3", "(2,)", &[0; 24]), &["text (dtype <U3)", "numpy.unique"]),
+        (npy("|S3", "(2,)", &[0; 6]), &["text (dtype |S3)", "numpy.unique"]),
+        (npy("|O", "(2,)", b"\x80\x02]."), &["Python objects, which NumPy pickles", "numpy.unique"]),
+        (npy("<f4", "(2,)", &[0; 8]), &["the dtype <f4", "astype"]),
+        (npy("|u1", "(2, 3)", &[0; 6]), &["[2, 3]", "numpy.argmax"]),
+    ] {
+        let file = Temporary::new("a.npz", &npz(&[("images", images.clone()), ("labels", labels)], false));
+        let message = file.refused();
+        assert!(!message.contains("cut short"), "{message}");
+        for word in words {
+            assert!(message.contains(word), "{word} is not in {message}");
+        }
+    }
+    assert!(
+        Temporary::new("a.npz", b"\x80\x02N.").refused().contains("another format; save it with numpy.savez")
+    );
+    let labels = npy(">u2", "(2, 1)", &[0, 3, 1, 0]);
+    let file = Temporary::new("a.npz", &npz(&[("images", images), ("labels", labels)], true));
+    let dataset = open_path(&file.1).unwrap();
+    assert_eq!((dataset.label(0), dataset.label(1), dataset.classes().len()), (Some(3), Some(256), 257));
+}
+
+/// 280 MB of zeros take 280 kB; a header may say anything.
+#[test]
+fn arrays_larger_than_their_file_may_hold_are_refused_before_they_are_read() {
+    let mut bomb = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    bomb.start_file("images.npy", zip::write::SimpleFileOptions::default()).unwrap();
+    bomb.write_all(&npy("|u1", "(268, 1024, 1024)", &[])).unwrap();
+    let zeros = vec![0; 1 << 20];
+    (0..268).for_each(|_| bomb.write_all(&zeros).unwrap());
+    let message = Temporary::new("a.npz", &bomb.finish().unwrap().into_inner()).refused();
+    assert!(
+        message.contains("at most 268435456 bytes") && message.contains("numpy.savez rather"),
+        "{message}"
+    );
+    for shape in ["(400, 1024, 1024)", "(4294967296, 4294967296, 4294967296)", "(99999999999, 1, 1)"] {
+        for (name, bytes) in [
+            ("a.npy", npy("|u1", shape, &[0; 100])),
+            ("a.npz", npz(&[("images", npy("|u1", shape, &[0; 100]))], true)),
+        ] {
+            let message = Temporary::new(name, &bytes).refused();
+            assert!(message.contains("100 bytes for the shape"), "{message}");
+        }
+    }
 }
