@@ -9,6 +9,7 @@ use super::folder::write_new;
 use super::state::extra_ema;
 use super::{CheckpointError, tensor_file};
 use crate::diffusion::SchedulerConfig;
+use crate::files::read_regular_text;
 use crate::model::{Precision, Tensors, UNetConfig};
 
 /// A network with its weights, and the diffusion process it was trained for.
@@ -25,7 +26,7 @@ pub struct Pipeline {
 pub(super) const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
 pub(super) fn read_text(path: &Path) -> Result<String, CheckpointError> {
-    fs::read_to_string(path).map_err(CheckpointError::read(path))
+    read_regular_text(path).map_err(CheckpointError::read(path))
 }
 
 /// `folder/part/file`, or `folder/file` as the oldest pipelines on the hub have it.

@@ -10,6 +10,7 @@ use super::pipeline::write_json;
 use super::{CheckpointError, tensor_file};
 use crate::data::Fingerprint;
 use crate::diffusion::LearnedSchedule;
+use crate::files::read_regular_text;
 use crate::model::Tensors;
 use crate::ops::loss_scale::LossScale;
 
@@ -64,7 +65,7 @@ struct Decays {
 
 impl Header {
     fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let text = fs::read_to_string(path).map_err(CheckpointError::read(path))?;
+        let text = read_regular_text(path).map_err(CheckpointError::read(path))?;
         serde_json::from_str(&text).map_err(|error| CheckpointError::invalid(path, error))
     }
 

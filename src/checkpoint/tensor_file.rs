@@ -8,11 +8,12 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::CheckpointError;
+use crate::files::read_regular;
 use crate::model::{Precision, Tensor, Tensors};
 
 /// Reads all tensors of a file; 16-bit floats are widened.
 pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
-    let bytes = fs::read(path).map_err(CheckpointError::read(path))?;
+    let bytes = read_regular(path).map_err(CheckpointError::read(path))?;
     let invalid = |message: String| CheckpointError::invalid(path, message);
     let file = SafeTensors::deserialize(&bytes).map_err(|error| {
         invalid(format!(

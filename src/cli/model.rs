@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use ddpm_gpu::files::read_regular_text;
 use ddpm_gpu::model::{PRESETS, Preset, UNetConfig};
 
 /// The model that goes by a preset's name, or that a file describes.
@@ -15,6 +16,6 @@ pub(super) fn load(name: &str) -> anyhow::Result<UNetConfig> {
         let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
         bail!("--model {name}: there is no such preset ({}), and no such file", names.join(", "));
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
+    let text = read_regular_text(path).with_context(|| format!("{name}: cannot be read"))?;
     UNetConfig::from_json(&text).with_context(|| name.to_owned())
 }

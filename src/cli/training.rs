@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
 use ddpm_gpu::device::Device;
+use ddpm_gpu::files::read_regular_text;
 use ddpm_gpu::log::Scalars;
 use ddpm_gpu::model::{SampleSize, UNetConfig};
 use ddpm_gpu::train::{
@@ -210,7 +211,7 @@ impl TrainingArgs {
 
     /// Says which settings are others than those that the run in `output` was started with.
     pub(super) fn report_changes(&self, output: &Path, settings: Option<&str>) {
-        let then = std::fs::read_to_string(output.join(SETTINGS_FILE)).ok().filter(|_| self.resume);
+        let then = read_regular_text(&output.join(SETTINGS_FILE)).ok().filter(|_| self.resume);
         if let (Some(then), Some(now)) = (then, settings) {
             for change in config::changes(&then, now) {
                 eprintln!("changed since the run was started: {change}");

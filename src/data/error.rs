@@ -1,9 +1,11 @@
 //! What can go wrong between a file and a batch.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use crate::files::{NotRegular, open_regular};
 
 /// An error of the data layer: what was expected, what was found, and what to do about it.
 #[derive(Debug, Error)]
@@ -115,15 +117,16 @@ pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
 /// Opens a file and returns it with its length in bytes; a pipe or a device, which could block for ever, is
 /// refused.
 pub(super) fn open_regular_file(path: &Path) -> Result<(File, u64), DataError> {
-    let io_error = |source| DataError::Io { path: path.to_owned(), source };
-    let metadata = fs::metadata(path).map_err(io_error)?;
-    if !metadata.is_file() {
-        return Err(DataError::BadFile {
-            path: path.to_owned(),
-            expected: "a regular file".to_owned(),
-            found: "a folder, pipe or device".to_owned(),
-            advice: "give the path of a file".to_owned(),
-        });
-    }
-    Ok((File::open(path).map_err(io_error)?, metadata.len()))
+    open_regular(path).map_err(|source| {
+        let kind = source.get_ref().and_then(|inner| inner.downcast_ref::<NotRegular>());
+        match kind {
+            Some(&NotRegular(kind)) => DataError::BadFile {
+                path: path.to_owned(),
+                expected: "a regular file".to_owned(),
+                found: kind.to_owned(),
+                advice: "give the path of a file".to_owned(),
+            },
+            None => DataError::Io { path: path.to_owned(), source },
+        }
+    })
 }

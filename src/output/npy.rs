@@ -3,20 +3,20 @@
 //! Files are written through npyz. They are read here: npyz 0.9 multiplies the sizes of a shape without a check
 //! and parses a header of any depth by recursion, so that a hostile file would end the program.
 
-use std::fs;
 use std::path::Path;
 
 use npyz::WriterBuilder;
 
 use super::OutputError;
 use super::atomic::write_atomically;
+use crate::files::read_regular;
 
 /// Reads a batch of images `[N, C, H, W]` of float32 or float64, in C or Fortran order; returns shape and data.
 ///
 /// # Errors
 /// [`OutputError::Read`] if the file cannot be read, [`OutputError::BadFile`] if it holds something else.
 pub fn read_npy(path: &Path) -> Result<([usize; 4], Vec<f32>), OutputError> {
-    let bytes = fs::read(path).map_err(|source| OutputError::Read { path: path.to_owned(), source })?;
+    let bytes = read_regular(path).map_err(|source| OutputError::Read { path: path.to_owned(), source })?;
     parse(&bytes).map_err(|problem| OutputError::BadFile {
         path: path.to_owned(),
         expected: problem.expected.to_owned(),
