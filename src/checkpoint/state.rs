@@ -1,7 +1,7 @@
 //! What resuming needs beside the pipeline.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +13,7 @@ use crate::diffusion::LearnedSchedule;
 use crate::files::read_regular_text;
 use crate::model::Tensors;
 use crate::ops::loss_scale::LossScale;
+use crate::output::write_text;
 
 /// Where a training run stands.
 #[derive(Clone, Debug, Default)]
@@ -99,6 +100,15 @@ pub(super) fn extra_ema(checkpoint: &Path, decay: f64) -> Result<Option<Tensors>
         return Err(CheckpointError::invalid(checkpoint, message));
     }
     tensor_file::read(&folder.join(ema_file(decay))).map(Some)
+}
+
+/// Writes into a checkpoint what is known of its data set by now, in place of what it says.
+pub(crate) fn record_dataset(checkpoint: &Path, dataset: &Fingerprint) -> Result<(), CheckpointError> {
+    let path = checkpoint.join(FOLDER).join("state.json");
+    let header = Header { dataset: Some(dataset.clone()), ..Header::read(&path)? };
+    let text =
+        serde_json::to_string_pretty(&header).map_err(|error| CheckpointError::invalid(&path, error))?;
+    write_text(&path, &(text + "\n")).map_err(|error| CheckpointError::write(&path)(io::Error::other(error)))
 }
 
 impl TrainingState {

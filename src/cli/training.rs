@@ -17,7 +17,7 @@ use ddpm_gpu::train::{
 
 use super::config::{self, ConfigArgs};
 use super::dashboard::{self, Dashboard};
-use super::dataset::{DatasetArgs, describe};
+use super::dataset::{DatasetArgs, describe, describe_passed_over};
 use super::progress::Progress;
 use super::table::mib;
 use super::{DeviceArgs, PrecisionArgs, model, one_of};
@@ -25,7 +25,7 @@ use super::{DeviceArgs, PrecisionArgs, model, one_of};
 /// The images and the model.
 #[derive(clap::Args)]
 pub(super) struct DataArgs {
-    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP), with a
+    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), with a
     /// subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a folder of them. `ddpm-gpu
     /// data` shows what is seen in it
     #[arg(long, value_name = "NAME|PATH")]
@@ -165,6 +165,9 @@ impl DataArgs {
         let dataset: Arc<dyn Dataset> =
             data::open(&self.dataset, &self.open_options(model, Split::Train)?)?.into();
         eprintln!("data: {}", describe(dataset.as_ref()));
+        if let Some(text) = describe_passed_over(dataset.passed_over()) {
+            eprintln!("{text}");
+        }
         if !dataset.skipped().is_empty() {
             eprintln!("skipped {} bad images:", dataset.skipped().len());
             for skipped in dataset.skipped().iter().take(10) {

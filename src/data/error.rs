@@ -75,6 +75,15 @@ pub enum DataError {
         advice: String,
     },
 
+    /// The dataset has no images that are held out from training.
+    #[error("{dataset}: split: expected train, the only one it has, found test; {advice}")]
+    NoSplit {
+        /// Name or path of the dataset.
+        dataset: String,
+        /// What to do.
+        advice: String,
+    },
+
     /// The thread that reads ahead panicked: a defect of this program.
     #[error("reading batch {step} of {dataset} panicked: {message}; please report this as a bug")]
     Panicked {
