@@ -190,14 +190,17 @@ fn checksum_of_some(dataset: &dyn Dataset) -> Result<u32, DataError> {
 mod hexadecimal {
     use std::fmt::Write;
 
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
 
     const DIGITS: usize = 8;
 
     pub(super) fn serialize<S: Serializer>(numbers: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
         let mut text = String::with_capacity(DIGITS * numbers.len());
-        // writing to a string does not fail
-        numbers.iter().for_each(|number| drop(write!(text, "{number:08x}")));
+        for number in numbers {
+            write!(text, "{number:08x}").map_err(S::Error::custom)?;
+        }
         serializer.serialize_str(&text)
     }
 

@@ -37,7 +37,7 @@ pub(super) const FORMAT: Format = Format {
     recognises: |path| {
         is_tar(path)
             || is_gzipped(path)
-            || (path.is_dir() && shards(path).is_ok_and(|shards| !shards.is_empty()))
+            || (path.is_dir() && entries(path).is_ok_and(|paths| paths.iter().any(|path| is_tar(path))))
     },
     open,
 };
@@ -49,13 +49,6 @@ fn is_tar(path: &Path) -> bool {
 fn is_gzipped(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     path.is_file() && (name.ends_with(".tar.gz") || name.ends_with(".tgz"))
-}
-
-/// The tar files of a folder, sorted by name.
-fn shards(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let mut paths = entries(folder)?;
-    paths.retain(|path| is_tar(path));
-    Ok(paths)
 }
 
 /// The pictures of some tar files, found by reading the headers of their members once.
@@ -97,7 +90,15 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
             "gunzip it",
         ));
     }
-    let paths = if path.is_dir() { shards(path)? } else { vec![path.to_owned()] };
+    let mut rest = Rest::default();
+    let paths = if path.is_dir() {
+        let (paths, others): (Vec<PathBuf>, Vec<PathBuf>) =
+            entries(path)?.into_iter().partition(|path| is_tar(path));
+        others.into_iter().filter(|other| other.is_file()).for_each(|other| rest.add(other));
+        paths
+    } else {
+        vec![path.to_owned()]
+    };
     let mut shards = Shards {
         files: Vec::new(),
         samples: Vec::new(),
@@ -106,7 +107,7 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
         skipped: Vec::new(),
         passed_over: Vec::new(),
     };
-    let (mut labels, mut rest) = (Vec::new(), Rest::default());
+    let mut labels = Vec::new();
     for path in paths {
         let (samples, damage) = index(&path, shards.files.len(), &mut rest)?;
         match damage {
@@ -179,7 +180,7 @@ fn read_members(
     let (mut label_file, _) = open_regular_file(path)?;
     for entry in archive.entries_with_seek().map_err(io_error)? {
         left.set(MAX_HEADER_BYTES);
-        let mut member = || {
+        let member = || {
             let entry = entry.map_err(|error| cut(error.to_string()))?;
             let header = entry.header().entry_type();
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();

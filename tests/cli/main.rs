@@ -7,6 +7,7 @@ mod errors;
 mod evaluate;
 mod export;
 mod guidance;
+mod images;
 mod kernels;
 mod objectives;
 mod pairs;

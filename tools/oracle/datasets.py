@@ -81,7 +81,7 @@ def formats():
     photo.save(folder / "photo.jfif", format="jpeg", quality=95, subsampling=0)
     photo.save(folder / "photo.jpe", format="jpeg", quality=95, subsampling=0)
     rgb.save(folder / "rgb.bmp")
-    grey.save(folder / "grey.dib", format="bmp")
+    rgb.quantize(11).save(folder / "palette.dib", format="bmp")
     rgb.quantize(11).save(folder / "palette.gif")
     rgb.quantize(11).save(folder / "animated.gif", save_all=True, append_images=[rgb.rotate(180).quantize(11)])
     rgb.save(folder / "rgb.tiff")

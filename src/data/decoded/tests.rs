@@ -162,15 +162,15 @@ fn links_of_the_name_of_the_cache_are_not_followed() {
     let (expected, _) = place.read(0, true, 1);
     let (cache, whole) = (place.cache_file(), fs::read(place.cache_file()).unwrap());
     let victim = place.folder.path().join("victim");
-    for (text, link) in [
-        ("precious", std::os::unix::fs::symlink as fn(&PathBuf, &PathBuf) -> std::io::Result<()>),
-        ("precious", |original, link| fs::hard_link(original, link)),
+    for link in [
+        std::os::unix::fs::symlink as fn(PathBuf, PathBuf) -> std::io::Result<()>,
+        fs::hard_link as fn(PathBuf, PathBuf) -> std::io::Result<()>,
     ] {
-        fs::write(&victim, text).unwrap();
+        fs::write(&victim, "precious").unwrap();
         fs::remove_file(&cache).unwrap();
-        link(&victim, &cache).unwrap();
+        link(victim.clone(), cache.clone()).unwrap();
         assert_eq!(place.read(0, true, 2), (expected.clone(), LEN));
-        assert_eq!(fs::read_to_string(&victim).unwrap(), text);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert!(fs::symlink_metadata(&cache).unwrap().is_file() && fs::read(&cache).unwrap() == whole);
     }
     // a link to a whole file of the cache is not trusted either
