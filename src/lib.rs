@@ -9,6 +9,7 @@ pub mod data;
 pub mod device;
 pub mod diffusion;
 pub mod evaluate;
+pub mod files;
 pub mod graph;
 mod hash;
 pub mod log;

@@ -9,13 +9,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::CheckpointError;
+use crate::files::read_regular;
 
 /// Longest first: Infinity ends -Infinity.
 const NOT_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
 /// Reads a file.
 pub(super) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
-    let bytes = fs::read(path).map_err(CheckpointError::read(path))?;
+    let bytes = read_regular(path).map_err(CheckpointError::read(path))?;
     let text = String::from_utf8(bytes).map_err(|_| {
         CheckpointError::invalid(path, "this is no JSON text: it has bytes that are not UTF-8; copy it again")
     })?;
@@ -34,13 +35,18 @@ pub(super) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
 
 /// Writes a file.
 pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), CheckpointError> {
+    fs::write(path, json_text(path, value)?).map_err(CheckpointError::write(path))
+}
+
+/// What [`write_json`] writes.
+pub(super) fn json_text(path: &Path, value: &impl serde::Serialize) -> Result<String, CheckpointError> {
     let mut text =
         serde_json::to_string_pretty(value).map_err(|error| CheckpointError::invalid(path, error))?;
     for name in NOT_FINITE {
         // A quote within a string has a backslash before it, so this is a whole value.
         text = text.replace(&format!(": \"{name}\""), &format!(": {name}"));
     }
-    fs::write(path, text + "\n").map_err(CheckpointError::write(path))
+    Ok(text + "\n")
 }
 
 /// The text with quotes around the numbers that JSON does not have.

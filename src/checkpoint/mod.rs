@@ -16,6 +16,7 @@ pub use folder::{create_folder, newest, prune, resolve};
 pub(crate) use folder::{occupy, save};
 pub use pipeline::{Pipeline, read_config};
 pub use state::TrainingState;
+pub(crate) use state::record_dataset;
 
 use crate::model::{ModelError, WeightsError};
 

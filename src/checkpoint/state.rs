@@ -1,20 +1,21 @@
 //! What resuming needs beside the pipeline.
 
 use std::fmt::Display;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::CheckpointError;
-use super::json::{read_json, write_json};
+use super::json::{json_text, read_json, write_json};
 use super::tensor_file::{self, Shapes};
 use super::weights_file::names;
 use crate::data::Fingerprint;
 use crate::diffusion::LearnedSchedule;
 use crate::model::Tensors;
 use crate::ops::loss_scale::LossScale;
+use crate::output::write_text;
 
 /// Where a training run stands.
 #[derive(Clone, Debug, Default)]
@@ -185,6 +186,14 @@ pub(super) fn extra_ema(
     let shapes = model.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
     check_alike(&path, &tensors, &shapes, "the model's own weights")?;
     Ok(Some(tensors))
+}
+
+/// Writes into a checkpoint what is known of its data set by now, in place of what it says.
+pub(crate) fn record_dataset(checkpoint: &Path, dataset: &Fingerprint) -> Result<(), CheckpointError> {
+    let path = header_path(checkpoint);
+    let header = Header { dataset: Some(dataset.clone()), ..Header::read(checkpoint)? };
+    let text = json_text(&path, &header)?;
+    write_text(&path, &text).map_err(|error| CheckpointError::write(&path)(io::Error::other(error)))
 }
 
 impl TrainingState {

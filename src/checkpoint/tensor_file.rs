@@ -8,6 +8,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::CheckpointError;
+use crate::files::read_regular;
 use crate::model::{Precision, Tensor, Tensors};
 
 /// Shapes by name.
@@ -31,7 +32,7 @@ pub(super) fn shapes(path: &Path) -> Result<Shapes, CheckpointError> {
 
 /// Reads all tensors of a file, whose numbers must be finite; 16-bit floats are widened.
 pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
-    let bytes = fs::read(path).map_err(CheckpointError::read(path))?;
+    let bytes = read_regular(path).map_err(CheckpointError::read(path))?;
     let invalid = |message: String| CheckpointError::invalid(path, message);
     let file = parse(path, &bytes)?;
     let mut tensors = Tensors::new();

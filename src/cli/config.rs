@@ -12,6 +12,7 @@ use clap::builder::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
+use ddpm_gpu::files::read_regular_text;
 use ddpm_gpu::train::SETTINGS_FILE;
 use toml::{Table, Value};
 
@@ -119,7 +120,7 @@ fn are_in_conflict(command: &Command, one: &Arg, other: &Arg) -> bool {
 /// The settings of a file as words, without those that the user's own words replace or exclude.
 fn words_of_file(path: &Path, command: &Command, words: &[OsString]) -> Result<Vec<OsString>, String> {
     let name = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: cannot be read: {error}"))?;
+    let text = read_regular_text(path).map_err(|error| format!("{name}: cannot be read: {error}"))?;
     let table: Table = text.parse().map_err(|error| format!("{name}: {error}"))?;
     let given: Vec<&Arg> = command.get_arguments().filter(|arg| is_given(arg, words)).collect();
     let mut found = Vec::new();

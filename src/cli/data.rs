@@ -6,7 +6,7 @@ use anyhow::bail;
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Skipped, Split};
 use ddpm_gpu::output::{self, GridOptions};
 
-use super::dataset::{DatasetArgs, describe};
+use super::dataset::{DatasetArgs, describe, describe_passed_over};
 
 /// Show what training sees in a data set
 ///
@@ -14,7 +14,7 @@ use super::dataset::{DatasetArgs, describe};
 /// read; --output draws some of the images as the model would get them.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A folder of images (PNG, JPEG, WebP), a .npy or .npz file, WebDataset tar files, a folder of CIFAR-10's or of
+    /// A folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), a .npy or .npz file, WebDataset tar files, a folder of CIFAR-10's or of
     /// MNIST's files; or a name: digits, fashion-mnist, cifar10
     #[arg(value_name = "NAME|PATH")]
     dataset: String,
@@ -72,6 +72,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         if shape.channels == 1 { "grey" } else { "colour" }
     );
     print_bad(&survey.bad);
+    if let Some(text) = describe_passed_over(dataset.passed_over()) {
+        println!("{text}");
+    }
 
     if let Some(path) = &args.output {
         draw(dataset.as_ref(), path)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ddpm_gpu::data::{Dataset, OpenOptions};
+use ddpm_gpu::data::{Dataset, OpenOptions, PassedOver};
 
 use super::cache_folder;
 
@@ -40,4 +40,18 @@ pub(super) fn describe(dataset: &dyn Dataset) -> String {
     };
     let understood = dataset.understood().map_or(String::new(), |understood| format!("; {understood}"));
     format!("{}, {} images, {classes}{understood}", dataset.name(), dataset.len())
+}
+
+/// Says what lies beside the images and is not taken for one, where there is such.
+pub(super) fn describe_passed_over(passed_over: &[PassedOver]) -> Option<String> {
+    const NAMED: usize = 4;
+    let count: usize = passed_over.iter().map(|kind| kind.count).sum();
+    let named = passed_over.iter().take(NAMED);
+    let mut kinds: Vec<String> = named
+        .map(|PassedOver { kind, count, example }| format!("{count} {kind}, such as {}", example.display()))
+        .collect();
+    if passed_over.len() > NAMED {
+        kinds.push(format!("{} more kinds", passed_over.len() - NAMED));
+    }
+    (count > 0).then(|| format!("passed over: {count} that are no images ({})", kinds.join("; ")))
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use ddpm_gpu::diffusion::{
     BetaSchedule, MOST_TIMESTEPS, PredictionType, ScheduleError, SchedulerConfig, VarianceType,
 };
+use ddpm_gpu::files::read_regular_text;
 
 use super::bounds::{above_up_to, count_in, finite_in};
 use super::one_of;
@@ -85,8 +86,8 @@ impl ProcessArgs {
         let trained_betas: Option<Vec<f64>> = match &self.trained_betas {
             None => None,
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("{}: cannot be read", path.display()))?;
+                let text =
+                    read_regular_text(path).with_context(|| format!("{}: cannot be read", path.display()))?;
                 let betas = serde_json::from_str(&text).with_context(|| {
                     format!("{}: expected a list of numbers, such as [0.0001, 0.02]", path.display())
                 })?;

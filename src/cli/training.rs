@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
 use ddpm_gpu::device::Device;
+use ddpm_gpu::files::read_regular_text;
 use ddpm_gpu::log::Scalars;
 use ddpm_gpu::model::{SampleSize, UNetConfig};
 use ddpm_gpu::train::{
@@ -16,7 +17,7 @@ use ddpm_gpu::train::{
 
 use super::config::{self, ConfigArgs};
 use super::dashboard::{self, Dashboard};
-use super::dataset::{DatasetArgs, describe};
+use super::dataset::{DatasetArgs, describe, describe_passed_over};
 use super::model::square;
 use super::progress::Progress;
 use super::table::mib;
@@ -25,7 +26,7 @@ use super::{DeviceArgs, PrecisionArgs, model, one_of};
 /// The images and the model.
 #[derive(clap::Args)]
 pub(super) struct DataArgs {
-    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP), with a
+    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), with a
     /// subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a folder of them. `ddpm-gpu
     /// data` shows what is seen in it
     #[arg(long, value_name = "NAME|PATH")]
@@ -165,6 +166,9 @@ impl DataArgs {
         let dataset: Arc<dyn Dataset> =
             data::open(&self.dataset, &self.open_options(model, Split::Train)?)?.into();
         eprintln!("data: {}", describe(dataset.as_ref()));
+        if let Some(text) = describe_passed_over(dataset.passed_over()) {
+            eprintln!("{text}");
+        }
         if !dataset.skipped().is_empty() {
             eprintln!("skipped {} bad images:", dataset.skipped().len());
             for skipped in dataset.skipped().iter().take(10) {
@@ -208,7 +212,7 @@ impl TrainingArgs {
 
     /// Says which settings are others than those that the run in `output` was started with.
     pub(super) fn report_changes(&self, output: &Path, settings: Option<&str>) {
-        let then = std::fs::read_to_string(output.join(SETTINGS_FILE)).ok().filter(|_| self.resume);
+        let then = read_regular_text(&output.join(SETTINGS_FILE)).ok().filter(|_| self.resume);
         if let (Some(then), Some(now)) = (then, settings) {
             for change in config::changes(&then, now) {
                 eprintln!("changed since the run was started: {change}");

@@ -16,10 +16,15 @@ use self::cache_file::CacheFile;
 use self::kept::Kept;
 use super::format::Pictures;
 use super::picture::Picture;
-use super::{DataError, Dataset, ImageShape, OpenOptions, Original, Skipped, require, require_read};
+use super::{
+    Content, DataError, Dataset, ImageShape, OpenOptions, Original, PassedOver, Skipped, require,
+    require_read,
+};
 
 /// The largest image size in pixels; it keeps the products of sizes far from overflow.
 const MAX_SIZE: usize = 8192;
+/// Files of up to this many bytes in all are decoded before training.
+const MAX_CHECKED_BYTES: u64 = 256 << 20;
 
 /// Pictures at the shape that a model takes.
 pub(super) struct Decoded {
@@ -95,11 +100,16 @@ impl Decoded {
         Ok(decoded)
     }
 
-    fn leave_out_bad(&mut self, path: &Path) -> Result<(), DataError> {
-        let results: Vec<Result<(), DataError>> = (0..self.pictures.len())
+    /// Decodes every picture, and keeps what there is room for.
+    fn decode_all(&self) -> Vec<Result<(), DataError>> {
+        (0..self.pictures.len())
             .into_par_iter()
             .map_init(|| vec![0.0; self.shape.elements()], |pixels, index| self.write(index, pixels))
-            .collect();
+            .collect()
+    }
+
+    fn leave_out_bad(&mut self, path: &Path) -> Result<(), DataError> {
+        let results = self.decode_all();
         self.indices.clear();
         for (index, result) in results.into_iter().enumerate() {
             match result {
@@ -191,6 +201,52 @@ impl Dataset for Decoded {
 
     fn skipped(&self) -> &[Skipped] {
         &self.skipped
+    }
+
+    fn passed_over(&self) -> &[PassedOver] {
+        self.pictures.passed_over()
+    }
+
+    fn check(&self) -> Result<(), DataError> {
+        let is_checked = self.memory.is_empty() || self.indices.len() < self.pictures.len();
+        if is_checked || self.pictures.stored_bytes() > MAX_CHECKED_BYTES {
+            return Ok(());
+        }
+        let mut errors = self.decode_all().into_iter().filter_map(Result::err);
+        match (errors.next(), errors.count()) {
+            (None, _) => Ok(()),
+            (Some(DataError::BadFile { path, expected, found, advice }), more @ 1..) => {
+                let images = if more == 1 { "image is" } else { "images are" };
+                let found = format!("{found} ({more} more {images} bad)");
+                Err(DataError::BadFile { path, expected, found, advice })
+            }
+            (Some(error), _) => Err(error),
+        }
+    }
+
+    fn contents(&self) -> Result<Vec<Content>, DataError> {
+        let mut is_good = vec![false; self.pictures.len()];
+        self.indices.iter().for_each(|&index| is_good[index] = true);
+        (0..self.pictures.len())
+            .into_par_iter()
+            .map(|index| {
+                let label = self.pictures.label(index);
+                match self.pictures.checksum(index) {
+                    Ok(checksum) if is_good[index] => Ok(Content::new(checksum, label)),
+                    // of one that cannot even be opened nothing is known
+                    checksum if !is_good[index] => Ok(Content::new(checksum.unwrap_or(0), label).bad()),
+                    checksum => checksum.map(|checksum| Content::new(checksum, label)),
+                }
+            })
+            .collect()
+    }
+
+    fn content_location(&self, position: usize) -> String {
+        self.pictures.location(position).display().to_string()
+    }
+
+    fn content_position(&self, index: usize) -> usize {
+        self.indices[index]
     }
 }
 

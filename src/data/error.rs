@@ -1,9 +1,11 @@
 //! What can go wrong between a file and a batch.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use crate::files::{NotRegular, open_regular};
 
 /// An error of the data layer: what was expected, what was found, and what to do about it.
 #[derive(Debug, Error)]
@@ -73,6 +75,15 @@ pub enum DataError {
         advice: String,
     },
 
+    /// The dataset has no images that are held out from training.
+    #[error("{dataset}: split: expected train, the only one it has, found test; {advice}")]
+    NoSplit {
+        /// Name or path of the dataset.
+        dataset: String,
+        /// What to do.
+        advice: String,
+    },
+
     /// The thread that reads ahead panicked: a defect of this program.
     #[error("reading batch {step} of {dataset} panicked: {message}; please report this as a bug")]
     Panicked {
@@ -121,15 +132,16 @@ pub(super) fn most_decompressed(length: u64) -> u64 {
 /// Opens a file and returns it with its length in bytes; a pipe or a device, which could block for ever, is
 /// refused.
 pub(super) fn open_regular_file(path: &Path) -> Result<(File, u64), DataError> {
-    let io_error = |source| DataError::Io { path: path.to_owned(), source };
-    let metadata = fs::metadata(path).map_err(io_error)?;
-    if !metadata.is_file() {
-        return Err(DataError::BadFile {
-            path: path.to_owned(),
-            expected: "a regular file".to_owned(),
-            found: "a folder, pipe or device".to_owned(),
-            advice: "give the path of a file".to_owned(),
-        });
-    }
-    Ok((File::open(path).map_err(io_error)?, metadata.len()))
+    open_regular(path).map_err(|source| {
+        let kind = source.get_ref().and_then(|inner| inner.downcast_ref::<NotRegular>());
+        match kind {
+            Some(&NotRegular(kind)) => DataError::BadFile {
+                path: path.to_owned(),
+                expected: "a regular file".to_owned(),
+                found: kind.to_owned(),
+                advice: "give the path of a file".to_owned(),
+            },
+            None => DataError::Io { path: path.to_owned(), source },
+        }
+    })
 }

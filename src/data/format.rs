@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::entries::PassedOver;
 use super::picture::Picture;
 use super::{DataError, OpenOptions, Skipped, cifar10, folder, idx_folder, numpy, web_dataset};
 
-/// Every format of files. The first that recognises a path opens it; the folder of images comes last, because it
-/// takes any folder.
+/// Every format of files. A path that more than one of them recognises is refused.
 pub(super) const FORMATS: &[Format] =
     &[web_dataset::FORMAT, numpy::FORMAT, cifar10::FORMAT, idx_folder::FORMAT, folder::FORMAT];
 
@@ -42,6 +42,21 @@ pub(super) trait Pictures: Send + Sync {
     /// The files that the pictures come from: when one of them changes, so may the pictures.
     fn files(&self) -> Vec<PathBuf>;
 
+    /// A checksum of what is stored of a picture: another where another picture lies in its place.
+    fn checksum(&self, index: usize) -> Result<u32, DataError> {
+        Ok(self.decode(index)?.checksum())
+    }
+
+    /// Bytes of the files that are to be decoded.
+    fn stored_bytes(&self) -> u64 {
+        0
+    }
+
+    /// What lies beside the pictures and is not taken for one.
+    fn passed_over(&self) -> &[PassedOver] {
+        &[]
+    }
+
     /// The channels that a model gets unless it asks for others.
     fn channels(&self) -> usize {
         3
@@ -60,5 +75,50 @@ pub(super) trait Pictures: Send + Sync {
     /// Files that were left out when the format was opened under [`OpenOptions::skip_bad_images`].
     fn skipped(&self) -> &[Skipped] {
         &[]
+    }
+}
+
+/// The format of what lies at a path.
+///
+/// # Errors
+/// Where nothing is recognised, or more than one format.
+pub(super) fn recognise(path: &Path) -> Result<&'static Format, DataError> {
+    let found: Vec<&Format> = FORMATS.iter().filter(|format| (format.recognises)(path)).collect();
+    match found.as_slice() {
+        [format] => Ok(format),
+        // it says best what is missing
+        [] if path.is_dir() => Ok(&folder::FORMAT),
+        [] => {
+            let known: Vec<&str> = FORMATS.iter().map(|format| format.description).collect();
+            Err(DataError::BadFile {
+                path: path.to_owned(),
+                expected: format!("the name of a dataset, or {}", known.join("; ")),
+                found: "a file of another kind".to_owned(),
+                advice: "give the folder that the images are in".to_owned(),
+            })
+        }
+        several => {
+            let found: Vec<String> = several.iter().map(|format| evidence(format, path)).collect();
+            Err(DataError::BadFile {
+                path: path.to_owned(),
+                expected: "a dataset of one format".to_owned(),
+                found: found.join("; and "),
+                advice: "move what is not meant elsewhere, or give the path of the file or subfolder that is meant"
+                    .to_owned(),
+            })
+        }
+    }
+}
+
+/// What speaks for a format at a path, for people.
+fn evidence(format: &Format, path: &Path) -> String {
+    let Format { description, open, .. } = format;
+    match open(path, &OpenOptions::default()) {
+        Ok(pictures) if pictures.len() > 0 => {
+            let images = if pictures.len() == 1 { "image" } else { "images" };
+            let first = pictures.location(0);
+            format!("{} {images} of {description}, the first {}", pictures.len(), first.display())
+        }
+        _ => format!("what looks like {description}"),
     }
 }

@@ -66,7 +66,9 @@ pub struct LoaderOptions {
 pub struct Loader {
     name: String,
     /// `None` only while the loader is dropped.
-    batches: Option<Receiver<Result<Batch, DataError>>>,
+    batches: Option<Receiver<Result<Batch, Failure>>>,
+    /// The image at which it has stopped.
+    failed_image: Option<usize>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -99,7 +101,7 @@ impl Loader {
             .name("data-loader".to_owned())
             .spawn(move || reader.run(&sender))
             .map_err(|source| DataError::Io { path: name.clone().into(), source })?;
-        Ok(Self { name, batches: Some(batches), stop, thread: Some(thread) })
+        Ok(Self { name, batches: Some(batches), failed_image: None, stop, thread: Some(thread) })
     }
 
     /// Waits for the batch of the next step.
@@ -110,7 +112,19 @@ impl Loader {
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Batch, DataError> {
         let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
-        batch.unwrap_or_else(|| Err(DataError::Stopped { dataset: self.name.clone() }))
+        match batch {
+            Some(Ok(batch)) => Ok(batch),
+            Some(Err(Failure { image, error })) => {
+                self.failed_image = image;
+                Err(error)
+            }
+            None => Err(DataError::Stopped { dataset: self.name.clone() }),
+        }
+    }
+
+    /// The index of the image that could not be read, after [`next`](Self::next) has failed because of one.
+    pub fn failed_image(&self) -> Option<usize> {
+        self.failed_image
     }
 }
 
@@ -126,6 +140,19 @@ impl Drop for Loader {
     }
 }
 
+/// Why there is no further batch.
+struct Failure {
+    /// The image that could not be read, where it is because of one.
+    image: Option<usize>,
+    error: DataError,
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        Self { image: None, error }
+    }
+}
+
 /// The background thread's side.
 struct Reader {
     dataset: Arc<dyn Dataset>,
@@ -134,13 +161,14 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(&self, sender: &SyncSender<Result<Batch, DataError>>) {
+    fn run(&self, sender: &SyncSender<Result<Batch, Failure>>) {
         let mut order = Order::new(self.options.seed, self.dataset.len());
         for step in self.options.first_step.. {
             let batch =
                 catch_unwind(AssertUnwindSafe(|| self.read(&mut order, step))).unwrap_or_else(|payload| {
                     let dataset = self.dataset.name().to_owned();
-                    Err(DataError::Panicked { dataset, step, message: panic_message(payload.as_ref()) })
+                    let message = panic_message(payload.as_ref());
+                    Err(DataError::Panicked { dataset, step, message }.into())
                 });
             let last = batch.is_err();
             if self.stop.load(Ordering::Relaxed) || sender.send(batch).is_err() || last {
@@ -149,7 +177,7 @@ impl Reader {
         }
     }
 
-    fn read(&self, order: &mut Order, step: u64) -> Result<Batch, DataError> {
+    fn read(&self, order: &mut Order, step: u64) -> Result<Batch, Failure> {
         let LoaderOptions { batch_size, seed, random_flip, random_shift, .. } = self.options;
         let shape = self.dataset.image_shape();
         let flips = if random_flip { order::flips(seed, step, batch_size) } else { vec![false; batch_size] };
@@ -163,15 +191,16 @@ impl Reader {
             .map_err(|_| batch_size_error(self.dataset.name(), batch_size))?;
         images.resize(batch_size * shape.elements(), 0.0);
         let indices = order.batch(step, batch_size);
-        let labels: Vec<Result<Option<u32>, DataError>> = images
+        let labels: Vec<Result<Option<u32>, Failure>> = images
             .par_chunks_exact_mut(shape.elements())
             .zip(indices.into_par_iter().zip(flips).zip(shifts))
             .map(|(pixels, ((index, flip), by))| {
                 // a dropped loader does not wait for the rest of its batch
                 if self.stop.load(Ordering::Relaxed) {
-                    return Err(DataError::Stopped { dataset: self.dataset.name().to_owned() });
+                    return Err(DataError::Stopped { dataset: self.dataset.name().to_owned() }.into());
                 }
-                let label = self.dataset.read(index, pixels)?;
+                let read = self.dataset.read(index, pixels);
+                let label = read.map_err(|error| Failure { image: Some(index), error })?;
                 if flip {
                     mirror(pixels, shape.width, shape.channels);
                 }
@@ -182,7 +211,7 @@ impl Reader {
             })
             .collect();
         // in the order of the batch, so that of several errors the same one is reported each time
-        let labels: Vec<Option<u32>> = labels.into_iter().collect::<Result<_, _>>()?;
+        let labels: Vec<Option<u32>> = labels.into_iter().collect::<Result<_, Failure>>()?;
         Ok(Batch { images, labels: labels.into_iter().collect::<Option<_>>().unwrap_or_default() })
     }
 }

@@ -10,6 +10,7 @@ mod cifar10;
 mod codec;
 mod decoded;
 mod digits;
+mod entries;
 mod error;
 mod fashion_mnist;
 mod fingerprint;
@@ -30,8 +31,9 @@ mod web_dataset;
 use std::path::{Path, PathBuf};
 
 pub use codec::{is_image, read_image};
+pub use entries::PassedOver;
 pub use error::DataError;
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Content, Fingerprint};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use numpy::{ArrayImages, read_array};
 pub use survey::{Survey, survey};
@@ -96,6 +98,43 @@ pub trait Dataset: Send + Sync {
     /// The files that were left out under [`OpenOptions::skip_bad_images`], in the order of their paths.
     fn skipped(&self) -> &[Skipped] {
         &[]
+    }
+
+    /// What lies beside the images and is not taken for one.
+    fn passed_over(&self) -> &[PassedOver] {
+        &[]
+    }
+
+    /// Decodes all images ahead of training where that costs little, so that a bad one is found before the first step.
+    ///
+    /// # Errors
+    /// The first bad image, and how many there are.
+    fn check(&self) -> Result<(), DataError> {
+        Ok(())
+    }
+
+    /// What tells every image from another, also those that were left out as bad; see [`Fingerprint`].
+    ///
+    /// # Errors
+    /// As [`read`](Dataset::read).
+    fn contents(&self) -> Result<Vec<Content>, DataError> {
+        let mut pixels = vec![0.0; self.image_shape().elements()];
+        (0..self.len())
+            .map(|index| {
+                let label = self.read(index, &mut pixels)?;
+                Ok(Content::new(fingerprint::checksum_of_floats(&pixels), label))
+            })
+            .collect()
+    }
+
+    /// What messages call the image at a position in [`contents`](Dataset::contents).
+    fn content_location(&self, position: usize) -> String {
+        self.location(position)
+    }
+
+    /// The position of image `index` in [`contents`](Dataset::contents).
+    fn content_position(&self, index: usize) -> usize {
+        index
     }
 }
 
@@ -209,16 +248,7 @@ pub fn open(name_or_path: &str, options: &OpenOptions) -> Result<Box<dyn Dataset
         let known: Vec<&str> = ALL.iter().map(|source| source.name).collect();
         return Err(DataError::Unknown { name: name_or_path.to_owned(), known: known.join(", ") });
     }
-    let Some(format) = format::FORMATS.iter().find(|format| (format.recognises)(path)) else {
-        let known: Vec<&str> = format::FORMATS.iter().map(|format| format.description).collect();
-        return Err(DataError::BadFile {
-            path: path.to_owned(),
-            expected: format!("the name of a dataset, or {}", known.join("; ")),
-            found: "a file of another kind".to_owned(),
-            advice: "give the folder that the images are in".to_owned(),
-        });
-    };
-    let pictures = (format.open)(path, options)?;
+    let pictures = (format::recognise(path)?.open)(path, options)?;
     Ok(Box::new(decoded::Decoded::new(name_or_path.to_owned(), path, pictures, options)?))
 }
 
@@ -250,13 +280,7 @@ fn require(
 fn require_train(dataset: &str, split: Split, advice: &str) -> Result<(), DataError> {
     match split {
         Split::Train => Ok(()),
-        Split::Test => Err(DataError::Unfit {
-            dataset: dataset.to_owned(),
-            what: "split",
-            expected: "train".to_owned(),
-            found: "test".to_owned(),
-            advice: advice.to_owned(),
-        }),
+        Split::Test => Err(DataError::NoSplit { dataset: dataset.to_owned(), advice: advice.to_owned() }),
     }
 }
 

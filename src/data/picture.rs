@@ -1,12 +1,18 @@
 //! A decoded picture of any size, and how it becomes an image of the model's shape.
 
 use image::imageops::{self, FilterType};
-use image::{ImageBuffer, Luma, Pixel, Rgb};
+use image::metadata::Orientation;
+use image::{GenericImageView, ImageBuffer, Luma, Pixel, Rgb};
 
 use super::ImageShape;
 
 /// The most pixels that a picture may have; one that claims more is refused before it is decoded.
 pub(super) const MAX_PIXELS: u64 = 1 << 26;
+/// The most bytes that its samples may take when it is decoded: `MAX_PIXELS` of colour with alpha, or half as many of 16 bits.
+pub(super) const MAX_PICTURE_BYTES: u64 = 1 << 28;
+/// Pixels of a square that are converted to floats all at once. Of a larger one each is converted where the filter reads it,
+/// which takes longer, and no memory.
+const MAX_CONVERTED: usize = 1 << 22;
 
 /// A decoded picture.
 #[derive(Debug, PartialEq)]
@@ -69,6 +75,17 @@ impl Samples {
 }
 
 impl Picture {
+    /// A checksum of size, layout and values.
+    pub(super) fn checksum(&self) -> u32 {
+        let shape = [self.width as u64, self.height as u64, self.layout.channels() as u64];
+        let values = match &self.samples {
+            Samples::Eight(values) => values,
+            Samples::Sixteen(values) => bytemuck::cast_slice(values),
+            Samples::Float(values) => bytemuck::cast_slice(values),
+        };
+        crc32c::crc32c_append(crc32c::crc32c(bytemuck::cast_slice(&shape)), values)
+    }
+
     /// Layout and depth as the file has them, for people.
     pub(super) fn mode(&self) -> String {
         let layout = match (self.palette, self.layout) {
@@ -108,15 +125,52 @@ impl Picture {
         // Cropping before resizing keeps the work bounded however long and thin the picture is.
         let side = self.width.min(self.height);
         let (left, top) = ((self.width - side) / 2, (self.height - side) / 2);
-        let square = ImageBuffer::from_fn(side as u32, side as u32, |x, y| {
-            convert(self.colour_over_white(left + x as usize, top + y as usize))
-        });
+        let square = Square {
+            side: side as u32,
+            pixel: |x, y| convert(self.colour_over_white(left + x as usize, top + y as usize)),
+        };
         // The filter overshoots at edges; `resize` clamps to [0, 1], and returns a copy when the size is right.
-        let resized =
-            imageops::resize(&square, shape.width as u32, shape.height as u32, FilterType::CatmullRom);
+        let [width, height] = [shape.width as u32, shape.height as u32];
+        let resized = if side * side <= MAX_CONVERTED {
+            let converted = ImageBuffer::from_fn(square.side, square.side, &square.pixel);
+            imageops::resize(&converted, width, height, FilterType::CatmullRom)
+        } else {
+            imageops::resize(&square, width, height, FilterType::CatmullRom)
+        };
         for (pixel, &value) in pixels.iter_mut().zip(resized.as_raw()) {
             *pixel = 2.0 * value - 1.0;
         }
+    }
+
+    /// The picture as it was seen, where the camera was held as `orientation` says.
+    pub(super) fn upright(self, orientation: Orientation) -> Self {
+        if orientation == Orientation::NoTransforms {
+            return self;
+        }
+        let channels = self.layout.channels();
+        let (last_x, last_y) = (self.width.saturating_sub(1), self.height.saturating_sub(1));
+        // where the pixel at (x, y) of the result was
+        let (swaps, from): (bool, &dyn Fn(usize, usize) -> (usize, usize)) = match orientation {
+            Orientation::NoTransforms => (false, &|x, y| (x, y)),
+            Orientation::FlipHorizontal => (false, &|x, y| (last_x - x, y)),
+            Orientation::Rotate180 => (false, &|x, y| (last_x - x, last_y - y)),
+            Orientation::FlipVertical => (false, &|x, y| (x, last_y - y)),
+            Orientation::Rotate90FlipH => (true, &|x, y| (y, x)),
+            Orientation::Rotate90 => (true, &|x, y| (y, last_y - x)),
+            Orientation::Rotate270FlipH => (true, &|x, y| (last_x - y, last_y - x)),
+            Orientation::Rotate270 => (true, &|x, y| (last_x - y, x)),
+        };
+        let (width, height) = if swaps { (self.height, self.width) } else { (self.width, self.height) };
+        let firsts = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).map(|(x, y)| {
+            let (x, y) = from(x, y);
+            (y * self.width + x) * channels
+        });
+        let samples = match &self.samples {
+            Samples::Eight(values) => Samples::Eight(gather(values, firsts, channels)),
+            Samples::Sixteen(values) => Samples::Sixteen(gather(values, firsts, channels)),
+            Samples::Float(values) => Samples::Float(gather(values, firsts, channels)),
+        };
+        Self { width, height, samples, ..self }
     }
 
     /// Red, green and blue in [0, 1] with the alpha channel applied.
@@ -134,12 +188,36 @@ impl Picture {
     }
 }
 
+/// A square part of a picture, whose pixels are converted where they are read.
+struct Square<F> {
+    side: u32,
+    pixel: F,
+}
+
+impl<P: Pixel, F: Fn(u32, u32) -> P> GenericImageView for Square<F> {
+    type Pixel = P;
+
+    fn dimensions(&self) -> (u32, u32) {
+        (self.side, self.side)
+    }
+
+    fn get_pixel(&self, x: u32, y: u32) -> P {
+        (self.pixel)(x, y)
+    }
+}
+
+/// Pixels of `channels` values that start at `firsts`.
+fn gather<T: Copy>(values: &[T], firsts: impl Iterator<Item = usize>, channels: usize) -> Vec<T> {
+    firsts.flat_map(|first| &values[first..first + channels]).copied().collect()
+}
+
 /// Brightness by ITU-R BT.601; a grey keeps its exact value.
 fn luma([red, green, blue]: [f32; 3]) -> f32 {
     if red == green && green == blue { red } else { 0.299 * red + 0.587 * green + 0.114 * blue }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -205,6 +283,50 @@ mod tests {
         for value in write(&checkerboard, 3, 64) {
             assert!((-1.0..=1.0).contains(&value), "{value}");
         }
+    }
+
+    #[test]
+    fn pictures_are_turned_as_the_image_crate_turns_them() {
+        let (width, height) = (3, 2);
+        for orientation in (1..=8).filter_map(Orientation::from_exif) {
+            let values: Vec<u16> = (0..12).collect();
+            let mut expected = image::DynamicImage::ImageLumaA16(
+                ImageBuffer::from_raw(width, height, values.clone()).unwrap(),
+            );
+            expected.apply_orientation(orientation);
+            let picture = Picture {
+                width: width as usize,
+                height: height as usize,
+                layout: Layout::GreyAlpha,
+                palette: false,
+                samples: Samples::Sixteen(values),
+            };
+            let turned = picture.upright(orientation);
+            assert_eq!(
+                [turned.width, turned.height],
+                [expected.width(), expected.height()].map(|n| n as usize)
+            );
+            assert_eq!(
+                turned.samples,
+                Samples::Sixteen(expected.into_luma_alpha16().into_raw()),
+                "{orientation:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_large_picture_is_resized_as_a_small_one_is() {
+        // the largest that is converted at once, and the same where each pixel is converted when it is read
+        let side = 1 << 11;
+        let value = |x: usize, y: usize| ((x * 7 + y * 13) % 251) as u8;
+        let picture = grey(side, side, (0..side * side).map(|i| value(i % side, i / side)).collect());
+        let square = Square {
+            side: side as u32,
+            pixel: |x, y| Luma([f32::from(value(x as usize, y as usize)) / 255.0]),
+        };
+        let expected = imageops::resize(&square, 8, 8, FilterType::CatmullRom);
+        let expected: Vec<f32> = expected.as_raw().iter().map(|value| 2.0 * value - 1.0).collect();
+        assert_eq!(write(&picture, 1, 8), expected);
     }
 
     #[test]

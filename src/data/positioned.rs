@@ -30,13 +30,6 @@ impl PositionedFile {
         self.seek(position)?.write_all(buffer)
     }
 
-    /// Empties the file and gives it a length.
-    pub(super) fn reset(&mut self, length: u64) -> io::Result<()> {
-        let file = self.seek(0)?;
-        file.set_len(0)?;
-        file.set_len(length)
-    }
-
     fn seek(&self, position: u64) -> io::Result<MutexGuard<'_, File>> {
         // every use seeks first, so a panic elsewhere leaves nothing wrong behind
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,14 +3,23 @@
 //! `dog/0001.jpg` and `dog/0001.cls` are the picture and the label of sample `dog/0001`. Labels are numbers or names in
 //! `.cls`, or the member `label`, `cls` or `class` of the object in `.json`. Source: A. Aizman, G. Maltby and T. Breuel,
 //! "High Performance I/O For Large Scale Deep Learning" (2019); <https://github.com/webdataset/webdataset>.
+//!
+//! A sample's name, its key, is that of its picture without the last extension: `shot.0000.png` and `shot.0001.png` are two
+//! samples. (The webdataset library cuts names at the first dot, which would make one of them.) A label belongs to the
+//! picture with its key, wherever that lies in the tar file; where there is none, to the only picture whose key goes on
+//! after it with a dot, as `0001.cls` to `0001.input.png`. Beside `0000.jpg`, a picture `0000.depth.png` is passed over and
+//! counted. Two pictures of one key, and labels that belong to no picture, are refused.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::codec;
+use super::entries::{PassedOver, Rest, entries, is_hidden};
 use super::error::open_regular_file;
+use super::fingerprint::checksum_at;
 use super::format::{Format, Pictures};
 use super::picture::Picture;
 use super::positioned::PositionedFile;
@@ -18,16 +27,17 @@ use super::{DataError, OpenOptions, Skipped, require_train};
 
 /// A member of a tar file starts at a multiple of this.
 const BLOCK: u64 = 512;
-/// A picture or a label that is longer is refused.
-const MAX_MEMBER_BYTES: u64 = 1 << 30;
+/// A label that is longer is refused.
 const MAX_LABEL_BYTES: u64 = 1 << 20;
+/// A member whose header is longer, with all that extends it, is refused.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
 
 pub(super) const FORMAT: Format = Format {
     description: "a WebDataset tar file, or a folder of them",
     recognises: |path| {
         is_tar(path)
             || is_gzipped(path)
-            || (path.is_dir() && shards(path).is_ok_and(|shards| !shards.is_empty()))
+            || (path.is_dir() && entries(path).is_ok_and(|paths| paths.iter().any(|path| is_tar(path))))
     },
     open,
 };
@@ -41,16 +51,6 @@ fn is_gzipped(path: &Path) -> bool {
     path.is_file() && (name.ends_with(".tar.gz") || name.ends_with(".tgz"))
 }
 
-/// The tar files of a folder, sorted by name.
-fn shards(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let io_error = |source| DataError::Io { path: folder.to_owned(), source };
-    let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(io_error)?.collect();
-    let mut paths: Vec<PathBuf> = entries.map_err(io_error)?.iter().map(fs::DirEntry::path).collect();
-    paths.retain(|path| is_tar(path));
-    paths.sort_unstable();
-    Ok(paths)
-}
-
 /// The pictures of some tar files, found by reading the headers of their members once.
 struct Shards {
     files: Vec<PositionedFile>,
@@ -59,6 +59,7 @@ struct Shards {
     /// \[number of samples\], or empty without labels.
     labels: Vec<u32>,
     skipped: Vec<Skipped>,
+    passed_over: Vec<PassedOver>,
 }
 
 struct Sample {
@@ -89,17 +90,26 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
             "gunzip it",
         ));
     }
-    let paths = if path.is_dir() { shards(path)? } else { vec![path.to_owned()] };
+    let mut rest = Rest::default();
+    let paths = if path.is_dir() {
+        let (paths, others): (Vec<PathBuf>, Vec<PathBuf>) =
+            entries(path)?.into_iter().partition(|path| is_tar(path));
+        others.into_iter().filter(|other| other.is_file()).for_each(|other| rest.add(other));
+        paths
+    } else {
+        vec![path.to_owned()]
+    };
     let mut shards = Shards {
         files: Vec::new(),
         samples: Vec::new(),
         classes: Vec::new(),
         labels: Vec::new(),
         skipped: Vec::new(),
+        passed_over: Vec::new(),
     };
     let mut labels = Vec::new();
     for path in paths {
-        let (samples, damage) = index(&path, shards.files.len())?;
+        let (samples, damage) = index(&path, shards.files.len(), &mut rest)?;
         match damage {
             Some(damage) if options.skip_bad_images => {
                 shards.skipped.push(Skipped { path: path.clone(), reason: damage.reason() });
@@ -107,7 +117,7 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
             Some(damage) => return Err(damage),
             None => {}
         }
-        let file = File::open(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+        let (file, _) = open_regular_file(&path)?;
         shards.files.push(PositionedFile::new(file, path));
         for (sample, label) in samples {
             shards.samples.push(sample);
@@ -118,6 +128,7 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
         let expected = format!("images ({})", codec::names());
         return Err(bad(path, &expected, "none", "give a tar file with images in it"));
     }
+    shards.passed_over = rest.sorted();
     (shards.classes, shards.labels) = classes(path, &shards.samples, labels)?;
     Ok(Box::new(shards))
 }
@@ -125,18 +136,50 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
 /// The pictures of a tar file with their labels, and what is wrong with the rest of it.
 type Indexed = (Vec<(Sample, Option<Label>)>, Option<DataError>);
 
-fn index(path: &Path, shard: usize) -> Result<Indexed, DataError> {
+/// The members of a tar file that matter, by their keys, in the order of the file.
+#[derive(Default)]
+struct Members {
+    pictures: Vec<(String, Sample)>,
+    labels: Vec<(String, Written)>,
+    /// Key of the last member of either kind.
+    last: String,
+}
+
+/// A label and the name of the member that it was read from.
+struct Written {
+    label: Label,
+    member: String,
+}
+
+fn index(path: &Path, shard: usize, rest: &mut Rest) -> Result<Indexed, DataError> {
+    let mut members = Members::default();
+    let damage = read_members(path, shard, &mut members, rest)?;
+    let is_whole = damage.is_none();
+    if !is_whole {
+        // the last sample of a file that breaks off may lack its label, or its picture
+        let last = members.last.clone();
+        members.pictures.retain(|(key, _)| *key != last);
+        members.labels.retain(|(key, _)| *key != last);
+    }
+    Ok((join(path, members, rest)?, damage))
+}
+
+/// Reads the headers of all members, and the labels. Gives what is wrong where the file cannot be read to its end.
+fn read_members(
+    path: &Path,
+    shard: usize,
+    members: &mut Members,
+    rest: &mut Rest,
+) -> Result<Option<DataError>, DataError> {
     let (mut file, file_length) = open_regular_file(path)?;
     let io_error = |source| DataError::Io { path: path.to_owned(), source };
     let cut = |found: String| bad(path, "a whole tar file", found, "download or write it again");
-
-    let mut samples: Vec<(Sample, Option<Label>)> = Vec::new();
-    // label and picture of the sample that is being read; its files stand next to each other
-    let (mut key, mut label, mut picture) = (String::new(), None, None);
-    let mut damage = None;
-    let mut archive = tar::Archive::new(file.try_clone().map_err(io_error)?);
-    let mut label_file = File::open(path).map_err(io_error)?;
+    let left = Cell::new(MAX_HEADER_BYTES);
+    let headers = Headers { file: file.try_clone().map_err(io_error)?, left: &left };
+    let mut archive = tar::Archive::new(headers);
+    let (mut label_file, _) = open_regular_file(path)?;
     for entry in archive.entries_with_seek().map_err(io_error)? {
+        left.set(MAX_HEADER_BYTES);
         let member = || {
             let entry = entry.map_err(|error| cut(error.to_string()))?;
             let header = entry.header().entry_type();
@@ -145,15 +188,15 @@ fn index(path: &Path, shard: usize) -> Result<Indexed, DataError> {
             if position.saturating_add(length) > file_length {
                 return Err(cut(format!("one that is cut short in {name}")));
             }
-            let (member_key, extension) = split_name(&name);
-            if !header.is_file() || member_key.is_empty() {
+            if !header.is_file() || name.split('/').any(|part| part != "." && is_hidden(part.as_bytes())) {
                 return Ok(());
             }
-            if member_key != key {
-                samples.extend(picture.take().map(|picture| (picture, label.take())));
-                (key, label) = (member_key.to_owned(), None);
-            }
-            if extension == "cls" || extension == "json" {
+            let (key, extension) = split_name(&name);
+            if codec::is_image(Path::new(&name)) {
+                members.last = key.to_owned();
+                members.pictures.push((key.to_owned(), Sample { shard, name, position, length }));
+            } else if extension == "cls" || extension == "json" {
+                members.last = key.to_owned();
                 if length > MAX_LABEL_BYTES {
                     return Err(bad(path, "a short label", format!("{length} bytes in {name}"), "remove it"));
                 }
@@ -163,48 +206,130 @@ fn index(path: &Path, shard: usize) -> Result<Indexed, DataError> {
                     .and_then(|_| label_file.read_exact(&mut text))
                     .map_err(io_error)?;
                 let found = if extension == "cls" { Some(parse_cls(&text)) } else { parse_json(&text) };
-                label = found
-                    .transpose()
-                    .map_err(|found: String| {
-                        let expected = format!("a label in {name}");
-                        bad(path, &expected, found, "correct it and write the tar file again")
-                    })?
-                    .or(label.take());
-            } else if picture.is_none() && codec::is_image(Path::new(&name)) {
-                if length > MAX_MEMBER_BYTES {
-                    return Err(bad(path, "an image", format!("{length} bytes in {name}"), "remove it"));
-                }
-                picture = Some(Sample { shard, name, position, length });
+                let label = found.transpose().map_err(|found: String| {
+                    let expected = format!("a label in {name}");
+                    bad(path, &expected, found, "correct it and write the tar file again")
+                })?;
+                let key = key.to_owned();
+                members.labels.extend(label.map(|label| (key, Written { label, member: name })));
+            } else {
+                rest.add(path.join(name));
             }
             Ok(())
         };
         if let Err(error) = member() {
-            damage = Some(error);
-            break;
+            return Ok(Some(error));
         }
     }
-    // the last sample of a file that breaks off may lack its label
-    if damage.is_none() {
-        samples.extend(picture.map(|picture| (picture, label)));
-        let mut end = [1; BLOCK as usize];
-        let whole = file_length >= BLOCK
-            && file.seek(SeekFrom::End(-(BLOCK as i64))).and_then(|_| file.read_exact(&mut end)).is_ok()
-            && end == [0; BLOCK as usize];
-        if !whole {
-            damage = Some(cut("no end mark: it is cut short".to_owned()));
-        }
-    }
-    Ok((samples, damage))
+    let mut end = [1; BLOCK as usize];
+    let whole = file_length >= BLOCK
+        && file.seek(SeekFrom::End(-(BLOCK as i64))).and_then(|_| file.read_exact(&mut end)).is_ok()
+        && end == [0; BLOCK as usize];
+    Ok((!whole).then(|| cut("no end mark: it is cut short".to_owned())))
 }
 
-/// The sample's name and the extension in lower case, which begins at the first dot of the file's name; names that start
-/// with a dot belong to no sample.
+/// The headers of a tar file, of which one may only have so many bytes: the crate reads long names whole.
+struct Headers<'a> {
+    file: File,
+    /// Bytes that the header which is being read may still have.
+    left: &'a Cell<u64>,
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        let left = self.left.get().checked_sub(count as u64).ok_or_else(|| {
+            io::Error::other(format!("a header of a member that is longer than {MAX_HEADER_BYTES} bytes"))
+        })?;
+        self.left.set(left);
+        Ok(count)
+    }
+}
+
+impl Seek for Headers<'_> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
+
+/// Finds the label of each picture, by the rule at the top of this file.
+fn join(path: &Path, members: Members, rest: &mut Rest) -> Result<Vec<(Sample, Option<Label>)>, DataError> {
+    let Members { pictures, labels, .. } = members;
+    let mut by_key: HashMap<&str, usize> = HashMap::new();
+    for (position, (key, sample)) in pictures.iter().enumerate() {
+        if let Some(other) = by_key.insert(key, position) {
+            let found = format!("two, {} and {}", pictures[other].1.name, sample.name);
+            let expected = format!("one picture of sample {key}");
+            return Err(bad(path, &expected, found, "remove one of them, or give it another name"));
+        }
+    }
+    // Beside `0000.jpg`, `0000.depth.png` is something else that is known of the sample.
+    let plainer = |key: &str| prefixes(key).find_map(|prefix| by_key.get(prefix).copied());
+    let mut longer: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (position, (key, _)) in pictures.iter().enumerate() {
+        if plainer(key).is_none() {
+            prefixes(key).for_each(|prefix| longer.entry(prefix).or_default().push(position));
+        }
+    }
+
+    let mut found: Vec<Option<Written>> = pictures.iter().map(|_| None).collect();
+    for (key, written) in labels {
+        let exact = by_key.get(key.as_str()).copied().filter(|_| plainer(&key).is_none());
+        let position = match (exact, longer.get(key.as_str()).map(Vec::as_slice)) {
+            (Some(position), _) | (None, Some(&[position])) => position,
+            (None, Some(&[first, second, ..])) => {
+                let names = [first, second].map(|position| pictures[position].1.name.as_str());
+                return Err(bad(
+                    path,
+                    &format!("one picture for the label {}", written.member),
+                    format!("several, such as {} and {}", names[0], names[1]),
+                    "give each picture a label of its own name",
+                ));
+            }
+            (None, _) => {
+                let found = match plainer(&key) {
+                    Some(position) => format!("none; the nearest is {}", pictures[position].1.name),
+                    None => "none".to_owned(),
+                };
+                let expected = format!("a picture for the label {}, with the same name", written.member);
+                return Err(bad(path, &expected, found, "rename or remove the label, or add the picture"));
+            }
+        };
+        match &found[position] {
+            Some(other) if other.label != written.label => {
+                let expected = format!("one label of {}", pictures[position].1.name);
+                let found = format!("two that differ, in {} and {}", other.member, written.member);
+                return Err(bad(path, &expected, found, "remove one of them"));
+            }
+            _ => found[position] = Some(written),
+        }
+    }
+
+    let is_taken: Vec<bool> = pictures.iter().map(|(key, _)| plainer(key).is_none()).collect();
+    let mut samples = Vec::new();
+    for (((_, sample), written), is_taken) in pictures.into_iter().zip(found).zip(is_taken) {
+        if is_taken {
+            samples.push((sample, written.map(|written| written.label)));
+        } else {
+            rest.add_as("pictures beside one with a plainer name", path.join(sample.name));
+        }
+    }
+    Ok(samples)
+}
+
+/// A member's key, which is its name without the last extension, and that extension in lower case.
 fn split_name(name: &str) -> (&str, String) {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
-    match name[start..].find('.') {
-        Some(0) | None => ("", String::new()),
+    match name[start..].rfind('.') {
+        None => (name, String::new()),
         Some(dot) => (&name[..start + dot], name[start + dot + 1..].to_lowercase()),
     }
+}
+
+/// The key up to each of the dots in its last part, the shortest first.
+fn prefixes(key: &str) -> impl Iterator<Item = &str> {
+    let start = key.rfind('/').map_or(0, |slash| slash + 1);
+    key[start..].match_indices('.').map(move |(dot, _)| &key[..start + dot])
 }
 
 /// The text of a `.cls` file.
@@ -299,6 +424,7 @@ impl Pictures for Shards {
     fn decode(&self, index: usize) -> Result<Picture, DataError> {
         let Sample { shard, position, length, .. } = self.samples[index];
         let file = &self.files[shard];
+        codec::check_length(length, &self.location(index))?;
         let mut bytes = vec![0; length as usize];
         file.read_exact_at(&mut bytes, position)
             .map_err(|source| DataError::Io { path: self.location(index), source })?;
@@ -314,8 +440,21 @@ impl Pictures for Shards {
         self.files.iter().map(|file| file.path().to_owned()).collect()
     }
 
+    fn checksum(&self, index: usize) -> Result<u32, DataError> {
+        let Sample { shard, position, length, .. } = self.samples[index];
+        checksum_at(&self.files[shard], position, length)
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.samples.iter().map(|sample| sample.length).sum()
+    }
+
     fn skipped(&self) -> &[Skipped] {
         &self.skipped
+    }
+
+    fn passed_over(&self) -> &[PassedOver] {
+        &self.passed_over
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use naga::{AddressSpace, BinaryOperator, Expression, Literal, ScalarKind, StorageAccess, TypeInner};
 
 use super::DeviceError;
+use crate::files::read_regular_text;
 use crate::graph::DType;
 use crate::ops::{self, Op, Pass, Requirements, Room, Types, Word};
 
@@ -224,7 +225,7 @@ const KERNELS_FOLDER: &str = "DDPM_GPU_KERNELS";
 fn source(room: &'static str, file: &str, built_in: &'static str) -> Result<Cow<'static, str>, DeviceError> {
     let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(built_in.into()) };
     let file = Path::new(&folder).join(file).with_extension("wgsl");
-    std::fs::read_to_string(&file).map(Cow::Owned).map_err(|error| DeviceError::Shader {
+    read_regular_text(&file).map(Cow::Owned).map_err(|error| DeviceError::Shader {
         room,
         message: format!("{} ({KERNELS_FOLDER} names the folder): {error}", file.display()),
     })

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::{LogError, Scalars, seconds};
+use crate::files::read_regular_text;
 use crate::output::write_atomically;
 
 /// The file's name in the output folder of a run.
@@ -105,7 +106,7 @@ impl JsonLines {
 /// [`LogError`]
 pub fn read_metrics(path: &Path) -> Result<Vec<Line>, LogError> {
     let path = if path.is_dir() { path.join(METRICS_FILE) } else { path.to_owned() };
-    let text = fs::read_to_string(&path).map_err(|source| LogError::Io { path: path.clone(), source })?;
+    let text = read_regular_text(&path).map_err(|source| LogError::Io { path: path.clone(), source })?;
     text.split_inclusive('\n')
         .enumerate()
         .filter(|(_, line)| line.ends_with('\n'))

@@ -6,7 +6,6 @@
 mod elements;
 mod header;
 
-use std::fs::{self, File};
 use std::io::{BufReader, Write};
 use std::path::Path;
 
@@ -15,6 +14,7 @@ pub(crate) use header::{Header, Kind};
 
 use super::OutputError;
 use super::atomic::write_atomically;
+use crate::files::open_regular;
 
 /// What is wrong with a file: what was expected, what is there, what to do.
 #[derive(Debug)]
@@ -50,12 +50,8 @@ pub fn read_npy(path: &Path) -> Result<([usize; 4], Vec<f32>), OutputError> {
         found,
         advice: advice.to_owned(),
     };
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(bad(problem("a regular file", "a folder, pipe or device", "give the path of a file")));
-    }
-    let mut reader = BufReader::new(File::open(path).map_err(unreadable)?);
-    parse(&mut reader, metadata.len()).map_err(bad)
+    let (file, length) = open_regular(path).map_err(unreadable)?;
+    parse(&mut BufReader::new(file), length).map_err(bad)
 }
 
 /// Writes a batch `[N, C, H, W]` of the network's numbers as float32.

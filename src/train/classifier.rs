@@ -119,6 +119,9 @@ async fn train_on(
 ) -> Result<Outcome, TrainError> {
     run.options.check()?;
     run.check_images()?;
+    if !run.resume {
+        run.dataset.check()?;
+    }
     let num_classes = run.dataset.classes().len();
     if num_classes < 2 {
         return Err(TrainError::Options(format!(

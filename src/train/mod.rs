@@ -102,6 +102,19 @@ pub enum TrainError {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// An image cannot be read, and the run has saved and stopped.
+    #[error(
+        "{source}; step {step} is saved in {}, and --resume goes on from there, also when the image is gone or left out",
+        checkpoint.display()
+    )]
+    BadImage {
+        /// What is wrong.
+        source: DataError,
+        /// Steps done.
+        step: u64,
+        /// The last checkpoint.
+        checkpoint: PathBuf,
+    },
     /// The device cannot go on.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -268,7 +268,7 @@ pub(super) async fn go_on(
     if let Some(settings) = &run.settings {
         write_text(&run.output.join(SETTINGS_FILE), settings)?;
     }
-    let dataset = Fingerprint::of(run.dataset.as_ref())?;
+    let mut dataset = Fingerprint::of(run.dataset.as_ref())?;
     let mut log = Log::open(&run.output, trainer.done())?;
     report(Event::Started { step: trainer.done(), bytes: trainer.bytes() });
     let mut loader = run.loader(trainer.done())?;
@@ -277,7 +277,30 @@ pub(super) async fn go_on(
     let mut since = (Instant::now(), trainer.done());
     let mut saved_at = Instant::now();
     while trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
-        let batch = loader.next()?;
+        let batch = match loader.next() {
+            Ok(batch) => batch,
+            Err(error) => {
+                if let Some(image) = loader.failed_image() {
+                    dataset.mark_bad(run.dataset.as_ref(), image);
+                }
+                if trainer.done() == 0 {
+                    return Err(error.into());
+                }
+                let checkpoint = match saved {
+                    // that one does not know of the bad image yet
+                    Some(saved) if saved.step == trainer.done() => {
+                        checkpoint::record_dataset(&saved.folder, &dataset)?;
+                        saved.folder
+                    }
+                    saved => {
+                        soundness.check(run, trainer, saved.as_ref()).await?;
+                        log.sync()?;
+                        save(run, trainer, &dataset, report).await?.folder
+                    }
+                };
+                return Err(TrainError::BadImage { source: error, step: trainer.done(), checkpoint });
+            }
+        };
         trainer.step(&batch)?;
         trainer.observe().await?;
         let done = trainer.done();
@@ -370,6 +393,9 @@ impl Run {
 
 pub(super) fn check_fit(run: &Run) -> Result<(), TrainError> {
     run.check_images()?;
+    if !run.resume {
+        run.dataset.check()?;
+    }
     let classes = run.dataset.classes().len();
     match run.config.classes() {
         Some(embeds) if embeds < classes || classes == 0 => Err(TrainError::Options(format!(
@@ -389,13 +415,15 @@ pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState
             run.output.display()
         )));
     }
-    let dataset = Fingerprint::of(run.dataset.as_ref())?;
-    if let Some(then) = state.dataset.as_ref().filter(|then| !then.is_of_same_images(&dataset)) {
-        return Err(TrainError::Options(format!(
-            "the run in {} was started with other images: they were {then}, now they are {dataset}; give the same \
-             --dataset, or another --output",
-            run.output.display()
-        )));
+    if let Some(then) = &state.dataset {
+        let dataset = Fingerprint::of(run.dataset.as_ref())?;
+        if let Some(difference) = then.difference(&dataset, run.dataset.as_ref())? {
+            return Err(TrainError::Options(format!(
+                "the run in {} was started with other images: they were {then}, now they are {dataset}; {difference}; give \
+                 the same --dataset, or another --output",
+                run.output.display()
+            )));
+        }
     }
     // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
     let now = run.options.to_json()?;

@@ -10,6 +10,7 @@ mod errors;
 mod evaluate;
 mod export;
 mod guidance;
+mod images;
 mod kernels;
 mod models;
 mod objectives;

@@ -1,6 +1,7 @@
 """Small files of every format that ddpm-gpu reads, written by Pillow, pickle, NumPy and tarfile: tests/golden/data/.
 
 images/       pictures, and expected.safetensors: what Pillow reads in each, [H, W, C] (uint16 for 16 bits)
+formats/      the same of further formats, and of pictures that were taken with the camera held otherwise
 cifar-*/      CIFAR-10's layout, 2 images a batch: the binary version, and pickles of Python 2 and of several protocols
 arrays/       .npy and .npz, 3 images of 4 x 5 pixels
 shards/       two WebDataset shards with labels in .cls; names.tar has labels in .json
@@ -66,6 +67,40 @@ def images():
     photo.save(folder / "lossy.webp", quality=95)
     rgb.save(folder / "misnamed.png", format="webp", lossless=True)
 
+    save_expected(folder)
+
+
+def formats():
+    folder = fresh("formats")
+    noise = np.random.default_rng(6).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    rgb, rgba = Image.fromarray(noise[..., :3]), Image.fromarray(noise)
+    grey = Image.fromarray(noise[..., 0])
+    grey_16 = Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 1873)
+    photo = Image.fromarray(smooth(19, 26, 3))
+
+    photo.save(folder / "photo.jfif", format="jpeg", quality=95, subsampling=0)
+    photo.save(folder / "photo.jpe", format="jpeg", quality=95, subsampling=0)
+    rgb.save(folder / "rgb.bmp")
+    rgb.quantize(11).save(folder / "palette.dib", format="bmp")
+    rgb.quantize(11).save(folder / "palette.gif")
+    rgb.quantize(11).save(folder / "animated.gif", save_all=True, append_images=[rgb.rotate(180).quantize(11)])
+    rgb.save(folder / "rgb.tiff")
+    rgba.save(folder / "deflate.tif", compression="tiff_adobe_deflate")
+    grey_16.save(folder / "grey-16.tif", compression="tiff_lzw")
+    rgb.save(folder / "rgb.ppm")
+    grey.save(folder / "grey.pgm")
+    grey.convert("1").save(folder / "one-bit.pbm")
+    for orientation in range(1, 9):
+        turned = Image.Exif()
+        turned[0x0112] = orientation
+        rgb.save(folder / f"turned-{orientation}.png", exif=turned)
+    grey_16.save(folder / "turned-16.png", exif=turned)
+    rgb.save(folder / "turned.webp", lossless=True, exif=turned)
+    rgb.save(folder / "turned.tif", exif=turned)
+    save_expected(folder)
+
+
+def save_expected(folder):
     expected = {}
     for path in sorted(folder.iterdir()):
         image = ImageOps.exif_transpose(Image.open(path))
@@ -172,6 +207,7 @@ def shards():
 
 if __name__ == "__main__":
     images()
+    formats()
     cifar()
     arrays()
     shards()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::{CheckpointError, Classifier, resolve};
-use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
+use ddpm_gpu::data::{self, DataError, Dataset, OpenOptions, Split};
 use ddpm_gpu::evaluate::{EvaluateRequest, OdeOptions};
 use ddpm_gpu::output::check_writable;
 use ddpm_gpu::sampler::TOLERANCES;
@@ -47,9 +47,9 @@ pub(super) struct Args {
     dataset: String,
     #[command(flatten)]
     files: DatasetArgs,
-    /// Which images of a named data set: test, those held out; or train
-    #[arg(long, default_value = "test", value_name = "test|train", value_parser = parse_split)]
-    split: Split,
+    /// Which images of the data set: test, those held out; or train. By default test, and all of a path that has no split
+    #[arg(long, value_name = "test|train", value_parser = parse_split)]
+    split: Option<Split>,
     /// The negative logarithm of the likelihood: vlb, the variational bound term by term (Ho et al. 2020); ode, by the
     /// probability-flow ODE with Hutchinson's estimator (Song et al. 2021); or both
     #[arg(long, value_name = "both|vlb|ode", num_args = 0..=1, default_missing_value = "both", value_parser = parse_nll)]
@@ -116,16 +116,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let size = square(size)?;
     let open = |name: &str| -> anyhow::Result<Arc<dyn Dataset>> {
-        let options = OpenOptions {
+        let options = |split| OpenOptions {
             channels: Some(channels),
             image_size: Some(size),
-            split: args.split,
+            split,
             ..args.files.options()
         };
-        let dataset = data::open(name, &options).with_context(
-            || "the images cannot be opened (--split train takes those that models are trained on)",
-        )?;
-        Ok(dataset.into())
+        let is_named = data::ALL.iter().any(|source| source.name == name);
+        let dataset = match data::open(name, &options(args.split.unwrap_or(Split::Test))) {
+            // A folder is what was asked for; of a data set with a name it may be what the model was trained on.
+            Err(DataError::NoSplit { .. }) if args.split.is_none() && !is_named => {
+                data::open(name, &options(Split::Train))
+            }
+            Err(error @ DataError::NoSplit { .. }) => {
+                return Err(error).context(
+                    "the images cannot be opened (--split train takes those that models are trained on)",
+                );
+            }
+            opened => opened,
+        };
+        Ok(dataset.context("the images cannot be opened")?.into())
     };
     let dataset = open(&args.dataset)?;
     // What is wrong is found before a device is opened or a file is written.

@@ -2,41 +2,28 @@
 
 use std::io::Cursor;
 
+use image::ImageError;
 use image::codecs::jpeg::JpegDecoder;
-use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError};
 
-use super::{Codec, Damage, check_pixels, damage};
-use crate::data::picture::{Layout, Picture, Samples};
+use super::{Codec, Damage, by_image, damage};
+use crate::data::picture::Picture;
 
 pub(super) const CODEC: Codec = Codec {
     name: "JPEG",
-    extensions: &["jpg", "jpeg"],
+    extensions: &["jpg", "jpeg", "jpe", "jfif"],
     recognises: |bytes| bytes.starts_with(&[0xff, 0xd8, 0xff]),
     decode,
 };
 
-/// Decodes a JPEG file, and turns it upright if its Exif data say that the camera was held otherwise.
+const WHOLE: &str = "a whole JPEG file";
+
 fn decode(bytes: &[u8]) -> Result<Picture, Damage> {
-    let fail = |error: ImageError| damage("a whole JPEG file", error.to_string());
+    let fail = |error: ImageError| damage(WHOLE, error.to_string());
     // The decoder paints what is missing in grey; a training set is better off without.
     if !is_whole(bytes) {
-        return Err(damage("a whole JPEG file", "one that is cut short"));
+        return Err(damage(WHOLE, "one that is cut short"));
     }
-    let mut decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(fail)?;
-    let (width, height) = decoder.dimensions();
-    check_pixels(width, height, bytes.len())?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder).map_err(fail)?;
-    image.apply_orientation(orientation);
-
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let (layout, samples) = match image {
-        DynamicImage::ImageLuma8(image) => (Layout::Grey, Samples::Eight(image.into_raw())),
-        DynamicImage::ImageLuma16(image) => (Layout::Grey, Samples::Sixteen(image.into_raw())),
-        image => (Layout::Rgb, Samples::Eight(image.into_rgb8().into_raw())),
-    };
-    Ok(Picture { width, height, layout, palette: false, samples })
+    by_image::decode(JpegDecoder::new(Cursor::new(bytes)).map_err(fail)?, bytes.len(), WHOLE)
 }
 
 /// Whether the end-of-image marker is reached by walking the segments from the start (ITU-T T.81, annex B).

@@ -3,20 +3,33 @@
 //! A format is one file, which declares a [`Codec`], and one line in [`ALL`]. Names decide which files are images;
 //! the first bytes decide which codec reads one, because scraped collections hold many a WebP called `.jpg`.
 
+mod bmp_file;
+mod by_image;
+mod gif_file;
 mod jpeg_file;
 mod png_file;
+mod pnm_file;
+mod tiff_file;
 mod webp_file;
 
-use std::fs;
+use std::io::Read;
 use std::panic::catch_unwind;
 use std::path::Path;
 
 use super::error::open_regular_file;
-use super::picture::{Layout, MAX_PIXELS, Picture};
+use super::picture::{Layout, MAX_PICTURE_BYTES, MAX_PIXELS, Picture};
 use super::{DataError, ImageShape};
 
 /// Every format of image files.
-pub(super) const ALL: &[Codec] = &[png_file::CODEC, jpeg_file::CODEC, webp_file::CODEC];
+pub(super) const ALL: &[Codec] = &[
+    png_file::CODEC,
+    jpeg_file::CODEC,
+    webp_file::CODEC,
+    gif_file::CODEC,
+    bmp_file::CODEC,
+    tiff_file::CODEC,
+    pnm_file::CODEC,
+];
 
 /// A format of image files.
 pub(super) struct Codec {
@@ -36,11 +49,13 @@ pub(super) struct Damage {
 }
 
 fn damage(expected: impl Into<String>, found: impl Into<String>) -> Damage {
-    Damage { expected: expected.into(), found: found.into() }
+    // it becomes a part of a sentence, which has a stop of its own
+    let found = found.into().trim_end().trim_end_matches('.').to_owned();
+    Damage { expected: expected.into(), found }
 }
 
-/// The longest file that is read; a picture of `MAX_PIXELS` takes half of it uncompressed.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+/// The longest file that is read, which is a picture of `MAX_PICTURE_BYTES` as it lies in memory, and a little more.
+const MAX_FILE_BYTES: u64 = MAX_PICTURE_BYTES + (1 << 20);
 
 /// The names of all formats, for messages.
 pub(super) fn names() -> String {
@@ -79,14 +94,24 @@ pub fn read_image(
 /// Decodes an image file.
 ///
 /// # Errors
-/// When it cannot be read, is of no known format, truncated, damaged, or larger than `MAX_PIXELS`.
+/// When it cannot be read, is of no known format, truncated, damaged, or larger than `MAX_PIXELS` or `MAX_PICTURE_BYTES`.
 pub(super) fn decode_file(path: &Path) -> Result<Picture, DataError> {
-    let (_, length) = open_regular_file(path)?;
-    if length > MAX_FILE_BYTES {
-        return Err(bad_file(path, damage("an image", format!("a file of {length} bytes"))));
-    }
-    let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let (file, length) = open_regular_file(path)?;
+    check_length(length, path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     decode(&bytes, path)
+}
+
+/// Refuses an image file, or one in a tar file, that is too long to be read.
+pub(super) fn check_length(length: u64, path: &Path) -> Result<(), DataError> {
+    if length > MAX_FILE_BYTES {
+        let expected = format!("an image file of at most {} MiB", MAX_FILE_BYTES >> 20);
+        return Err(bad_file(path, damage(expected, format!("{length} bytes"))));
+    }
+    Ok(())
 }
 
 /// Decodes the bytes of an image file, which messages call `path`.
@@ -120,9 +145,16 @@ fn decode_with(codec: &Codec, bytes: &[u8], path: &Path) -> Result<Picture, Data
 }
 
 /// Refuses a picture that is too large before memory is set aside for it.
-fn check_pixels(width: u32, height: u32, file_bytes: usize) -> Result<(), Damage> {
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+fn check_size(width: u32, height: u32, pixel_bytes: u64, file_bytes: usize) -> Result<(), Damage> {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > MAX_PIXELS {
         return Err(damage(format!("at most {MAX_PIXELS} pixels"), claim(width, height, file_bytes)));
+    }
+    if pixels * pixel_bytes > MAX_PICTURE_BYTES {
+        return Err(damage(
+            format!("a picture that takes at most {} MiB when it is decoded", MAX_PICTURE_BYTES >> 20),
+            format!("{} of {pixel_bytes} bytes each", claim(width, height, file_bytes)),
+        ));
     }
     Ok(())
 }

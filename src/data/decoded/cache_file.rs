@@ -10,7 +10,7 @@
 //! The key is a hash of the paths, lengths and times of change of the dataset's files.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
@@ -78,14 +78,19 @@ impl CacheFile {
         ]
         .concat();
         let bytes = HEADER as u64 + len as u64 * slot_bytes(shape.elements());
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&cache)?;
-        let length = file.metadata()?.len();
-        let mut file = PositionedFile::new(file, cache);
-        let mut found = [0; HEADER];
-        if length != bytes || file.read_exact_at(&mut found, 0).is_err() || found[..] != header[..] {
-            file.reset(bytes)?;
-            file.write_all_at(&header, 0)?;
+        // A new file has a random name until it is renamed to its own, so that a link of that name is replaced, not followed.
+        let mut new = tempfile::NamedTempFile::new_in(folder)?;
+        if let Some(file) = open_own(&cache, new.as_file())? {
+            let length = file.metadata()?.len();
+            let file = PositionedFile::new(file, cache.clone());
+            let mut found = [0; HEADER];
+            if length == bytes && file.read_exact_at(&mut found, 0).is_ok() && found[..] == header[..] {
+                return Ok(Self { file, elements: shape.elements(), full: AtomicBool::new(false) });
+            }
         }
+        new.write_all(&header)?;
+        new.as_file().set_len(bytes)?;
+        let file = PositionedFile::new(new.persist(&cache)?, cache);
         Ok(Self { file, elements: shape.elements(), full: AtomicBool::new(false) })
     }
 
@@ -147,6 +152,28 @@ impl CacheFile {
     fn slot(&self, index: usize) -> u64 {
         HEADER as u64 + index as u64 * slot_bytes(self.elements)
     }
+}
+
+/// Opens a file that is there already, if it is a regular file itself, not a link to one or one with further names, and of
+/// the user who owns `new`.
+fn open_own(path: &Path, new: &File) -> io::Result<Option<File>> {
+    let Ok(listed) = fs::symlink_metadata(path) else { return Ok(None) };
+    if !listed.is_file() {
+        return Ok(None);
+    }
+    let file = File::options().read(true).write(true).open(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (opened, new) = (file.metadata()?, new.metadata()?);
+        let is_listed = (opened.dev(), opened.ino()) == (listed.dev(), listed.ino());
+        if !is_listed || opened.nlink() != 1 || opened.uid() != new.uid() {
+            return Ok(None);
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = new;
+    Ok(Some(file))
 }
 
 fn slot_bytes(elements: usize) -> u64 {

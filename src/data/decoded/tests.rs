@@ -155,6 +155,30 @@ fn a_change_of_the_dataset_makes_the_file_anew() {
     place.cache_file();
 }
 
+#[cfg(unix)]
+#[test]
+fn links_of_the_name_of_the_cache_are_not_followed() {
+    let place = Place::new();
+    let (expected, _) = place.read(0, true, 1);
+    let (cache, whole) = (place.cache_file(), fs::read(place.cache_file()).unwrap());
+    let victim = place.folder.path().join("victim");
+    for link in [
+        std::os::unix::fs::symlink as fn(PathBuf, PathBuf) -> std::io::Result<()>,
+        fs::hard_link as fn(PathBuf, PathBuf) -> std::io::Result<()>,
+    ] {
+        fs::write(&victim, "precious").unwrap();
+        fs::remove_file(&cache).unwrap();
+        link(victim.clone(), cache.clone()).unwrap();
+        assert_eq!(place.read(0, true, 2), (expected.clone(), LEN));
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert!(fs::symlink_metadata(&cache).unwrap().is_file() && fs::read(&cache).unwrap() == whole);
+    }
+    // a link to a whole file of the cache is not trusted either
+    fs::rename(&cache, &victim).unwrap();
+    std::os::unix::fs::symlink(&victim, &cache).unwrap();
+    assert_eq!(place.read(0, true, 1), (expected, LEN));
+}
+
 #[test]
 fn a_cache_that_cannot_be_made_is_done_without() {
     let place = Place::new();

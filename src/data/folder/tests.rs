@@ -79,8 +79,8 @@ fn folders_without_images_are_errors_that_name_the_folder() {
     let message = error(folder.path(), &sized(4));
     assert!(message.contains(&name) && message.contains("found none"), "{message}");
 
-    fs::write(folder.path().join("photo.gif"), "GIF").unwrap();
-    assert!(error(folder.path(), &sized(4)).contains("photo.gif"));
+    fs::write(folder.path().join("photo.svg"), "<svg>").unwrap();
+    assert!(error(folder.path(), &sized(4)).contains("photo.svg"));
 
     write_grey(&folder.path().join("cat/1.png"), (4, 4), 0);
     fs::create_dir(folder.path().join("dog")).unwrap();
@@ -90,6 +90,102 @@ fn folders_without_images_are_errors_that_name_the_folder() {
     assert_eq!(open(folder.path(), &sized(4)).unwrap().len(), 2);
     write_grey(&folder.path().join("loose.png"), (4, 4), 0);
     assert!(error(folder.path(), &sized(4)).contains("both"));
+}
+
+#[test]
+fn images_below_a_class_folder_are_of_that_class() {
+    let folder = tempfile::tempdir().unwrap();
+    write_grey(&folder.path().join("cat/2020/may/1.png"), (4, 4), 255);
+    write_grey(&folder.path().join("cat/2021/1.png"), (4, 4), 0);
+    write_grey(&folder.path().join("dog/1.png"), (4, 4), 0);
+    write_grey(&folder.path().join("dog/.thumbnails/1.png"), (4, 4), 255);
+    let images = open(folder.path(), &sized(4)).unwrap();
+    assert_eq!(images.classes(), ["cat", "dog"]);
+    assert_eq!(read_all(images.as_ref()), [(1.0, Some(0)), (-1.0, Some(0)), (-1.0, Some(1))]);
+}
+
+#[test]
+fn where_images_lie_deeper_than_classes_would_it_is_said_where() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "test/cat/1.png"] {
+        write_grey(&folder.path().join(name), (4, 4), 0);
+    }
+    let message = error(folder.path(), &sized(4));
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    for part in ["none there, and 4 in deeper folders", &at("test/cat"), &at("train/cat"), &at("train/dog")] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    assert!(message.contains(&format!("such as {}", at("test"))), "{message}");
+    assert_eq!(open(&folder.path().join("train"), &sized(4)).unwrap().classes(), ["cat", "dog"]);
+}
+
+#[test]
+fn what_is_passed_over_is_counted_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.png", "b.png"] {
+        write_grey(&folder.path().join(name), (4, 4), 0);
+    }
+    for name in ["x.txt", "y.TXT", "z.svg", "LICENSE", ".DS_Store"] {
+        fs::write(folder.path().join(name), "text").unwrap();
+    }
+    let images = open(folder.path(), &sized(4)).unwrap();
+    let found: Vec<(&str, usize)> =
+        images.passed_over().iter().map(|kind| (kind.kind.as_str(), kind.count)).collect();
+    assert_eq!(found, [(".txt files", 2), (".svg files", 1), ("files without an extension", 1)]);
+    assert!(images.passed_over()[0].example.ends_with("x.txt"));
+}
+
+#[cfg(unix)]
+#[test]
+fn links_to_folders_above_end_somewhere_and_links_to_devices_are_bad_images() {
+    let folder = tempfile::tempdir().unwrap();
+    write_grey(&folder.path().join("cat/1.png"), (4, 4), 0);
+    write_grey(&folder.path().join("dog/1.png"), (4, 4), 255);
+    std::os::unix::fs::symlink("..", folder.path().join("cat/loop")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("cat/2.png")).unwrap();
+    crate::files::tests::make_fifo(&folder.path().join("dog/2.png"));
+    let images = open(folder.path(), &sized(4)).unwrap();
+    assert_eq!(images.len(), 4);
+    let message = images.read(1, &mut [0.0; 16]).unwrap_err().to_string();
+    assert!(message.contains("a device"), "{message}");
+    let message = images.check().unwrap_err().to_string();
+    assert!(message.contains("2.png") && message.contains("1 more image is bad"), "{message}");
+    assert_eq!(images.passed_over()[0].kind, "links to a folder that is read already");
+    let lenient = open(folder.path(), &OpenOptions { skip_bad_images: true, ..sized(4) }).unwrap();
+    assert_eq!((lenient.len(), lenient.skipped().len()), (2, 2));
+}
+
+#[test]
+fn a_folder_of_two_formats_is_refused_and_says_what_speaks_for_each() {
+    let golden = crate::data::tests::golden;
+    let shard = fs::read(golden("shards").join("train-1.tar")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["cat/1.png", "cat/2.png", "dog/1.png"] {
+        write_grey(&folder.path().join(name), (4, 4), 0);
+    }
+    // what macOS puts beside a file is not a tar file
+    fs::write(folder.path().join("._000.tar"), "resource fork").unwrap();
+    assert_eq!(open(folder.path(), &sized(4)).unwrap().classes(), ["cat", "dog"]);
+    fs::write(folder.path().join("dog.tar"), &shard).unwrap();
+    let message = error(folder.path(), &sized(4));
+    for part in
+        ["3 images", "1.png", "1 image of a WebDataset tar file", "s0.input.png", "move what is not meant"]
+    {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    let shards = tempfile::tempdir().unwrap();
+    fs::write(shards.path().join("000.tar"), &shard).unwrap();
+    fs::write(shards.path().join("._000.tar"), "resource fork").unwrap();
+    assert_eq!(open(shards.path(), &sized(4)).unwrap().len(), 1);
+    fs::copy(golden("arrays").join("plain.npz"), shards.path().join("plain.npz")).unwrap();
+    let images = open(shards.path(), &sized(4)).unwrap();
+    assert!(images.len() == 1 && images.passed_over().iter().any(|kind| kind.kind == ".npz files"));
+    for name in ["data_batch_1.bin", "train-images-idx3-ubyte"] {
+        let path = shards.path().join(name);
+        fs::write(&path, "any").unwrap();
+        assert!(error(shards.path(), &sized(4)).contains("what looks like"), "{name}");
+        fs::remove_file(path).unwrap();
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{AdapterIdentity, Table, fnv1a};
+use crate::files::read_regular;
 use crate::output::write_atomically;
 
 /// Changes with the meaning of the file.
@@ -39,7 +40,7 @@ pub(super) fn read(folder: &Path, adapter: &AdapterIdentity) -> Result<Table, St
     let ignored = |why: &str| {
         format!("{}: {why}; it is ignored, and replaced when kernels are tuned again", path.display())
     };
-    let text = match fs::read(&path) {
+    let text = match read_regular(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Table::new()),
         Err(error) => return Err(ignored(&format!("cannot be read: {error}"))),

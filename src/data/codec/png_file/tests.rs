@@ -167,8 +167,35 @@ fn huge_claims_are_refused_before_anything_is_allocated() {
 
 #[test]
 fn errors_say_what_to_do() {
-    let message = decode_bytes(b"GIF89a, not a PNG").unwrap_err();
+    let message = decode_bytes(b"RIFF, not a PNG").unwrap_err();
     assert!(message.contains("--skip-bad-images"), "{message}");
+}
+
+#[test]
+fn a_wrong_checksum_is_named_in_plain_words() {
+    let whole = small_file();
+    let position = whole.windows(4).position(|bytes| bytes == b"IDAT").unwrap() + 9;
+    for (position, chunk) in [(position, "IDAT"), (20, "IHDR")] {
+        let mut damaged = whole.clone();
+        damaged[position] ^= 1;
+        let message = decode_bytes(&damaged).unwrap_err();
+        let expected = format!("found a wrong checksum in its chunk {chunk}: the file is damaged; remove");
+        assert!(message.contains(&expected), "{message}");
+    }
+    // chunks that are out of order are named without the decoder's inner structure
+    let header = whole[8..33].to_vec();
+    let message = decode_bytes(&[&whole[..33], &header, &whole[33..]].concat()).unwrap_err();
+    assert!(!message.contains("ChunkType") && !message.contains(".;"), "{message}");
+    assert_eq!(plain("Chunk ChunkType { type: PLTE, critical: true } is twice."), "Chunk PLTE is twice.");
+}
+
+#[test]
+fn what_takes_too_much_memory_is_refused_by_its_header() {
+    let data = vec![0; 8 * 6 * 8];
+    let mut bytes = encode((8, 6), ColorType::Rgba, BitDepth::Sixteen, (&[], &[]), &data);
+    claim_size(&mut bytes, 8192, 8192);
+    let message = decode_bytes(&bytes).unwrap_err();
+    assert!(message.contains("at most 256 MiB") && message.contains("8192x8192"), "{message}");
 }
 
 proptest! {
