@@ -26,7 +26,7 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, Checkpoint
 
 /// The shapes of all tensors of a file.
 pub(super) fn shapes(path: &Path) -> Result<Shapes, CheckpointError> {
-    let bytes = fs::read(path).map_err(CheckpointError::read(path))?;
+    let bytes = read_regular(path).map_err(CheckpointError::read(path))?;
     Ok(parse(path, &bytes)?.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect())
 }
 

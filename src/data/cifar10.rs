@@ -4,7 +4,7 @@
 //! <https://www.cs.toronto.edu/~kriz/cifar.html>, sections "Dataset layout" and "Binary version".
 
 use std::borrow::Cow;
-use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::array::Array;
@@ -83,11 +83,12 @@ fn open(folder: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataE
     })?;
     let (mut values, mut labels, mut count) = (Vec::new(), Vec::new(), None);
     for path in &files {
-        let (_, length) = open_regular_file(path)?;
+        let (mut file, length) = open_regular_file(path)?;
         if length > MAX_FILE_BYTES {
             return Err(bad(path, "a batch of 31 MB", format!("{length} bytes")));
         }
-        let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|source| DataError::Io { path: path.clone(), source })?;
         let (batch_values, batch_labels) = match version {
             Version::Binary => parse_binary(&bytes),
             Version::Python => parse_python(&bytes),
