@@ -208,11 +208,12 @@ fn pictures(Images { shape, mut values, range }: Images, path: &Path) -> Result<
     };
     let found = match *shape.as_slice() {
         [_, h, w] => Some((h, w, Layout::Grey, false)),
-        [_, a, b, c] => match (layout(c), layout(a)) {
-            (Some(layout), _) => Some((a, b, layout, false)),
-            (None, Some(layout)) => Some((b, c, layout, true)),
-            (None, None) => None,
-        },
+        // Grey and colour first: 3 channels of 4 x 4 pixels are no picture of 3 x 4 with alpha.
+        [_, a, b, c] => [[1, 3], [2, 4]].iter().find_map(|channels| match (layout(c), layout(a)) {
+            (Some(layout), _) if channels.contains(&c) => Some((a, b, layout, false)),
+            (_, Some(layout)) if channels.contains(&a) => Some((b, c, layout, true)),
+            _ => None,
+        }),
         _ => None,
     };
     let Some((height, width, layout, planar)) = found else {
@@ -249,7 +250,7 @@ pub struct ArrayImages {
 /// Reads the images of an `.npy` file as they are, in the ranges that a dataset may have.
 ///
 /// The shape is \[N, C, H, W\], or \[N, H, W, C\] where that fits `channels` and `size` and the first does not;
-/// \[N, H, W\] and \[H, W\] are grey. Without `channels`, there may be 1 to 4.
+/// \[N, H, W\] and \[H, W\] are grey. Without `channels`, there may be 1 or 3.
 ///
 /// # Errors
 /// When the file cannot be read, has another shape, or numbers of which it is not clear what they stand for.
@@ -262,7 +263,7 @@ pub fn read_array(
     let bad = |problem| bad_file(path, problem);
     let Images { shape, values, range } = read_images(BufReader::new(file), length).map_err(bad)?;
     let fits = |c: usize, h: usize, w: usize| {
-        channels.map_or((1..=4).contains(&c), |wanted| wanted == c)
+        channels.map_or(matches!(c, 1 | 3), |wanted| wanted == c)
             && size.is_none_or(|size| [size; 2] == [h, w])
     };
     let found = match *shape.as_slice() {
@@ -275,7 +276,7 @@ pub fn read_array(
     let Some(nhwc @ [n, h, w, c]) = found else {
         let wanted =
             |size: Option<usize>, other: &str| size.map_or(other.to_owned(), |size| size.to_string());
-        let (c, s) = (wanted(channels, "1 to 4"), wanted(size, "any size"));
+        let (c, s) = (wanted(channels, "1 or 3"), wanted(size, "any size"));
         let expected = format!("images [N, C, H, W] = [N, {c}, {s}, {s}], or with the channels last");
         let advice = "crop or resize them before they are saved, or make the channels fit";
         return Err(bad(problem(expected, format!("the shape {shape:?}"), advice)));

@@ -238,6 +238,10 @@ fn given_images_keep_their_shape() {
             assert!(message.contains(word), "{message}");
         }
     }
+    let narrow = read_array(&golden("arrays").join("signed.npy"), None, None).unwrap();
+    assert_eq!(narrow.shape, [3, 4, 5, 3]);
+    let dataset = open_path(&channels_first.1).unwrap();
+    assert_eq!((dataset.image_shape().channels, dataset.image_shape().width), (3, 4));
     let mask = Temporary::new("mask.npy", &npy("|b1", "(2, 2)", &[0, 1, 1, 0]));
     let given = read_array(&mask.1, Some(1), Some(2)).unwrap();
     assert_eq!((given.shape, given.data), ([1, 2, 2, 1], vec![-1.0, 1.0, 1.0, -1.0]));
