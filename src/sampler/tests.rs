@@ -292,7 +292,7 @@ fn the_ode_gives_up_where_no_step_is_short_enough() {
     let mut calls = 0u32;
     let mut network = |x: &[f64], t: f64| {
         calls += 1;
-        let noise = if calls % 3 == 0 { 0.1 } else { -0.1 };
+        let noise = if calls.is_multiple_of(3) { 0.1 } else { -0.1 };
         x.iter().map(|x| (0.7 * x + 0.001 * t).tanh() + noise).collect()
     };
     let mut walk = Walk::new(vec![0.5, -1.0], Clip::None);

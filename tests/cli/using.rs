@@ -326,7 +326,7 @@ fn options_that_exclude_each_other_are_refused_in_one_sentence() {
         (&format!("{paint} --mask one.npy --sampler dpmpp_2m"), &["dpmpp_2m", "use ddpm or ddim"]),
         (&format!("{paint} --mask masks.npy"), &["2 masks for 1 images"]),
         (
-            &format!("{paint} --mask one.npy --steps 30 --resample 1000000"),
+            &format!("{} --mask one.npy --resample 1000000", paint.replace("--steps 2", "--steps 30")),
             &["30 steps", "1000000 times", "too many"],
         ),
         ("interpolate run --seeds 1", &["1 seeds; give two"]),
