@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod graph;
 mod hash;
 pub mod log;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod output;

@@ -322,6 +322,7 @@ impl Watch {
                 };
                 bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s{skipped}"));
             }
+            Event::Warning(text) => bar.line(&format!("warning: {text}")),
             Event::Checkpoint(path) => bar.line(&format!("saved {}", path.display())),
             Event::Samples { path, .. } => bar.line(&format!("drew {}", path.display())),
             Event::Accuracy { quartiles, is_held_out } => bar.line(&accuracy(quartiles, is_held_out)),

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 pub use codec::{is_image, read_image};
 pub use error::DataError;
 pub use fingerprint::Fingerprint;
+pub(crate) use loader::BATCHES_AT_ONCE;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use survey::{Survey, survey};
 

@@ -21,6 +21,7 @@ pub use translate::{Target, Translation, source, translate};
 pub use tuner::{Tuning, TuningEvent};
 
 use crate::graph::{Graph, MemoryReport, Place, Plan, ValueId};
+use crate::memory::TooLarge;
 use crate::ops::{Op, Types, Variant};
 
 /// What can go wrong on a device, with what to do about it.
@@ -151,6 +152,9 @@ pub enum DeviceError {
         /// The call with the largest operands.
         largest: String,
     },
+    /// The host has less memory than the buffers of a plan take.
+    #[error("{0}; try fewer images at once, or smaller ones")]
+    HostMemory(#[from] TooLarge),
     /// The device is gone.
     #[error(
         "{adapter} was lost{during}: {message}; checkpoints written so far are whole, `--resume` goes on from them"
@@ -295,7 +299,7 @@ impl Device {
     /// What the adapter cannot do, by kernel and shape.
     pub async fn prepare(&self, graph: &Graph, keep: &[ValueId]) -> Result<Executor, DeviceError> {
         Ok(match self {
-            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, keep, Twin::Fast)),
+            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, keep, Twin::Fast)?),
             Self::Gpu(device) => {
                 let tuner = device.tuner();
                 if let Some(tuner) = &tuner {
@@ -321,7 +325,7 @@ impl Device {
         margin: Margin,
     ) -> Result<Executor, DeviceError> {
         Ok(match self {
-            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, &[], Twin::Fast)),
+            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, &[], Twin::Fast)?),
             Self::Gpu(device) => {
                 let choose: ChooseVariant<'_> =
                     &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);

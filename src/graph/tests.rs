@@ -14,7 +14,7 @@ fn gradients_of_a_value_used_twice_add_up() {
     let y = ops::add(&mut graph, twice, x).unwrap();
     let d_y = graph.input("d_y", TensorType::f32([3]));
     let d_x = gradients(&mut graph, &[(y, d_y)], &[x]).unwrap()[0].unwrap();
-    let mut executor = CpuExecutor::new(&graph, &[d_x], Twin::Fast);
+    let mut executor = CpuExecutor::new(&graph, &[d_x], Twin::Fast).unwrap();
     executor.write(d_y, &[1.0, -2.0, 0.5]).unwrap();
     executor.run();
     assert_eq!(executor.read(d_x).unwrap(), [3.0, -6.0, 1.5]);
@@ -81,7 +81,7 @@ fn a_cast_rounds_and_its_gradient_comes_back_in_the_type_of_its_input() {
     let d_y = graph.input("d_y", TensorType::f32([3]));
     let d_x = gradients(&mut graph, &[(y, d_y)], &[x]).unwrap()[0].unwrap();
     assert_eq!(graph.ty(d_x), graph.ty(x));
-    let mut executor = CpuExecutor::new(&graph, &[y, d_x], Twin::Fast);
+    let mut executor = CpuExecutor::new(&graph, &[y, d_x], Twin::Fast).unwrap();
     executor.write(x, &[1.0, 1.0 + 1.0 / 2048.0, 60_000.0]).unwrap();
     executor.write(d_y, &[1.0, 0.1, 1e-8]).unwrap();
     executor.run();

@@ -110,6 +110,7 @@ pub async fn train_classifier(
 ) -> Result<Outcome, TrainError> {
     run.options.check()?;
     run.check_images()?;
+    run.check_host_memory()?;
     let num_classes = run.dataset.classes().len();
     if num_classes < 2 {
         return Err(TrainError::Options(format!(

@@ -29,7 +29,7 @@ use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
 use crate::graph::GraphError;
-use crate::log::LogError;
+use crate::memory::TooLarge;
 use crate::model::{ModelError, WeightsError};
 use crate::output::OutputError;
 use crate::sample::SampleError;
@@ -54,8 +54,8 @@ pub enum TrainError {
     },
     /// The gradients are not numbers any more.
     #[error(
-        "step {step} gives numbers that are not finite, first in {place}; checkpoints up to step {last_checkpoint} are kept; \
-         try a smaller --learning-rate"
+        "step {step} gives numbers that are not finite, first in {place}; {}; {advice}",
+        kept(.last_checkpoint)
     )]
     NotFinite {
         /// The first such step.
@@ -64,11 +64,14 @@ pub enum TrainError {
         place: String,
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
+        /// What to do.
+        advice: &'static str,
     },
     /// The loss is far above what it was.
     #[error(
         "the loss has exploded: it is {loss} at step {step} and was about {mean:.4} before; the largest activation is {place}; \
-         checkpoints up to step {last_checkpoint} are kept; try a smaller --learning-rate"
+         {}; {STEADIER}",
+        kept(.last_checkpoint)
     )]
     Exploded {
         /// The step.
@@ -84,8 +87,9 @@ pub enum TrainError {
     },
     /// Every step overflows in 16 bits.
     #[error(
-        "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}, first in {place}; checkpoints up \
-         to step {last_checkpoint} are kept; try a smaller --learning-rate, or --precision f32"
+        "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}, first in {place}; {}; \
+         --precision f32 has a larger range; if it overflows there too, {STEADIER}",
+        kept(.last_checkpoint)
     )]
     LossScale {
         /// The step.
@@ -96,6 +100,25 @@ pub enum TrainError {
         place: String,
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
+    },
+    /// A step takes more memory than the device has or allows.
+    #[error("{error}; {}", fits(*.largest))]
+    DoesNotFit {
+        /// What it exceeds.
+        error: Box<TrainError>,
+        /// The most images at once that fit.
+        largest: usize,
+    },
+    /// The host has no memory for the images.
+    #[error("{0}; choose a smaller --batch-size")]
+    Memory(#[from] TooLarge),
+    /// The run ended for a reason beside the training, or on a device that is gone.
+    #[error("{error}; {}", prospect(.checkpoint))]
+    Halted {
+        /// Why.
+        error: Box<TrainError>,
+        /// Step of the last checkpoint.
+        checkpoint: Option<u64>,
     },
     /// The data cannot be read.
     #[error(transparent)]
@@ -121,10 +144,64 @@ pub enum TrainError {
     /// Samples cannot be drawn.
     #[error(transparent)]
     Sample(#[from] SampleError),
-    /// A log cannot be written.
-    #[error(transparent)]
-    Log(#[from] LogError),
     /// A picture cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
+}
+
+/// What makes steps smaller or less different from each other, whatever it was that made them too large.
+const STEADIER: &str = "settings that make steps smaller may help, such as --learning-rate, --warmup-steps, --weight-decay and \
+                        --max-grad-norm";
+
+fn kept(last_checkpoint: &u64) -> String {
+    match last_checkpoint {
+        0 => "no checkpoint was written".to_owned(),
+        step => format!("checkpoints up to step {step} are kept"),
+    }
+}
+
+fn fits(largest: usize) -> String {
+    match largest {
+        0 => "not even one image at a time fits: choose a smaller model, smaller images or --checkpointing"
+            .to_owned(),
+        most => format!("{most} images at once fit, as --batch-size or --micro-batch-size"),
+    }
+}
+
+fn prospect(checkpoint: &Option<u64>) -> String {
+    match checkpoint {
+        Some(step) => format!("the checkpoint of step {step} is whole, and --resume goes on from it"),
+        None => "there is no checkpoint to go on from".to_owned(),
+    }
+}
+
+impl TrainError {
+    /// Adds whether the run can go on, to what does not speak of its checkpoints itself; `checkpoint` is the step of the last.
+    fn with_prospect(self, checkpoint: Option<u64>) -> Self {
+        match self {
+            Self::NotFinite { .. } | Self::Exploded { .. } | Self::LossScale { .. } => self,
+            error => Self::Halted { error: Box::new(error), checkpoint },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_promised_only_where_there_is_one() {
+        let said = |checkpoint| {
+            let error = TrainError::Options("the disk is full".to_owned());
+            error.with_prospect(checkpoint).to_string()
+        };
+        assert_eq!(said(None), "the disk is full; there is no checkpoint to go on from");
+        assert!(said(Some(20)).contains("checkpoint of step 20 is whole, and --resume goes on"));
+        let exploded = |last_checkpoint| {
+            let place = "2e9 in conv_in".to_owned();
+            TrainError::Exploded { step: 7, loss: 1e9, mean: 1.0, place, last_checkpoint }.to_string()
+        };
+        assert!(exploded(0).contains("no checkpoint was written"));
+        assert!(exploded(5).contains("checkpoints up to step 5 are kept"));
+    }
 }

@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use super::sample_grid::{self, SAMPLES_FOLDER};
 use super::soundness::Soundness;
-use super::{CheckpointEvery, TrainError, TrainOptions, Trainer};
+use super::{CheckpointEvery, LargestBatch, TrainError, TrainOptions, Trainer, largest_batch};
 use crate::checkpoint::{self, CheckpointError, TrainingState};
-use crate::data::{Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
-use crate::device::{Device, Executor};
+use crate::data::{BATCHES_AT_ONCE, Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
+use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::log::{Log, Scalars};
+use crate::memory;
 use crate::model::UNetConfig;
 use crate::ops::loss_scale::LossScale;
 use crate::output::{Grid, remove_leftovers, write_text};
@@ -66,6 +67,8 @@ pub enum Event {
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
+    /// Something beside the training went wrong, in words; it goes on.
+    Warning(String),
     /// A sample grid was written.
     Samples {
         /// The file.
@@ -111,7 +114,8 @@ const LOSS_EVERY: u64 = 10;
 /// Trains until `run.options.steps` steps are done or `stop` becomes true, and saves.
 ///
 /// # Errors
-/// [`TrainError`]; checkpoints written before stay whole.
+/// [`TrainError`]; checkpoints written before stay whole, and where the cause is beside the training, such as an image that
+/// cannot be read, the steps that are done are saved first.
 pub async fn train(
     run: &Run,
     stop: &AtomicBool,
@@ -119,6 +123,7 @@ pub async fn train(
 ) -> Result<Outcome, TrainError> {
     run.options.check()?;
     check_fit(run)?;
+    run.check_host_memory()?;
     let mut saved = None;
     let mut resume = None;
     if let Some(folder) = checkpoint_to_resume(run)? {
@@ -133,10 +138,28 @@ pub async fn train(
         saved = Some(Saved { step: state.step, folder });
         resume = Some((pipeline, state));
     }
-    let mut trainer =
-        Trainer::new(&run.device, run.config.clone(), run.scheduler.clone(), run.options.clone(), resume)
-            .await?;
+    let (config, scheduler) = (run.config.clone(), run.scheduler.clone());
+    let trainer = Trainer::new(&run.device, config, scheduler, run.options.clone(), resume).await;
+    let mut trainer = trainer.map_err(|error| with_largest_batch(run, error))?;
     go_on(run, &mut trainer, saved, stop, report).await
+}
+
+/// The error of a plan that is too large for the device, with the largest batch that is not.
+fn with_largest_batch(run: &Run, error: TrainError) -> TrainError {
+    let is_of_size = matches!(
+        error,
+        TrainError::Device(
+            DeviceError::HostMemory(_)
+                | DeviceError::OutOfMemory { .. }
+                | DeviceError::BindingTooLarge { .. }
+        )
+    );
+    match is_of_size.then(|| largest_batch(run, memory::free())) {
+        Some(Ok(LargestBatch { batch_size, .. })) => {
+            TrainError::DoesNotFit { error: Box::new(error), largest: batch_size }
+        }
+        _ => error,
+    }
 }
 
 /// What [`go_on`] trains: a denoiser or a classifier.
@@ -245,11 +268,36 @@ pub(super) fn checkpoint_to_resume(run: &Run) -> Result<Option<PathBuf>, TrainEr
     }
 }
 
+/// A run on its way.
+struct Course<'a, T> {
+    run: &'a Run,
+    trainer: &'a mut T,
+    dataset: Fingerprint,
+    log: Log,
+    soundness: Soundness,
+    saved: Option<Saved>,
+    report: &'a mut (dyn FnMut(Event) + Send),
+}
+
+/// Why a run ends before its last step.
+enum Halt {
+    /// What is trained may be of no use any more.
+    Inside(TrainError),
+    /// The steps that are done are as good as any.
+    Beside(TrainError),
+}
+
+impl<E: Into<TrainError>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Inside(error.into())
+    }
+}
+
 /// Trains to the last step, or until `stop` becomes true, and saves.
 pub(super) async fn go_on(
     run: &Run,
     trainer: &mut impl Training,
-    mut saved: Option<Saved>,
+    saved: Option<Saved>,
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
@@ -261,67 +309,119 @@ pub(super) async fn go_on(
         write_text(&run.output.join(SETTINGS_FILE), settings)?;
     }
     let dataset = Fingerprint::of(run.dataset.as_ref())?;
-    let mut log = Log::open(&run.output, trainer.done())?;
-    report(Event::Started { step: trainer.done(), bytes: trainer.bytes() });
-    let mut loader = run.loader(trainer.done())?;
-
-    let mut soundness = Soundness::default();
-    let mut since = (Instant::now(), trainer.done());
-    let mut saved_at = Instant::now();
-    while trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
-        let batch = loader.next()?;
-        trainer.step(&batch)?;
-        trainer.observe().await?;
-        let done = trainer.done();
-        let is_last = done == run.options.steps;
-        let checkpoint_is_due = run.checkpoint_every.is_due(done, saved_at.elapsed()) || is_last;
-        let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
-        if soundness.is_unknown() {
-            soundness.check(run, trainer, saved.as_ref()).await?;
-        }
-        if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
-            let (loss, loss_scale) = soundness.check(run, trainer, saved.as_ref()).await?;
-            let images = (done - since.1) as f64 * run.options.batch_size as f64;
-            let images_per_second = images / since.0.elapsed().as_secs_f64();
-            let scalars = Scalars {
-                step: done,
-                loss,
-                loss_quartiles: Some(trainer.loss_quartiles().await?),
-                gradient_norm: Some(trainer.gradient_norm().await?),
-                learning_rate: run.options.learning_rate_at(done - 1),
-                images_per_second,
-            };
-            log.scalars(&scalars)?;
-            report(Event::Progress { scalars, loss_scale });
-            since = (Instant::now(), done);
-        }
-        // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is saved all
-        // the same.
-        let shown = if samples_are_due { trainer.show(run, &mut log, report).await } else { Ok(()) };
-        if checkpoint_is_due && !soundness.is_doubtful() {
-            log.sync()?;
-            saved = Some(save(run, trainer, &dataset, report).await?);
-            saved_at = Instant::now();
-        }
-        shown?;
-        if checkpoint_is_due || samples_are_due {
-            // Sampling and saving are not counted as training time.
-            since = (Instant::now(), done);
-        }
-    }
-    let checkpoint = match saved {
-        Some(saved) if saved.step == trainer.done() => saved.folder,
-        saved => {
-            soundness.check(run, trainer, saved.as_ref()).await?;
-            log.sync()?;
-            save(run, trainer, &dataset, report).await?.folder
+    let log = Log::open(&run.output, trainer.done());
+    let soundness = Soundness::default();
+    let mut course = Course { run, trainer, dataset, log, soundness, saved, report };
+    let outcome = match course.steps(stop).await {
+        Ok(()) => course.save_last().await,
+        Err(Halt::Inside(error)) => Err(error),
+        Err(Halt::Beside(error)) => {
+            // Why the run ends is what is to be reported, also where it cannot be saved.
+            let _ = course.save_last().await;
+            Err(error)
         }
     };
-    Ok(if trainer.done() < run.options.steps {
-        Outcome::Interrupted { checkpoint, step: trainer.done() }
+    course.warn();
+    let checkpoint =
+        outcome.map_err(|error| error.with_prospect(course.saved.as_ref().map(|saved| saved.step)))?;
+    let step = course.trainer.done();
+    Ok(if step < run.options.steps {
+        Outcome::Interrupted { checkpoint, step }
     } else {
         Outcome::Finished { checkpoint }
     })
+}
+
+impl<T: Training> Course<'_, T> {
+    /// Trains to the last step, or until `stop` becomes true.
+    async fn steps(&mut self, stop: &AtomicBool) -> Result<(), Halt> {
+        let run = self.run;
+        (self.report)(Event::Started { step: self.trainer.done(), bytes: self.trainer.bytes() });
+        self.warn();
+        let mut loader = run.loader(self.trainer.done()).map_err(TrainError::from)?;
+        let mut since = (Instant::now(), self.trainer.done());
+        let mut saved_at = Instant::now();
+        while self.trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
+            let batch = loader.next().map_err(|error| Halt::Beside(error.into()))?;
+            self.trainer.step(&batch)?;
+            self.trainer.observe().await?;
+            let done = self.trainer.done();
+            let is_last = done == run.options.steps;
+            let checkpoint_is_due = run.checkpoint_every.is_due(done, saved_at.elapsed()) || is_last;
+            let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
+            if self.soundness.is_unknown() {
+                self.soundness.check(run, self.trainer, self.saved.as_ref()).await?;
+            }
+            if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
+                let (loss, loss_scale) = self.soundness.check(run, self.trainer, self.saved.as_ref()).await?;
+                let images = (done - since.1) as f64 * run.options.batch_size as f64;
+                let images_per_second = images / since.0.elapsed().as_secs_f64();
+                let scalars = Scalars {
+                    step: done,
+                    loss,
+                    loss_quartiles: Some(self.trainer.loss_quartiles().await?),
+                    gradient_norm: Some(self.trainer.gradient_norm().await?),
+                    learning_rate: run.options.learning_rate_at(done - 1),
+                    images_per_second,
+                };
+                self.log.scalars(&scalars);
+                (self.report)(Event::Progress { scalars, loss_scale });
+                since = (Instant::now(), done);
+            }
+            // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is saved all
+            // the same.
+            let shown = if samples_are_due { self.show().await } else { Ok(()) };
+            if checkpoint_is_due && !self.soundness.is_doubtful() {
+                self.save().await?;
+                saved_at = Instant::now();
+            }
+            shown.map_err(Halt::Beside)?;
+            self.warn();
+            if checkpoint_is_due || samples_are_due {
+                // Sampling and saving are not counted as training time.
+                since = (Instant::now(), done);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports what the averaged weights can do. Pictures that cannot be written are left out.
+    async fn show(&mut self) -> Result<(), TrainError> {
+        match self.trainer.show(self.run, &mut self.log, self.report).await {
+            Err(error @ (TrainError::Output(_) | TrainError::Checkpoint(_))) => {
+                (self.report)(Event::Warning(format!("no samples of step {}: {error}", self.trainer.done())));
+                Ok(())
+            }
+            shown => shown,
+        }
+    }
+
+    /// Says what went wrong with the logs.
+    fn warn(&mut self) {
+        if let Some(text) = self.log.take_warning() {
+            (self.report)(Event::Warning(text));
+        }
+    }
+
+    async fn save(&mut self) -> Result<PathBuf, TrainError> {
+        self.log.sync();
+        let folder = self.trainer.save(&self.run.output, &self.dataset).await?;
+        (self.report)(Event::Checkpoint(folder.clone()));
+        self.saved = Some(Saved { step: self.trainer.done(), folder: folder.clone() });
+        checkpoint::prune(&self.run.output, self.run.checkpoints_to_keep)?;
+        Ok(folder)
+    }
+
+    /// Saves the last step, unless it is saved, and gives its folder.
+    async fn save_last(&mut self) -> Result<PathBuf, TrainError> {
+        match &self.saved {
+            Some(saved) if saved.step == self.trainer.done() => Ok(saved.folder.clone()),
+            saved => {
+                self.soundness.check(self.run, self.trainer, saved.as_ref()).await?;
+                self.save().await
+            }
+        }
+    }
 }
 
 impl Run {
@@ -335,6 +435,16 @@ impl Run {
             random_shift: self.options.random_shift,
         };
         Loader::new(self.dataset.clone(), options)
+    }
+
+    /// Refuses batches that the host has no memory for. The device's part is checked where its buffers are made.
+    pub(super) fn check_host_memory(&self) -> Result<(), TrainError> {
+        let images = self.options.batch_size;
+        let elements = self.dataset.image_shape().elements();
+        let bytes = elements.saturating_mul(4 * BATCHES_AT_ONCE).saturating_mul(images);
+        Ok(memory::check(bytes, || {
+            format!("{BATCHES_AT_ONCE} batches of {images} images, which are read ahead of the training,")
+        })?)
     }
 
     /// Refuses images of another shape than the model's.
@@ -421,16 +531,4 @@ pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState
         )));
     }
     Ok(())
-}
-
-async fn save(
-    run: &Run,
-    trainer: &mut impl Training,
-    dataset: &Fingerprint,
-    report: &mut (dyn FnMut(Event) + Send),
-) -> Result<Saved, TrainError> {
-    let folder = trainer.save(&run.output, dataset).await?;
-    report(Event::Checkpoint(folder.clone()));
-    checkpoint::prune(&run.output, run.checkpoints_to_keep)?;
-    Ok(Saved { step: trainer.done(), folder })
 }

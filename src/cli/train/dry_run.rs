@@ -3,6 +3,7 @@
 use ddpm_gpu::device::Device;
 use ddpm_gpu::train::{LargestBatch, Run, TrainOptions, Trainer, largest_batch, time_steps};
 
+use crate::cli::free_memory;
 use crate::cli::table::{duration, mib, time};
 
 /// Steps that are timed.
@@ -51,13 +52,4 @@ pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
         duration(seconds * options.steps as f64)
     );
     Ok(())
-}
-
-/// Bytes of memory that are free, where the operating system says so.
-fn free_memory() -> Option<usize> {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let free = system.available_memory();
-    let of_container = system.cgroup_limits().map_or(free, |limits| limits.free_memory);
-    usize::try_from(free.min(of_container)).ok().filter(|&bytes| bytes > 0)
 }

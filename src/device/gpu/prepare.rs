@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::executor::Dispatch;
 use super::{GpuDevice, Kernel};
+use crate::device::cpu::check_host_memory;
 use crate::device::shader::Usage;
 use crate::device::{DeviceError, Margin};
 use crate::graph::{Graph, Place, Plan, PlannedNode, Storage, TensorType, ValueId};
@@ -44,6 +45,9 @@ pub(super) async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu
     };
     if plan.buffers.iter().any(|buffer| buffer.bytes as u64 > device.limits.max_buffer_size) {
         return Err(out_of_memory());
+    }
+    if !device.report().is_hardware {
+        check_host_memory(plan)?;
     }
     let memory = device.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.device.push_error_scope(wgpu::ErrorFilter::Internal);
