@@ -16,6 +16,7 @@ use ddpm_gpu::train::SETTINGS_FILE;
 use toml::{Table, Value};
 
 use super::Cli;
+use super::bounds::take_negative_numbers;
 
 /// A file of settings.
 #[derive(clap::Args)]
@@ -33,7 +34,7 @@ const NO_SETTINGS: [&str; 4] = ["config", "resume", "dry-run", "help"];
 /// Parses the command line, with the file that `--config` names; and gives the text of such a file with all settings, for
 /// commands that have that flag.
 pub(super) fn parse(words: Vec<OsString>) -> clap::error::Result<(Cli, Option<String>)> {
-    let mut cli = Cli::command();
+    let mut cli = take_negative_numbers(Cli::command());
     cli.build();
     let named = words.get(1).and_then(|word| cli.find_subcommand(word));
     let Some(command) = named.filter(|command| argument(command, "config").is_some()) else {

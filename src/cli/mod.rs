@@ -4,6 +4,7 @@
 #[macro_use]
 mod terminal;
 
+mod bounds;
 mod checkpoint;
 mod config;
 mod dashboard;

@@ -8,6 +8,7 @@ use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
 use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::forward_process;
 
+use super::bounds::{MOST, MOST_PIXELS, count_in};
 use super::images::{SOURCES, read_images, write_floats};
 use super::parse_list;
 
@@ -29,10 +30,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// Height and width of the images; by default their own
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_PIXELS))]
     image_size: Option<usize>,
     /// At most so many images
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = count_in(1..=MOST))]
     num_images: usize,
     /// Decides the noise
     #[arg(long, default_value_t = 0, value_name = "N")]

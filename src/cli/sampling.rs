@@ -8,8 +8,9 @@ use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig, TimestepSpacing};
 use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
-use ddpm_gpu::sampler::{self, Clip, SamplerOptions};
+use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
 
+use super::bounds::{MOST, above, above_up_to, count_in, finite_in};
 use super::checkpoint::CheckpointArgs;
 use super::images::write_floats;
 use super::progress::Progress;
@@ -20,17 +21,17 @@ use super::{DeviceArgs, PrecisionArgs, parse_list};
 pub(super) struct GuidanceArgs {
     /// Scale of classifier-free guidance, as diffusers counts it: 1 is none (the paper's w is one less); 2 to 5 are usual. The
     /// model must have been trained with --label-dropout
-    #[arg(long, default_value_t = 1.0, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = finite_in(0.0..))]
     guidance_scale: f64,
     /// How far to bring the guided output back to the standard deviation of the unguided one, from 0 to 1: against
     /// overexposure at large scales (Lin et al. 2023)
-    #[arg(long, default_value_t = 0.0, value_name = "PHI", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0, value_name = "PHI", value_parser = finite_in(0.0..=1.0))]
     guidance_rescale: f64,
     /// Also guide by the gradient of a classifier of `train-classifier`
     #[arg(long, value_name = "DIR")]
     classifier: Option<PathBuf>,
     /// Factor of the classifier's gradient; by default 1
-    #[arg(long, value_name = "S", requires = "classifier", allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", requires = "classifier", value_parser = finite_in(..))]
     classifier_scale: Option<f64>,
 }
 
@@ -55,26 +56,26 @@ pub(super) struct SamplerArgs {
     #[arg(long, value_name = "NAME")]
     timestep_spacing: Option<TimestepSpacing>,
     /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite_in(0.0..=1.0))]
     eta: Option<f64>,
     /// Error that ode allows in a step, absolute and relative; 1e-5 by default
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite_in(TOLERANCES))]
     tolerance: Option<f64>,
     /// Langevin steps that pc takes before each other step; 1 by default
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(0..=MOST_STEPS))]
     corrector_steps: Option<usize>,
     /// Signal-to-noise ratio of these steps; 0.16 by default
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1e3)))]
     snr: Option<f64>,
     /// Clamp estimates of x_0 to -R..R, 1 if R is left out; by default as the model's scheduler config says
-    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1", value_parser = finite_in(above(0.0)))]
     clip_sample: Option<f64>,
     /// Leave estimates of x_0 as they are
     #[arg(long, conflicts_with_all = ["clip_sample", "dynamic_thresholding"])]
     no_clip_sample: bool,
     /// Clamp estimates of x_0 to the quantile P of each image's absolute values, such as 0.995, and scale them back to
     /// -1..1 (Saharia et al. 2022)
-    #[arg(long, value_name = "P", conflicts_with = "clip_sample")]
+    #[arg(long, value_name = "P", conflicts_with = "clip_sample", value_parser = finite_in(above_up_to(0.0, 1.0)))]
     dynamic_thresholding: Option<f64>,
 }
 
@@ -101,6 +102,9 @@ impl SamplerArgs {
     }
 }
 
+/// Most Langevin steps before a step of `pc`.
+const MOST_STEPS: usize = 10_000;
+
 /// A class for each image, all of them equally often: 0 0 ... 1 1 ...
 pub(super) fn classes_in_turn(classes: usize, images: usize) -> Vec<u32> {
     (0..images).map(|image| (image * classes / images) as u32).collect()
@@ -115,7 +119,7 @@ pub(super) struct SamplingArgs {
     #[arg(long, value_name = "FILE.png")]
     output: PathBuf,
     /// Number of steps
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = count_in(1..=MOST))]
     steps: usize,
     /// Decides all noise
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -127,11 +131,11 @@ pub(super) struct SamplingArgs {
     #[command(flatten)]
     guidance: GuidanceArgs,
     /// Images denoised together
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = count_in(1..=MOST))]
     batch_size: usize,
     /// Images in a row of the grid
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    columns: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST))]
+    columns: Option<usize>,
     /// Also write the images as floats [N, C, H, W], unclipped
     #[arg(long, value_name = "FILE.npy")]
     save_npy: Option<PathBuf>,
@@ -201,7 +205,7 @@ impl SamplingArgs {
 
     /// Writes the grid, in rows of `columns` unless the user says otherwise, and the floats.
     pub(super) fn write(&self, images: &Images, columns: Option<usize>) -> anyhow::Result<()> {
-        let columns = self.columns.map(|columns| columns as usize).or(columns);
+        let columns = self.columns.or(columns);
         let options = GridOptions { columns, ..GridOptions::default() };
         tile(&images.data, images.shape, &options)?.write_png(&self.output)?;
         eprintln!("wrote {}", self.output.display());

@@ -24,6 +24,7 @@ mod process;
 mod run;
 mod unipc;
 
+pub use ode::TOLERANCES;
 pub use options::{Choice, Clip, SamplerError, SamplerOptions};
 pub use process::{Level, NoiseLevels, Process};
 pub use run::{Adaptive, Measured, Run, Step, Steps};

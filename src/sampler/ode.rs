@@ -5,6 +5,8 @@
 //! from nearly pi / 2 to nearly 0. The last step takes the estimate of x_0 there. Each image has step sizes of its own, so
 //! that it does not depend on the others.
 
+use std::ops::RangeInclusive;
+
 use super::{Adaptive, Choice, Level, Measured, NoiseLevels, Process, Sampler, SamplerError, Step, Steps};
 use crate::diffusion::dormand_prince::{ERROR, NODES, STAGES};
 use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
@@ -23,6 +25,10 @@ pub(super) const SAMPLER: Sampler = Sampler {
 
 /// The tolerance of the authors' code, absolute and relative.
 const TOLERANCE: f64 = 1e-5;
+
+/// The tolerances that can be asked for: with less the rounding of f32 decides which steps are taken, and with more
+/// nothing does.
+pub const TOLERANCES: RangeInclusive<f64> = 1e-7..=1.0;
 
 /// No step is shorter, in radians, except for the last.
 const SMALLEST: f64 = 1e-6;
