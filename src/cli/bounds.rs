@@ -2,19 +2,26 @@
 
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::str::FromStr;
 
 use clap::Command;
 
 /// Most of anything that a flag counts; what memory allows is found later.
 pub(super) const MOST: usize = 1_000_000_000;
 
+/// Most steps of a training run; what the host counts with 64 bits.
+pub(super) const MOST_STEPS: u64 = MOST as u64;
+
+/// Most timesteps of a diffusion process: several numbers are kept of each.
+pub(super) const MOST_TIMESTEPS: usize = 1_000_000;
+
 /// The largest height and width of images.
 pub(super) const MOST_PIXELS: usize = 65_536;
 
 /// A value parser of whole numbers within a range, such as `count_in(1..=MOST)`.
-pub(super) fn count_in(
-    range: RangeInclusive<usize>,
-) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+pub(super) fn count_in<T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| {
         let found = text.trim().parse().ok().filter(|count| range.contains(count));
         found.ok_or_else(|| format!("it must be a whole number from {} to {}", range.start(), range.end()))
@@ -30,6 +37,18 @@ pub(super) fn finite_in(
         let found = text.trim().parse::<f64>().ok();
         let found = found.filter(|number| number.is_finite() && range.contains(number));
         found.ok_or_else(|| format!("it must be a number{}", in_words(&range)))
+    }
+}
+
+/// As [`finite_in`], of 32-bit floats.
+pub(super) fn finite_f32_in(
+    range: impl RangeBounds<f64> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync + 'static {
+    let finite = finite_in(range);
+    move |text| {
+        let number = finite(text)? as f32;
+        // Rounded once, from the digits.
+        Ok(text.trim().parse().unwrap_or(number))
     }
 }
 

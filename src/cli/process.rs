@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use ddpm_gpu::diffusion::{BetaSchedule, PredictionType, ScheduleError, SchedulerConfig, VarianceType};
 
+use super::bounds::{MOST_TIMESTEPS, above_up_to, count_in, finite_in};
 use super::one_of;
 
 /// The diffusion process.
@@ -15,16 +16,16 @@ pub(super) struct ProcessArgs {
     #[arg(long, alias = "noise-schedule", default_value = "linear", value_name = "NAME", value_parser = parse_schedule)]
     beta_schedule: NoiseSchedule,
     /// First beta of the schedules that have one
-    #[arg(long, default_value_t = SchedulerConfig::default().beta_start, value_name = "X")]
+    #[arg(long, default_value_t = SchedulerConfig::default().beta_start, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)))]
     beta_start: f64,
     /// Last beta of the schedules that have one
-    #[arg(long, default_value_t = SchedulerConfig::default().beta_end, value_name = "X")]
+    #[arg(long, default_value_t = SchedulerConfig::default().beta_end, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)))]
     beta_end: f64,
     /// A JSON file with a list of betas, one for each timestep, in place of a schedule by name
     #[arg(long, value_name = "FILE", conflicts_with_all = ["beta_schedule", "num_train_timesteps"])]
     trained_betas: Option<PathBuf>,
     /// Number of timesteps
-    #[arg(long, default_value_t = SchedulerConfig::default().num_train_timesteps, value_name = "T")]
+    #[arg(long, default_value_t = SchedulerConfig::default().num_train_timesteps, value_name = "T", value_parser = count_in(1..=MOST_TIMESTEPS))]
     num_train_timesteps: usize,
     /// Change the schedule so that nothing of the image is left at the last timestep (Lin et al. 2023); needs
     /// --prediction-type v_prediction or sample

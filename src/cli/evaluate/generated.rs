@@ -14,6 +14,7 @@ use ddpm_gpu::sampler;
 use serde_json::{Map, Value};
 
 use super::tables;
+use crate::cli::bounds::finite_in;
 use crate::cli::images::read_images;
 use crate::cli::progress::Progress;
 use crate::cli::sampling::{SamplerArgs, classes_in_turn};
@@ -38,10 +39,10 @@ struct Ways {
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     steps: Vec<Respacing>,
     /// Scales of classifier-free guidance to compare; 1 is none
-    #[arg(long, value_name = "W,...", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "W,...", value_delimiter = ',', value_parser = finite_in(0.0..))]
     guidance_scale: Vec<f64>,
     /// As in `sample`
-    #[arg(long, value_name = "PHI", allow_negative_numbers = true)]
+    #[arg(long, value_name = "PHI", value_parser = finite_in(0.0..=1.0))]
     guidance_rescale: Option<f64>,
     /// Guide by the gradient of this classifier; one that measures its own guidance is no judge
     #[arg(long, value_name = "DIR")]
@@ -52,7 +53,7 @@ struct Ways {
         value_name = "S,...",
         value_delimiter = ',',
         requires = "guiding_classifier",
-        allow_negative_numbers = true
+        value_parser = finite_in(..)
     )]
     classifier_scale: Vec<f64>,
     #[command(flatten)]
@@ -113,6 +114,7 @@ impl GeneratedArgs {
                 guidance.push(Guidance { scale, rescale: guidance_rescale.unwrap_or(0.0), classifier });
             }
         }
+        SampleRequest::check_memory(pipeline, num_images, 0)?;
         let classes = pipeline.unet.classes().or(guide.as_ref().map(|guide| guide.config.num_classes));
         let request = SampleRequest {
             num_images,

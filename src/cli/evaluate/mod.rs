@@ -11,12 +11,14 @@ use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::{Classifier, resolve};
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
 use ddpm_gpu::evaluate::{EvaluateRequest, OdeOptions};
-use ddpm_gpu::output::check_writable;
+use ddpm_gpu::output::{check_writable, write_text};
+use ddpm_gpu::sampler::TOLERANCES;
 use serde_json::Map;
 
 use generated::{GeneratedArgs, Subject};
 use likelihood::{Nll, parse_nll};
 
+use super::bounds::{MOST, count_in, finite_in};
 use super::checkpoint::AverageArgs;
 use super::dataset::DatasetArgs;
 use super::{DeviceArgs, one_of};
@@ -53,16 +55,16 @@ pub(super) struct Args {
     nll: Option<Nll>,
     /// How many images: of the data set, from the first on, for --nll; drawn anew for --classifier. By default 128, and all
     /// that are given
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST))]
     num_images: Option<usize>,
     /// Images that go through the network together
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = count_in(1..=MOST))]
     batch_size: usize,
     /// Error that the ODE of --nll may make in a step, relative and absolute
-    #[arg(long, default_value_t = OdeOptions::default().tolerance, value_name = "X", requires = "nll")]
+    #[arg(long, default_value_t = OdeOptions::default().tolerance, value_name = "X", requires = "nll", value_parser = finite_in(TOLERANCES))]
     ode_tolerance: f64,
     /// Decides all noise, dequantisation and probes
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_in(0..=u64::MAX))]
     seed: u64,
     /// Also write the result as JSON, with the bound's term of every timestep
     #[arg(long, value_name = "FILE.json")]
@@ -155,7 +157,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
     if let Some(path) = &args.output {
         let text = serde_json::to_string_pretty(&output)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
+        write_text(path, &text)?;
         eprintln!("wrote {}", path.display());
     }
     Ok(())
