@@ -84,7 +84,7 @@ impl Log {
         let lines = JsonLines::open(&path, step);
         if let Ok((_, foreign @ 1..)) = lines {
             log.warning =
-                Some(format!("{}: left out {foreign} lines that are no metrics of a run", path.display()));
+                Some(format!("{}: left out {foreign} line(s) that are no metrics of a run", path.display()));
         }
         log.lines = log.unless_failed(lines).map(|(lines, _)| lines);
         let events = EventFile::create(&output.join(TENSORBOARD_FOLDER), step, SystemTime::now());
@@ -170,7 +170,7 @@ mod tests {
         let path = folder.path().join(METRICS_FILE);
         fs::write(&path, b"{\"step\": 10, \"time\": 2}\n\xff\n").unwrap();
         let mut log = Log::open(folder.path(), 10);
-        assert!(log.take_warning().unwrap().contains("left out 1 lines"));
+        assert!(log.take_warning().unwrap().contains("left out 1 line"));
         assert_eq!(read_metrics(&path).unwrap().len(), 1);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::quartiles::mean_by_quartile;
-use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
+use super::run::{Saved, Training, changes, check_resume, checkpoint_to_resume, go_on};
 use super::{Event, Outcome, Run, TimestepSampling, TrainError, TrainingGraph, timestep_sampler};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};
@@ -122,7 +122,8 @@ pub async fn train_classifier(
     let mut resume = None;
     if let Some(folder) = checkpoint_to_resume(run)? {
         let (classifier, state) = (Classifier::load(&folder)?, TrainingState::load(&folder)?);
-        check_resume(run, classifier.config == config && classifier.scheduler == run.scheduler, &state)?;
+        let of_schedule = changes(&classifier.scheduler, &run.scheduler);
+        check_resume(run, &[changes(&classifier.config, &config), of_schedule].concat(), &state)?;
         resume = Some((classifier, state, folder));
     }
     let mut graph = Graph::new();

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use serde::Serialize;
+use serde_json::Value;
+
 use super::sample_grid::{self, SAMPLES_FOLDER};
 use super::soundness::Soundness;
 use super::{CheckpointEvery, LargestBatch, TrainError, TrainOptions, Trainer, largest_batch};
@@ -134,7 +137,8 @@ pub async fn train(
             // The betas are what has been learned; its ends are compared.
             scheduler.trained_betas = None;
         }
-        check_resume(run, pipeline.unet == run.config && scheduler == run.scheduler, &state)?;
+        let of_schedule = changes(&scheduler, &run.scheduler);
+        check_resume(run, &[changes(&pipeline.unet, &run.config), of_schedule].concat(), &state)?;
         saved = Some(Saved { step: state.step, folder });
         resume = Some((pipeline, state));
     }
@@ -482,13 +486,50 @@ pub(super) fn check_fit(run: &Run) -> Result<(), TrainError> {
     }
 }
 
-/// Refuses to go on from a checkpoint of another model or with other settings.
-pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState) -> Result<(), TrainError> {
-    if !is_same_model {
+/// What is other than it was, key by key.
+pub(super) fn changes<T: PartialEq + Serialize>(then: &T, now: &T) -> Vec<String> {
+    if then == now {
+        return Vec::new();
+    }
+    let json = |of: &T| serde_json::to_value(of).unwrap_or_default();
+    let (then, now) = (json(then), json(now));
+    let changed = changed_keys(&then, &now);
+    if changed.is_empty() {
+        vec![format!("it was {}, now it is {}", brief(&then), brief(&now))]
+    } else {
+        changed
+    }
+}
+
+/// What is other in an object than in an earlier one.
+fn changed_keys(then: &Value, now: &Value) -> Vec<String> {
+    let keys = now.as_object().into_iter().flatten();
+    let changed = keys.filter_map(|(key, now)| {
+        let then = then.get(key).unwrap_or(&Value::Null);
+        (then != now).then(|| format!("{key} was {}, now it is {}", brief(then), brief(now)))
+    });
+    changed.collect()
+}
+
+/// A value, or the beginning of a long one.
+fn brief(value: &Value) -> String {
+    const SHOWN: usize = 80;
+    let text = value.to_string();
+    if text.chars().count() <= SHOWN {
+        text
+    } else {
+        text.chars().take(SHOWN).chain(" ...".chars()).collect()
+    }
+}
+
+/// Refuses to go on from a checkpoint of another model, which says what has changed in it, or with other settings.
+pub(super) fn check_resume(run: &Run, of_model: &[String], state: &TrainingState) -> Result<(), TrainError> {
+    if !of_model.is_empty() {
         return Err(TrainError::Options(format!(
-            "the checkpoint in {} is of another model or noise schedule; give the same --model and schedule, or \
+            "the checkpoint in {} is of another model or noise schedule: {}; give the same --model and schedule, or \
              another --output",
-            run.output.display()
+            run.output.display(),
+            of_model.join("; ")
         )));
     }
     let dataset = Fingerprint::of(run.dataset.as_ref())?;
@@ -505,17 +546,11 @@ pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState
         Ok(then) => then.to_json()?,
         Err(_) => state.options.clone(),
     };
-    let settings = now
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| !["steps", "checkpointing"].contains(&key.as_str()));
-    let changed: Vec<String> = settings
-        .filter_map(|(key, now)| {
-            let then = then.get(key).unwrap_or(&serde_json::Value::Null);
-            (then != now).then(|| format!("{key} was {then}, now it is {now}"))
-        })
-        .collect();
+    let mut now = now;
+    if let Some(settings) = now.as_object_mut() {
+        settings.retain(|key, _| !["steps", "checkpointing"].contains(&key.as_str()));
+    }
+    let changed = changed_keys(&then, &now);
     if !changed.is_empty() {
         return Err(TrainError::Options(format!(
             "the run in {} was started with other settings; give the same ones to go on exactly: {}",

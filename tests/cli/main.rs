@@ -1,15 +1,18 @@
 //! The program as a process: what it writes, what it prints, and how it ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails
 
+mod bounds;
 mod config;
 mod data;
 mod errors;
+mod escapes;
 mod evaluate;
 mod export;
 mod guidance;
 mod kernels;
 mod objectives;
 mod pairs;
+mod pipes;
 mod recipes;
 mod resume;
 mod sample;
