@@ -403,13 +403,15 @@ impl Graph {
     fn check_sizes<'a>(
         &self,
         op: &dyn Op,
-        operands: impl Iterator<Item = (&'a &'static str, &'a TensorType)>,
+        mut operands: impl Iterator<Item = (&'a &'static str, &'a TensorType)>,
     ) -> Result<(), GraphError> {
-        for (name, ty) in operands.filter(|(_, ty)| ty.len() > MAX_ELEMENTS) {
-            let operand = format!("{name} {ty}");
-            return Err(GraphError::TooLarge { path: self.path(), op: op.name(), operand });
+        match operands.find(|(_, ty)| ty.len() > MAX_ELEMENTS) {
+            None => Ok(()),
+            Some((name, ty)) => {
+                let operand = format!("{name} {ty}");
+                Err(GraphError::TooLarge { path: self.path(), op: op.name(), operand })
+            }
         }
-        Ok(())
     }
 
     fn shape_error(&self, op: &dyn Op, inputs: &[ValueId], reason: String) -> GraphError {
