@@ -151,8 +151,12 @@ fn free_memory() -> Option<usize> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     let free = system.available_memory();
-    let of_container = system.cgroup_limits().map_or(free, |limits| limits.free_memory);
-    usize::try_from(free.min(of_container)).ok().filter(|&bytes| bytes > 0)
+    if free == 0 {
+        return None;
+    }
+    // In a container counts what its programs hold themselves: what the system keeps of files, it gives back.
+    let of_container = |limits: sysinfo::CGroupLimits| limits.total_memory.saturating_sub(limits.rss);
+    usize::try_from(free.min(system.cgroup_limits().map_or(free, of_container))).ok()
 }
 
 /// Lets the library's warnings be seen.
