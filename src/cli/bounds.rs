@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
-use std::str::FromStr;
 
 use clap::Command;
 
@@ -19,9 +18,19 @@ pub(super) const MOST_TIMESTEPS: usize = 1_000_000;
 pub(super) const MOST_PIXELS: usize = 65_536;
 
 /// A value parser of whole numbers within a range, such as `count_in(1..=MOST)`.
-pub(super) fn count_in<T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static>(
-    range: RangeInclusive<T>,
-) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+pub(super) fn count_in(
+    range: RangeInclusive<usize>,
+) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let found = text.trim().parse().ok().filter(|count| range.contains(count));
+        found.ok_or_else(|| format!("it must be a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// As [`count_in`], of 64 bits on any machine.
+pub(super) fn count_u64_in(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
     move |text| {
         let found = text.trim().parse().ok().filter(|count| range.contains(count));
         found.ok_or_else(|| format!("it must be a whole number from {} to {}", range.start(), range.end()))

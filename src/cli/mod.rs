@@ -173,8 +173,7 @@ fn show_warnings() {
 pub(crate) fn main() -> ExitCode {
     show_warnings();
     memory::set_free(free_memory);
-    let (cli, settings) =
-        config::parse(std::env::args_os().collect()).unwrap_or_else(|error| terminal::refuse(&error));
+    let (cli, settings) = config::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
     if cli.command.trains() {
         terminal::outlive_reader();
     }

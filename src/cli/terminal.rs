@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use clap::error::{ContextKind, ContextValue};
+
 /// A line on standard error, as far as it can be written.
 macro_rules! eprintln {
     ($($text:tt)*) => { $crate::cli::terminal::note(format_args!($($text)*)) };
@@ -103,15 +105,23 @@ pub(super) fn end(outcome: anyhow::Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Ends the program for wrong usage, or shows the help that was asked for. What was given may come from a file, such as a
-/// name that a shell has found.
-pub(super) fn refuse(error: &clap::Error) -> ! {
-    let plain = error.render().to_string();
-    if let Cow::Owned(shown) = escaped(&plain) {
-        let _ = io::stderr().write_all(shown.as_bytes());
-        std::process::exit(error.exit_code());
+/// An error of clap with the words that it quotes escaped: a shell takes names of files for words, and `--config` values.
+pub(super) fn escape_words(mut error: clap::Error) -> clap::Error {
+    let escape = |text: &String| escaped(text).into_owned();
+    let quoted: Vec<(ContextKind, ContextValue)> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(escape(text)))),
+            ContextValue::Strings(texts) => {
+                Some((kind, ContextValue::Strings(texts.iter().map(escape).collect())))
+            }
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in quoted {
+        error.insert(kind, value);
     }
-    error.exit()
+    error
 }
 
 /// An error and what caused it; the library's errors quote most causes themselves.

@@ -13,7 +13,9 @@ use ddpm_gpu::train::{Run, TrainOptions, train};
 use objective::ObjectiveArgs;
 
 use super::DeviceArgs;
-use super::bounds::{MOST_PIXELS, MOST_STEPS, MOST_TIMESTEPS, count_in, finite_f32_in, finite_in};
+use super::bounds::{
+    MOST_PIXELS, MOST_STEPS, MOST_TIMESTEPS, count_in, count_u64_in, finite_f32_in, finite_in,
+};
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -53,7 +55,7 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) training: TrainingArgs,
     /// Steps between sample grids; 0 for none
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = count_in(0..=MOST_STEPS))]
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = count_u64_in(0..=MOST_STEPS))]
     sample_every: u64,
     /// Print parameters, memory, the largest batch that fits, and after three steps how long the run will take; write nothing
     #[arg(long)]

@@ -7,7 +7,7 @@ use ddpm_gpu::diffusion::VarianceType;
 use ddpm_gpu::train::{Run, train_classifier};
 
 use super::DeviceArgs;
-use super::bounds::{MOST_STEPS, count_in, finite_f32_in};
+use super::bounds::{MOST_STEPS, count_u64_in, finite_f32_in};
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[command(flatten)]
     training: TrainingArgs,
     /// Steps between measurements of the accuracy; 0 for none
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = count_in(0..=MOST_STEPS))]
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = count_u64_in(0..=MOST_STEPS))]
     measure_every: u64,
     #[command(flatten)]
     device: DeviceArgs,

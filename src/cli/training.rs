@@ -14,7 +14,9 @@ use ddpm_gpu::train::{
     TrainOptions,
 };
 
-use super::bounds::{MOST, MOST_PIXELS, MOST_STEPS, above_up_to, count_in, finite_f32_in, finite_in};
+use super::bounds::{
+    MOST, MOST_PIXELS, MOST_STEPS, above_up_to, count_in, count_u64_in, finite_f32_in, finite_in,
+};
 use super::config::{self, ConfigArgs};
 use super::dashboard::{self, Dashboard};
 use super::dataset::{DatasetArgs, describe};
@@ -50,7 +52,7 @@ pub(super) struct TrainingArgs {
     #[command(flatten)]
     pub(super) config: ConfigArgs,
     /// Steps in all, those before a resume included
-    #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N", value_parser = count_in(1..=MOST_STEPS))]
+    #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N", value_parser = count_u64_in(1..=MOST_STEPS))]
     pub(super) steps: u64,
     /// Images in a step
     #[arg(long, default_value_t = TrainOptions::default().batch_size, value_name = "N", value_parser = count_in(1..=MOST))]
@@ -66,7 +68,7 @@ pub(super) struct TrainingArgs {
     #[arg(long, default_value_t = TrainOptions::default().learning_rate, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1e30)))]
     pub(super) learning_rate: f64,
     /// Steps over which the learning rate grows from 0
-    #[arg(long, default_value_t = TrainOptions::default().warmup_steps, value_name = "N", value_parser = count_in(0..=MOST_STEPS))]
+    #[arg(long, default_value_t = TrainOptions::default().warmup_steps, value_name = "N", value_parser = count_u64_in(0..=MOST_STEPS))]
     pub(super) warmup_steps: u64,
     /// What the learning rate does after that: constant; cosine or linear: fall to 0 at the last step
     #[arg(long, default_value = "constant", value_name = "NAME", value_parser = parse_lr_schedule)]
@@ -106,7 +108,7 @@ pub(super) struct TrainingArgs {
     #[arg(long, default_value_t = 0, value_name = "PIXELS", value_parser = count_in(0..=MOST_PIXELS))]
     pub(super) random_shift: usize,
     /// Decides initial weights, order of the data, timesteps, noise and all dropout
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_in(0..=u64::MAX))]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     pub(super) seed: u64,
     /// Keep only what enters residual and attention blocks, and compute the rest again in the backward pass: less than
     /// half the activations for about a sixth more time, and the same weights to the bit

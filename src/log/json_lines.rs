@@ -56,7 +56,7 @@ impl JsonLines {
         let mut foreign = 0;
         if path.exists() {
             // Bytes, since a disk may have left anything there.
-            let text = fs::read(path).map_err(io_error)?;
+            let text = fs::read(path).map_err(|source| LogError::Read { path: path.to_owned(), source })?;
             let mut kept = Vec::with_capacity(text.len());
             for line in text.split_inclusive(|&byte| byte == b'\n') {
                 let is_whole = line.ends_with(b"\n");
@@ -112,7 +112,7 @@ impl JsonLines {
 /// [`LogError`]
 pub fn read_metrics(path: &Path) -> Result<Vec<Line>, LogError> {
     let path = if path.is_dir() { path.join(METRICS_FILE) } else { path.to_owned() };
-    let text = fs::read(&path).map_err(|source| LogError::Io { path: path.clone(), source })?;
+    let text = fs::read(&path).map_err(|source| LogError::Read { path: path.clone(), source })?;
     text.split_inclusive(|&byte| byte == b'\n')
         .enumerate()
         .filter(|(_, line)| line.ends_with(b"\n"))

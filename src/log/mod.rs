@@ -38,11 +38,22 @@ pub struct Scalars {
 pub enum LogError {
     /// The operating system refused.
     #[error(
-        "{}: the log cannot be written or read: {source}; check that you may write there and that the disk has room",
+        "{}: the log cannot be written: {source}; check that you may write there and that the disk has room",
         .path.display()
     )]
     Io {
         /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The operating system refused to let it be read.
+    #[error(
+        "{}: the log cannot be read: {source}; check that it is there and that you may read it",
+        .path.display()
+    )]
+    Read {
+        /// The file.
         path: PathBuf,
         /// The operating system's reason.
         source: std::io::Error,

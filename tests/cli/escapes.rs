@@ -29,7 +29,6 @@ fn names_of_files_classes_and_members() {
     workspace.write(&format!("classes/{TITLE}/a.png"), png());
     workspace.write("classes/dog/b.png", png());
     shows(&workspace, "data", "classes");
-    workspace.write(&format!("{TITLE}.png"), "no picture");
     workspace.write(&format!("files/{TITLE}.png"), "no picture");
     workspace.write("files/good.png", png());
     shows(&workspace, "data", "files");

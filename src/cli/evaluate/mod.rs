@@ -18,7 +18,7 @@ use serde_json::Map;
 use generated::{GeneratedArgs, Subject};
 use likelihood::{Nll, parse_nll};
 
-use super::bounds::{MOST, count_in, finite_in};
+use super::bounds::{MOST, count_in, count_u64_in, finite_in};
 use super::checkpoint::AverageArgs;
 use super::dataset::DatasetArgs;
 use super::{DeviceArgs, one_of};
@@ -64,7 +64,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = OdeOptions::default().tolerance, value_name = "X", requires = "nll", value_parser = finite_in(TOLERANCES))]
     ode_tolerance: f64,
     /// Decides all noise, dequantisation and probes
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_in(0..=u64::MAX))]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     seed: u64,
     /// Also write the result as JSON, with the bound's term of every timestep
     #[arg(long, value_name = "FILE.json")]
