@@ -21,7 +21,7 @@ pub use translate::{Target, Translation, source, translate};
 pub use tuner::{Tuning, TuningEvent};
 
 use crate::graph::{Graph, MemoryReport, Place, Plan, ValueId};
-use crate::memory::TooLarge;
+use crate::memory::{self, TooLarge};
 use crate::ops::{Op, Types, Variant};
 
 /// What can go wrong on a device, with what to do about it.
@@ -255,6 +255,15 @@ impl Device {
         match self {
             Self::Cpu => "CPU executor".to_owned(),
             Self::Gpu(device) => device.name().to_owned(),
+        }
+    }
+
+    /// Bytes of memory that are free for buffers, where that is known: of the host, for the CPU executor and for drivers that run
+    /// on the CPU. How much a GPU has, wgpu does not say.
+    pub fn free_memory(&self) -> Option<usize> {
+        match self {
+            Self::Gpu(device) if device.report().is_hardware => None,
+            _ => memory::free(),
         }
     }
 

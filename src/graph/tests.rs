@@ -7,6 +7,19 @@ use crate::device::{CpuExecutor, Twin};
 use crate::ops;
 
 #[test]
+fn tensors_beyond_any_machine_are_refused() {
+    let mut graph = Graph::new();
+    let [large, huge] = [1 << 23, 1 << 40].map(|n| graph.input("x", TensorType::f32([n, n])));
+    assert_eq!((graph.ty(huge).len(), graph.ty(huge).bytes()), (usize::MAX, usize::MAX));
+    let error = ops::add(&mut graph, huge, huge).unwrap_err().to_string();
+    assert!(error.contains("[1099511627776, 1099511627776]") && error.contains("more than 2^48"), "{error}");
+    // This one has a size, and no machine has so much.
+    let y = ops::add(&mut graph, large, large).unwrap();
+    let error = CpuExecutor::new(&graph, &[y], Twin::Fast).err().unwrap().to_string();
+    assert!(error.contains("the buffers (inputs 268435456 MiB, activations 268435456 MiB)"), "{error}");
+}
+
+#[test]
 fn gradients_of_a_value_used_twice_add_up() {
     let mut graph = Graph::new();
     let x = graph.input("x", TensorType::f32([3]));

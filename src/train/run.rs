@@ -158,7 +158,7 @@ fn with_largest_batch(run: &Run, error: TrainError) -> TrainError {
                 | DeviceError::BindingTooLarge { .. }
         )
     );
-    match is_of_size.then(|| largest_batch(run, memory::free())) {
+    match is_of_size.then(|| largest_batch(run, run.device.free_memory())) {
         Some(Ok(LargestBatch { batch_size, .. })) => {
             TrainError::DoesNotFit { error: Box::new(error), largest: batch_size }
         }

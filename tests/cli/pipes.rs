@@ -120,7 +120,8 @@ fn a_run_that_an_image_ends_is_saved_first() {
     let line = "train --dataset images --model plain.json --device cpu --batch-size 2 --sample-every 0 --seed 3 \
                 --data-memory 0 --output run --checkpoint-every 100000 --steps 100000";
     let mut child = workspace.command(line);
-    child.env("DDPM_GPU_DATA_CACHE", "").env("HOME", "/nonexistent").env_remove("XDG_CACHE_HOME");
+    // A folder that cannot be made, so that each image is read from its file.
+    child.env("DDPM_GPU_DATA_CACHE", workspace.path("plain.json").join("cache"));
     let child = child.stderr(std::process::Stdio::piped()).spawn().unwrap();
     while !workspace.path("run/metrics.jsonl").metadata().is_ok_and(|metadata| metadata.len() > 0) {
         std::thread::sleep(std::time::Duration::from_millis(20));

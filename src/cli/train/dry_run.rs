@@ -1,9 +1,7 @@
 //! `train --dry-run`
 
-use ddpm_gpu::device::Device;
 use ddpm_gpu::train::{LargestBatch, Run, TrainOptions, Trainer, largest_batch, time_steps};
 
-use crate::cli::free_memory;
 use crate::cli::table::{duration, mib, time};
 
 /// Steps that are timed.
@@ -24,18 +22,14 @@ pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
     let with = if other.checkpointing { "with" } else { "without" };
     println!("{with} --checkpointing the total is {}", mib(other_plan.memory().total()));
 
-    // wgpu does not say how much memory an adapter has
-    let free = match device {
-        Device::Cpu => free_memory(),
-        Device::Gpu(_) => None,
-    };
+    let free = device.free_memory();
     let LargestBatch { batch_size, limit } = largest_batch(run, free)?;
     match limit {
         Some(limit) => println!("largest batch: {batch_size} images at once; one more exceeds {limit}"),
         None => println!("largest batch: at least {batch_size} images at once"),
     }
-    if matches!(device, Device::Gpu(_)) {
-        println!("  (as far as the adapter's limits go: how much memory it has, wgpu does not tell)");
+    if free.is_none() {
+        println!("  (as far as the limits of buffers go: how much memory there is, is not known)");
     }
     let at_once = options.micro_batch_size.unwrap_or(options.batch_size);
     if limit.is_some() && batch_size < at_once {
