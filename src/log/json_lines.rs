@@ -55,6 +55,10 @@ impl JsonLines {
         let io_error = |source| LogError::Io { path: path.to_owned(), source };
         let mut foreign = 0;
         if path.exists() {
+            if !path.is_file() {
+                // A pipe or a device, which may block, or have no end.
+                return Err(io_error(io::Error::other("it is no regular file")));
+            }
             // Bytes, since a disk may have left anything there.
             let text = fs::read(path).map_err(|source| LogError::Read { path: path.to_owned(), source })?;
             let mut kept = Vec::with_capacity(text.len());

@@ -41,7 +41,42 @@ impl Records {
         self.file.sync_data().map_err(|source| LogError::Io { path: self.path.clone(), source })
     }
 
+    /// The file.
     pub(super) fn path(&self) -> &std::path::Path {
         &self.path
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn records_follow_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, "one\n").unwrap();
+        let file = File::options().append(true).open(&path).unwrap();
+        let mut records = Records::new(file, path.clone()).unwrap();
+        records.add(b"two\n").unwrap();
+        records.sync().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_record_that_cannot_be_written_is_an_error_that_names_the_file() {
+        let path = PathBuf::from("/dev/full");
+        let file = File::options().write(true).open(&path).unwrap();
+        let mut records = Records::new(file, path).unwrap();
+        let message = records.add(b"one").unwrap_err().to_string();
+        assert!(
+            message.contains("/dev/full: the log cannot be written") && message.contains("No space"),
+            "{message}"
+        );
+        assert_eq!(records.length, 0);
     }
 }

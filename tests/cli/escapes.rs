@@ -1,18 +1,10 @@
 //! Text of files on the terminal: characters that steer it are shown escaped.
 
-use super::support::Workspace;
+use super::support::{Workspace, png};
 
 /// Sets the title of a terminal.
 const TITLE: &str = "\u{1b}]0;x\u{7}";
 const SHOWN: &str = "\\x1b]0;x\\x07";
-
-fn png() -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut encoder = png::Encoder::new(&mut file, 8, 8);
-    encoder.set_color(png::ColorType::Grayscale);
-    encoder.write_header().unwrap().write_image_data(&[7; 64]).unwrap();
-    file
-}
 
 /// What the program prints when it is run with these words; it must show the sequence, and not send it.
 fn shows(workspace: &Workspace, line: &str, last: &str) {
@@ -26,17 +18,17 @@ fn shows(workspace: &Workspace, line: &str, last: &str) {
 #[test]
 fn names_of_files_classes_and_members() {
     let workspace = Workspace::new();
-    workspace.write(&format!("classes/{TITLE}/a.png"), png());
-    workspace.write("classes/dog/b.png", png());
+    workspace.write(&format!("classes/{TITLE}/a.png"), png(7));
+    workspace.write("classes/dog/b.png", png(7));
     shows(&workspace, "data", "classes");
     workspace.write(&format!("files/{TITLE}.png"), "no picture");
-    workspace.write("files/good.png", png());
+    workspace.write("files/good.png", png(7));
     shows(&workspace, "data", "files");
     shows(&workspace, "plot --output a.png", TITLE);
     // clap's own messages, of words that a shell has found as names.
     shows(&workspace, "train --output a --dataset digits --steps", TITLE);
     let mut tar = tar::Builder::new(Vec::new());
-    for (name, contents) in [(format!("{TITLE}.png"), b"no picture".to_vec()), ("b.png".to_owned(), png())] {
+    for (name, contents) in [(format!("{TITLE}.png"), b"no picture".to_vec()), ("b.png".to_owned(), png(7))] {
         let mut header = tar::Header::new_ustar();
         header.set_size(contents.len() as u64);
         header.set_mode(0o644);
