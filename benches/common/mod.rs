@@ -12,7 +12,7 @@ use ddpm_gpu::device::{Device, Selection, adapters};
 pub(crate) fn devices() -> Vec<(String, Device)> {
     let mut devices = vec![("cpu".to_owned(), Device::Cpu)];
     for adapter in pollster::block_on(adapters()) {
-        let selection = Selection::Name(adapter.name.clone());
+        let selection = Selection::Number(adapter.number);
         let device = pollster::block_on(Device::open(&selection)).expect("a listed adapter opens");
         let name = adapter.name.split(" (").next().unwrap_or(&adapter.name).replace(' ', "-").to_lowercase();
         devices.push((name, device));

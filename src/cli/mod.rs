@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ddpm_gpu::device::{Device, Selection};
+use ddpm_gpu::device::{Backend, Device, DeviceRequest, Selection};
 use ddpm_gpu::memory;
 use ddpm_gpu::model::Precision;
 
@@ -90,16 +90,35 @@ impl DeviceArgs {
     }
 }
 
+/// Through what an adapter is reached.
+#[derive(clap::Args)]
+struct BackendArgs {
+    /// Only adapters over this interface of the operating system, where a GPU has several
+    #[arg(long, value_name = "vulkan|metal|dx12", value_parser = parse_backend)]
+    backend: Option<Backend>,
+}
+
+fn parse_backend(name: &str) -> Result<Backend, String> {
+    one_of("backends", &Backend::ALL, name)
+}
+
 /// Where to compute, for commands that choose kernels by themselves.
 #[derive(clap::Args)]
 struct AdapterArgs {
-    /// auto: the first hardware GPU, else the CPU executor; cpu; gpu: any wgpu adapter, software ones included; or a part
-    /// of an adapter's or driver's name, such as llvmpipe or RTX
-    #[arg(long, default_value = "auto", value_name = "auto|cpu|gpu|NAME")]
+    /// auto: the first hardware GPU, else the CPU executor; cpu; gpu: any wgpu adapter, software ones included; the number
+    /// that `devices` gives an adapter; or its name, or a part of its or its driver's name that no other has, such as
+    /// llvmpipe or RTX
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|gpu|NUMBER|NAME")]
     device: Selection,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// Wait for each dispatch before the next is submitted: slow, but if the GPU is lost or fails, the error names the
+    /// kernel and the module that ran
+    #[arg(long)]
+    submit_each_dispatch: bool,
     /// Experimental: let convolutions and linear layers use the GPU's matrix units, through wgpu's cooperative matrices
     /// of 8 x 8 f32. Compiled for Vulkan and Metal, but never run on hardware by us: compare what it computes with
-    /// --device cpu. An error if the device has none
+    /// --device cpu. An error if the adapter does not list these
     #[arg(long)]
     cooperative_matrix: bool,
 }
@@ -107,10 +126,15 @@ struct AdapterArgs {
 impl AdapterArgs {
     /// Opens the device, and says which one it is where the user left the choice open.
     async fn open(&self) -> anyhow::Result<Device> {
-        let device = match self.cooperative_matrix {
-            false => Device::open(&self.device).await?,
-            true => Device::open_with_cooperative_matrix(&self.device).await?,
+        let request = DeviceRequest {
+            selection: self.device.clone(),
+            backend: self.backend.backend,
+            cooperative_matrix: self.cooperative_matrix,
         };
+        let device = Device::open_with(&request).await?;
+        if self.submit_each_dispatch {
+            device.submit_each_dispatch();
+        }
         match (&self.device, &device) {
             (Selection::Auto, Device::Cpu) => eprintln!("device: CPU executor (no hardware GPU was found)"),
             _ => eprintln!("device: {}", device.name()),

@@ -251,6 +251,9 @@ fn print_time(profile: &Profile) {
     let share = |seconds: f64| format!("{} ({:.1} %)", time(seconds), 100.0 * seconds / whole);
     let clock = if profile.by_device_clock { "the device's timestamps" } else { "the host's clock" };
     println!("  kernels     {}, {} dispatches by {clock}", share(kernels), profile.dispatches.len());
+    if let Some(empty) = profile.empty_dispatch_seconds {
+        println!("              of each dispatch {}, which one that does nothing takes, too", time(empty));
+    }
     let again = profile.dispatches.iter().filter(|dispatch| dispatch.is_recomputed);
     let (count, seconds) = again.fold((0, 0.0), |(count, sum), dispatch| (count + 1, sum + dispatch.seconds));
     if count > 0 {

@@ -1,10 +1,13 @@
 //! wgpu devices: opening one, compiling kernels, collecting errors.
 
 mod executor;
+mod pace;
 mod prepare;
+mod queue;
 mod timestamps;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use executor::GpuExecutor;
@@ -12,7 +15,7 @@ pub(super) use prepare::plan;
 
 use super::shader::{Binding, Extensions, Shader, Usage};
 use super::tuner::{AdapterIdentity, Tuner};
-use super::{AdapterReport, DeviceError, Tuning, adapter};
+use super::{AdapterReport, DeviceError, Tuning, cooperative};
 use crate::graph::DType;
 use crate::ops::{Op, Pass, Requirements, Room, Types, Variant};
 
@@ -30,6 +33,7 @@ pub struct GpuDevice {
     identity: AdapterIdentity,
     report: AdapterReport,
     tuner: Mutex<Option<Arc<Tuner>>>,
+    submits_each_dispatch: AtomicBool,
 }
 
 /// What callbacks of the driver have reported since the device was opened.
@@ -63,14 +67,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl GpuDevice {
     /// Opens `adapter` with WebGPU's default limits, and larger buffers where it has them.
-    pub(super) async fn open(adapter: &wgpu::Adapter, cooperative_matrix: bool) -> Result<Self, DeviceError> {
+    pub(super) async fn open(
+        adapter: &wgpu::Adapter,
+        report: AdapterReport,
+        cooperative_matrix: bool,
+    ) -> Result<Self, DeviceError> {
         let info = adapter.get_info();
         let mut wanted =
             wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         if cooperative_matrix {
-            if !has_cooperative_matrix(adapter, &info) {
-                return Err(DeviceError::NoCooperativeMatrix { adapter: info.name });
+            let matrices = adapter.cooperative_matrix_properties();
+            if let Some(lacks) = cooperative::lacks(adapter.features(), &info, &matrices) {
+                return Err(DeviceError::NoCooperativeMatrix { adapter: info.name, lacks });
             }
             wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
             experimental_features = allow_experimental_features();
@@ -101,14 +110,18 @@ impl GpuDevice {
         }));
         let on_lost = trouble.clone();
         device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                lock(&on_lost).lost.get_or_insert(message);
-            }
+            let message = match reason {
+                // Without a message, by whoever holds the device.
+                wgpu::DeviceLostReason::Destroyed => "it was closed".to_owned(),
+                _ => message,
+            };
+            lock(&on_lost).lost.get_or_insert(message);
         });
         let identity = AdapterIdentity {
             name: info.name.clone(),
             driver: info.driver,
-            driver_info: info.driver_info,
+            // DX12 has no driver_info, but a compiler that makes other code of the same kernels.
+            driver_info: report.shader_compiler.map_or(info.driver_info, str::to_owned),
             backend: info.backend.to_string(),
         };
         Ok(Self {
@@ -122,8 +135,9 @@ impl GpuDevice {
             shaders: Mutex::default(),
             kernels: Mutex::default(),
             identity,
-            report: adapter::report(adapter),
+            report,
             tuner: Mutex::default(),
+            submits_each_dispatch: AtomicBool::new(false),
         })
     }
 
@@ -176,9 +190,9 @@ impl GpuDevice {
         self.features.contains(wgpu::Features::SHADER_F16)
     }
 
-    /// Whether dispatches can be timed by the device's own clock.
+    /// Whether dispatches are timed by the device's own clock; those that are waited for one by one are by the host's.
     pub fn has_timestamps(&self) -> bool {
-        self.features.contains(wgpu::Features::TIMESTAMP_QUERY)
+        self.features.contains(wgpu::Features::TIMESTAMP_QUERY) && !self.submits_each_dispatch()
     }
 
     /// The variants of a call that the device can run, the default first.
@@ -186,6 +200,27 @@ impl GpuDevice {
         let mut variants = op.variants(types);
         variants.retain(|variant| self.supports(variant.requires));
         variants
+    }
+
+    /// Whether runs submit each dispatch by itself and wait for it.
+    fn submits_each_dispatch(&self) -> bool {
+        self.submits_each_dispatch.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn submit_each_dispatch(&self) {
+        self.submits_each_dispatch.store(true, Ordering::Relaxed);
+    }
+
+    /// Seconds of a dispatch that does nothing, by the clock that times all others: the device's, else `clock`, which gives
+    /// seconds.
+    ///
+    /// # Errors
+    /// [`DeviceError::Timestamps`], [`DeviceError::Lost`] or [`DeviceError::Failed`].
+    pub async fn time_of_empty_dispatch(&self, clock: &dyn Fn() -> f64) -> Result<f64, DeviceError> {
+        match self.has_timestamps() {
+            true => timestamps::empty(self).await,
+            false => timestamps::empty_by_clock(self, clock),
+        }
     }
 
     pub(super) fn set_tuning(&self, tuning: Tuning) {
@@ -200,19 +235,6 @@ impl GpuDevice {
     /// The WGSL of a call's room with its imports, in the form that the call needs.
     pub(super) fn wgsl(&self, op: &dyn Op, types: Types<'_>) -> Result<String, DeviceError> {
         Ok(self.shader(op.room(), types.activation())?.shader.text.clone())
-    }
-
-    /// Fails if the driver has reported trouble; `during` says what ran, such as "" or " while ...".
-    fn check(&self, during: &str) -> Result<(), DeviceError> {
-        let mut trouble = lock(&self.trouble);
-        let (adapter, during) = (self.name.clone(), during.to_owned());
-        if let Some(message) = trouble.lost.clone() {
-            return Err(DeviceError::Lost { adapter, during, message });
-        }
-        match trouble.failed.take() {
-            Some(message) => Err(DeviceError::Failed { adapter, during, message }),
-            None => Ok(()),
-        }
     }
 
     /// The module of a room in one of its forms, compiled at first use.
@@ -292,15 +314,6 @@ impl GpuDevice {
         lock(&self.kernels).insert(key, kernel.clone());
         Ok(kernel)
     }
-}
-
-/// Whether an adapter multiplies 8 x 8 f32 by subgroups of 32 lanes, as `product_cooperative.wgsl` is written for. Metal
-/// states no subgroup size, but its SIMD-groups that hold matrices are of 32.
-fn has_cooperative_matrix(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> bool {
-    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SUBGROUP;
-    let has_32_lanes =
-        info.backend == wgpu::Backend::Metal || [info.subgroup_min_size, info.subgroup_max_size] == [32, 32];
-    adapter.features().contains(needed) && has_32_lanes
 }
 
 /// The leave that wgpu wants for features it calls experimental.

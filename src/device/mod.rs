@@ -1,6 +1,7 @@
 //! Where plans run: adapters, executors, buffers. The only place that knows wgpu.
 
 mod adapter;
+mod cooperative;
 mod cpu;
 mod gpu;
 mod half_precision;
@@ -12,7 +13,7 @@ mod tuner;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use adapter::{AdapterReport, Selection, adapters};
+pub use adapter::{AdapterReport, Backend, DeviceRequest, EmptySelection, FXC, Selection, adapters};
 pub use cpu::{CpuExecutor, Twin};
 pub use gpu::{GpuDevice, GpuExecutor};
 pub use limits::{default_limits, footprint};
@@ -27,15 +28,31 @@ use crate::ops::{Op, Types, Variant};
 /// What can go wrong on a device, with what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// No adapter goes by the given name.
-    #[error(
-        "no adapter matches '{name}'; there is: {found}. `ddpm-gpu devices` lists them; --device cpu always works"
-    )]
+    /// No adapter is what was asked for.
+    #[error("no adapter {what}; there is: {found}. `ddpm-gpu devices` lists them; --device cpu always works")]
     NoSuchAdapter {
         /// What was asked for.
-        name: String,
-        /// Names of the adapters present.
+        what: String,
+        /// The adapters present, with their numbers.
         found: String,
+    },
+    /// A name is that of several adapters.
+    #[error(
+        "{name} matches several adapters: {matches}; give the number of one, such as --device {number}, or more of its name"
+    )]
+    AmbiguousAdapter {
+        /// What was asked for.
+        name: String,
+        /// The adapters that it matches, with their numbers.
+        matches: String,
+        /// Number of the first of them.
+        number: usize,
+    },
+    /// The CPU executor was asked for through a backend.
+    #[error("--backend {backend} is for adapters, and --device cpu is none; leave one of them out")]
+    CpuHasNoBackend {
+        /// What was asked for.
+        backend: Backend,
     },
     /// The adapter does not give the limits that the engine asks for.
     #[error("{adapter} refused to open: {message}; try another --device, or --device cpu")]
@@ -132,12 +149,14 @@ pub enum DeviceError {
     },
     /// Cooperative matrices were asked for.
     #[error(
-        "{adapter} has no cooperative matrices of 8 x 8 f32 over subgroups of 32 lanes; leave out --cooperative-matrix, \
-         or use another --device"
+        "{adapter} cannot run the kernels for cooperative matrices: {lacks}; leave out --cooperative-matrix, or use another \
+         --device"
     )]
     NoCooperativeMatrix {
         /// Name of the adapter.
         adapter: String,
+        /// What is missing, and what is there.
+        lacks: String,
     },
     /// Memory ran out.
     #[error(
@@ -156,9 +175,7 @@ pub enum DeviceError {
     #[error("{0}; try fewer images at once, or smaller ones")]
     HostMemory(#[from] TooLarge),
     /// The device is gone.
-    #[error(
-        "{adapter} was lost{during}: {message}; checkpoints written so far are whole, `--resume` goes on from them"
-    )]
+    #[error("{adapter} was lost{during}: {message}")]
     Lost {
         /// Name of the adapter.
         adapter: String,
@@ -176,6 +193,18 @@ pub enum DeviceError {
         during: String,
         /// The driver's words.
         message: String,
+    },
+    /// The device's clock gives no times.
+    #[error(
+        "the timestamps of {adapter} are of no use: {kernel} {problem}; please report it with what `ddpm-gpu devices` prints"
+    )]
+    Timestamps {
+        /// Name of the adapter.
+        adapter: String,
+        /// Room and entry point.
+        kernel: String,
+        /// What the timestamps say.
+        problem: String,
     },
     /// A value was written with another number of elements than it has.
     #[error("{name} has {expected} elements, {given} were given")]
@@ -236,18 +265,19 @@ impl Device {
     /// Opens the device that `selection` names.
     ///
     /// # Errors
-    /// [`DeviceError::NoSuchAdapter`] or [`DeviceError::Open`].
+    /// As [`Device::open_with`].
     pub async fn open(selection: &Selection) -> Result<Self, DeviceError> {
-        adapter::open(selection, false).await
+        let selection = selection.clone();
+        Self::open_with(&DeviceRequest { selection, backend: None, cooperative_matrix: false }).await
     }
 
-    /// Opens the device that `selection` names with wgpu's experimental cooperative matrices, for the variants that
-    /// multiply by a GPU's matrix units. These have been compiled for Vulkan and Metal but never been run by us.
+    /// Opens the device that is asked for.
     ///
     /// # Errors
-    /// As [`Device::open`]; [`DeviceError::NoCooperativeMatrix`] for a device that has none.
-    pub async fn open_with_cooperative_matrix(selection: &Selection) -> Result<Self, DeviceError> {
-        adapter::open(selection, true).await
+    /// [`DeviceError::NoSuchAdapter`], [`DeviceError::AmbiguousAdapter`] or [`DeviceError::CpuHasNoBackend`];
+    /// [`DeviceError::NoCooperativeMatrix`] for a device that lacks those asked for; [`DeviceError::Open`].
+    pub async fn open_with(request: &DeviceRequest) -> Result<Self, DeviceError> {
+        adapter::open(request).await
     }
 
     /// What runs, in words: adapter, driver.
@@ -280,6 +310,26 @@ impl Device {
     pub fn set_tuning(&self, tuning: Tuning) {
         if let Self::Gpu(device) = self {
             device.set_tuning(tuning);
+        }
+    }
+
+    /// Makes runs submit each dispatch by itself and wait for it: slow, but the error of a device that is lost names the
+    /// kernel and the module that called it. The CPU executor has nothing to submit.
+    pub fn submit_each_dispatch(&self) {
+        if let Self::Gpu(device) = self {
+            device.submit_each_dispatch();
+        }
+    }
+
+    /// Seconds that [`Executor::run_timed`] finds for a dispatch that does nothing, by the device's timestamps or by `clock`;
+    /// `None` for the CPU executor, whose calls have no such cost.
+    ///
+    /// # Errors
+    /// As [`Executor::run_timed`].
+    pub async fn time_of_empty_dispatch(&self, clock: &dyn Fn() -> f64) -> Result<Option<f64>, DeviceError> {
+        match self {
+            Self::Cpu => Ok(None),
+            Self::Gpu(device) => Ok(Some(device.time_of_empty_dispatch(clock).await?)),
         }
     }
 
@@ -415,14 +465,25 @@ impl Executor {
     }
 
     /// Runs every node once and times each dispatch: by the device's timestamps where it has them, else by `clock`, which
-    /// gives seconds. The executors themselves know no clock, since not every platform has one.
+    /// gives seconds, since not every platform has one.
     ///
     /// # Errors
-    /// As [`Executor::run`].
+    /// As [`Executor::run`]; [`DeviceError::Timestamps`] for times that cannot be.
     pub async fn run_timed(&mut self, clock: &dyn Fn() -> f64) -> Result<Vec<Timing>, DeviceError> {
         match self {
             Self::Cpu(executor) => Ok(executor.run_timed(clock)),
             Self::Gpu(executor) => executor.run_timed(clock).await,
+        }
+    }
+
+    /// Seconds that [`Executor::run_timed`] finds for a dispatch that does nothing; see [`Device::time_of_empty_dispatch`].
+    ///
+    /// # Errors
+    /// As [`Executor::run_timed`].
+    pub async fn time_of_empty_dispatch(&self, clock: &dyn Fn() -> f64) -> Result<Option<f64>, DeviceError> {
+        match self {
+            Self::Cpu(_) => Ok(None),
+            Self::Gpu(executor) => Ok(Some(executor.time_of_empty_dispatch(clock).await?)),
         }
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Calls are tuned by class: op, settings, and shapes with the first size rounded up to a power of two, so that a batch
 //! a little larger asks for no new measurement. Classes are timed in order of their arithmetic, until all are done or the
-//! budget is spent. A choice once made stays: with the same choices a device gives the same bytes, which resuming a run
+//! budget is spent; a variant comes to large calls by way of smaller ones (`ladder`). A choice once made stays: with the same choices a device gives the same bytes, which resuming a run
 //! relies on.
 
 mod cache;
+mod ladder;
 mod stopwatch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use self::ladder::{Call, Ladder, climb};
 use self::stopwatch::Stopwatch;
 use super::{DeviceError, GpuDevice};
 use crate::graph::{Graph, Plan, PlannedNode, ValueId};
@@ -186,9 +188,10 @@ impl Tuner {
         report(TuningEvent::Started { adapter: device.name(), calls: classes.len(), budget: *budget });
         let started = Instant::now();
         let mut chosen = Table::new();
-        let mut speeds = Speeds::new();
+        let ladder = Ladder::new(device, classes.iter().map(|class| call(class.node)));
+        let mut session = Session { device, ladder, budget: *budget, started, speeds: Speeds::new() };
         for class in &classes {
-            let choice = time(device, class, *budget, started, &mut speeds).await?;
+            let choice = session.time(class).await?;
             report(TuningEvent::Chosen {
                 call: &describe(class.node),
                 default: class.candidates[0],
@@ -232,52 +235,113 @@ impl Tuner {
 /// rather tried in vain than left out.
 type Speeds = HashMap<(&'static str, &'static str), f64>;
 
-/// Times the candidates of one class.
-async fn time(
-    device: &Arc<GpuDevice>,
-    class: &Class<'_>,
+/// The timing of one plan's classes.
+struct Session<'a> {
+    device: &'a Arc<GpuDevice>,
+    ladder: Ladder,
     budget: Duration,
     started: Instant,
-    speeds: &mut Speeds,
-) -> Result<Choice, DeviceError> {
-    let work = work(class.node);
-    let mut seconds: Vec<(&'static str, f64)> = Vec::new();
-    let mut out_of_time = false;
-    let mut stopwatch = None;
-    for &variant in &class.candidates {
-        let best = seconds.iter().map(|(_, seconds)| *seconds).min_by(f64::total_cmp);
-        let speed = speeds.get(&(class.node.node.op.name(), variant));
-        if let (Some(best), Some(speed)) = (best, speed)
-            && work / speed > HOPELESS * best
-        {
-            continue;
-        }
-        if started.elapsed() >= budget {
-            out_of_time = true;
-            break;
-        }
-        let stopwatch = match &mut stopwatch {
-            Some(stopwatch) => stopwatch,
-            None => stopwatch.insert(Stopwatch::new(class.node)?),
-        };
-        match stopwatch.time(device, variant, best, speed.is_some()).await {
-            Ok(measured) => {
-                let speed = speeds.entry((class.node.node.op.name(), variant)).or_default();
-                *speed = speed.max(work / measured);
-                seconds.push((variant, measured));
+    speeds: Speeds,
+}
+
+/// Why a variant is not timed any further.
+enum Halt {
+    /// The budget is spent.
+    OutOfTime,
+    /// It does not run here.
+    Device(DeviceError),
+}
+
+impl Session<'_> {
+    fn is_over(&self) -> bool {
+        self.started.elapsed() >= self.budget
+    }
+
+    /// Times the candidates of one class.
+    async fn time(&mut self, class: &Class<'_>) -> Result<Choice, DeviceError> {
+        let call = call(class.node);
+        let mut seconds: Vec<(&'static str, f64)> = Vec::new();
+        let mut out_of_time = false;
+        let mut stopwatch = None;
+        for &variant in &class.candidates {
+            let best = seconds.iter().map(|(_, seconds)| *seconds).min_by(f64::total_cmp);
+            if self.is_hopeless(&call, variant, best) {
+                continue;
             }
-            Err(error @ DeviceError::Lost { .. }) => return Err(error),
-            // The driver does not compile it, or it does not fit: not a candidate here. Where that is the default, the
-            // executor meets the same error and reports it.
-            Err(_) => {}
+            match self.time_variant(&call, &mut stopwatch, variant, best).await {
+                Ok(Some(measured)) => seconds.push((variant, measured)),
+                // It would take too long.
+                Ok(None) => {}
+                Err(Halt::OutOfTime) => {
+                    out_of_time = true;
+                    break;
+                }
+                Err(Halt::Device(error @ DeviceError::Lost { .. })) => return Err(error),
+                // The driver does not compile it, or it does not fit: not a candidate here. Where that is the default,
+                // the executor meets the same error and reports it.
+                Err(Halt::Device(_)) => {}
+            }
+        }
+        Ok(Choice {
+            variant: fastest(class.candidates[0], &seconds).to_owned(),
+            wgsl: class.wgsl.clone(),
+            milliseconds: seconds.iter().map(|(name, seconds)| ((*name).to_owned(), 1e3 * seconds)).collect(),
+            out_of_time: out_of_time.then_some(self.budget.as_secs_f64()),
+        })
+    }
+
+    /// Whether a variant's speed in other calls lets expect that it takes far longer than the best one here.
+    fn is_hopeless(&self, call: &Call, variant: &'static str, best: Option<f64>) -> bool {
+        match (best, self.speeds.get(&(call.op.name(), variant))) {
+            (Some(best), Some(speed)) => call.work() / speed > HOPELESS * best,
+            _ => false,
         }
     }
-    Ok(Choice {
-        variant: fastest(class.candidates[0], &seconds).to_owned(),
-        wgsl: class.wgsl.clone(),
-        milliseconds: seconds.iter().map(|(name, seconds)| ((*name).to_owned(), 1e3 * seconds)).collect(),
-        out_of_time: out_of_time.then_some(budget.as_secs_f64()),
-    })
+
+    /// Seconds of a call by a variant, `None` where it would take too long.
+    async fn time_variant(
+        &mut self,
+        call: &Call,
+        stopwatch: &mut Option<Stopwatch>,
+        variant: &'static str,
+        best: Option<f64>,
+    ) -> Result<Option<f64>, Halt> {
+        let device = self.device;
+        let key = (call.op.name(), variant);
+        let mut speed = self.speeds.get(&key).copied();
+        let rungs = self.ladder.rungs(call.op.name(), variant);
+        let work: Vec<f64> = rungs.iter().map(|rung| rung.work()).collect();
+        let may_run = climb(&work, call.work(), &mut speed, async |rung| {
+            if self.is_over() {
+                return Err(Halt::OutOfTime);
+            }
+            let stopwatch = Stopwatch::new(rungs[rung]).map_err(Halt::Device)?;
+            stopwatch.glance(device, variant).await.map_err(Halt::Device)
+        })
+        .await;
+        if let Some(speed) = speed {
+            self.speeds.insert(key, speed);
+        }
+        if !may_run? || self.is_hopeless(call, variant, best) {
+            return Ok(None);
+        }
+        if self.is_over() {
+            return Err(Halt::OutOfTime);
+        }
+        let stopwatch = match stopwatch {
+            Some(stopwatch) => stopwatch,
+            None => stopwatch.insert(Stopwatch::new(call).map_err(Halt::Device)?),
+        };
+        let seconds = stopwatch.time(device, variant, best, speed.is_some()).await.map_err(Halt::Device)?;
+        let speed = self.speeds.entry(key).or_default();
+        *speed = speed.max(call.work() / seconds);
+        Ok(Some(seconds))
+    }
+}
+
+/// The call of a node.
+fn call(node: &PlannedNode) -> Call {
+    Call { op: node.node.op.clone(), inputs: node.inputs.clone(), outputs: node.outputs.clone() }
 }
 
 /// The fastest candidate; the default where it is about as fast, or nothing was timed.
@@ -302,19 +366,13 @@ fn classes<'a>(device: &GpuDevice, plan: &'a Plan) -> Result<Vec<Class<'a>>, Dev
         }
         let key = class_key(op, types);
         if let Some(class) = classes.get_mut(&key) {
-            class.work += work(node);
+            class.work += call(node).work();
             continue;
         }
         let wgsl = format!("{:016x}", fnv1a(&device.wgsl(op, types)?));
-        classes.insert(key.clone(), Class { key, node, candidates, wgsl, work: work(node) });
+        classes.insert(key.clone(), Class { key, node, candidates, wgsl, work: call(node).work() });
     }
     Ok(classes.into_values().collect())
-}
-
-/// Floating point operations and bytes of one call; a measure of what it takes, to put calls in order.
-fn work(node: &PlannedNode) -> f64 {
-    let cost = node.node.op.cost(Types { inputs: &node.inputs, outputs: &node.outputs });
-    (cost.flops + cost.bytes).max(1) as f64
 }
 
 /// Names the class of a call: op and settings, then the operands. Sizes other than the first are channels, pixels of one

@@ -108,6 +108,15 @@ pub async fn train_classifier(
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
+    train_on(run, held_out, stop, report).await.map_err(|error| error.of_run(&run.output))
+}
+
+async fn train_on(
+    run: &Run,
+    held_out: Option<&Arc<dyn Dataset>>,
+    stop: &AtomicBool,
+    report: &mut (dyn FnMut(Event) + Send),
+) -> Result<Outcome, TrainError> {
     run.options.check()?;
     run.check_images()?;
     run.check_host_memory()?;

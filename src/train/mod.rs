@@ -24,7 +24,9 @@ pub use run::{Event, Outcome, Run, SETTINGS_FILE, train};
 pub use timestep_sampler::{LossSecondMoments, TimestepSampling};
 pub use trainer::Trainer;
 
-use crate::checkpoint::CheckpointError;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::{self, CheckpointError};
 use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
@@ -113,12 +115,12 @@ pub enum TrainError {
     #[error("{0}; choose a smaller --batch-size")]
     Memory(#[from] TooLarge),
     /// The run ended for a reason beside the training, or on a device that is gone.
-    #[error("{error}; {}", prospect(.checkpoint))]
+    #[error("{error}; {}", what_is_left(.checkpoint.as_deref()))]
     Halted {
         /// Why.
         error: Box<TrainError>,
-        /// Step of the last checkpoint.
-        checkpoint: Option<u64>,
+        /// The last checkpoint.
+        checkpoint: Option<PathBuf>,
     },
     /// The data cannot be read.
     #[error(transparent)]
@@ -168,16 +170,28 @@ fn fits(largest: usize) -> String {
     }
 }
 
-fn prospect(checkpoint: &Option<u64>) -> String {
+/// What a run that cannot go on has left, in words.
+fn what_is_left(checkpoint: Option<&Path>) -> String {
     match checkpoint {
-        Some(step) => format!("the checkpoint of step {step} is whole, and --resume goes on from it"),
-        None => "there is no checkpoint to go on from".to_owned(),
+        Some(folder) => format!("{} is whole, and --resume goes on from it", folder.display()),
+        None => "there was no checkpoint yet".to_owned(),
     }
 }
 
 impl TrainError {
-    /// Adds whether the run can go on, to what does not speak of its checkpoints itself; `checkpoint` is the step of the last.
-    fn with_prospect(self, checkpoint: Option<u64>) -> Self {
+    /// Adds to the error of a device that was lost before the first step what the run in the folder `output` has left.
+    fn of_run(self, output: &Path) -> Self {
+        match self {
+            Self::Device(DeviceError::Lost { .. }) => {
+                // What cannot be read now is not promised.
+                Self::Halted { error: Box::new(self), checkpoint: checkpoint::newest(output).ok().flatten() }
+            }
+            other => other,
+        }
+    }
+
+    /// Adds what the run has left to what does not speak of its checkpoints itself; `checkpoint` is the last one.
+    fn halted(self, checkpoint: Option<PathBuf>) -> Self {
         match self {
             Self::NotFinite { .. } | Self::Exploded { .. } | Self::LossScale { .. } => self,
             error => Self::Halted { error: Box::new(error), checkpoint },
@@ -191,12 +205,14 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_promised_only_where_there_is_one() {
-        let said = |checkpoint| {
+        let said = |checkpoint: Option<&str>| {
             let error = TrainError::Options("the disk is full".to_owned());
-            error.with_prospect(checkpoint).to_string()
+            error.halted(checkpoint.map(PathBuf::from)).to_string()
         };
-        assert_eq!(said(None), "the disk is full; there is no checkpoint to go on from");
-        assert!(said(Some(20)).contains("checkpoint of step 20 is whole, and --resume goes on"));
+        assert_eq!(said(None), "the disk is full; there was no checkpoint yet");
+        assert!(
+            said(Some("run/checkpoint-000020")).contains("checkpoint-000020 is whole, and --resume goes on")
+        );
         let exploded = |last_checkpoint| {
             let place = "2e9 in conv_in".to_owned();
             TrainError::Exploded { step: 7, loss: 1e9, mean: 1.0, place, last_checkpoint }.to_string()

@@ -124,6 +124,14 @@ pub async fn train(
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
+    train_on(run, stop, report).await.map_err(|error| error.of_run(&run.output))
+}
+
+async fn train_on(
+    run: &Run,
+    stop: &AtomicBool,
+    report: &mut (dyn FnMut(Event) + Send),
+) -> Result<Outcome, TrainError> {
     run.options.check()?;
     check_fit(run)?;
     run.check_host_memory()?;
@@ -327,7 +335,7 @@ pub(super) async fn go_on(
     };
     course.warn();
     let checkpoint =
-        outcome.map_err(|error| error.with_prospect(course.saved.as_ref().map(|saved| saved.step)))?;
+        outcome.map_err(|error| error.halted(course.saved.as_ref().map(|saved| saved.folder.clone())))?;
     let step = course.trainer.done();
     Ok(if step < run.options.steps {
         Outcome::Interrupted { checkpoint, step }

@@ -135,6 +135,8 @@ pub struct Profile {
     pub steps: usize,
     /// Whether the device's own clock timed the dispatches, rather than the host's.
     pub by_device_clock: bool,
+    /// Seconds of a dispatch that does nothing, by the same clock; `None` for the CPU executor.
+    pub empty_dispatch_seconds: Option<f64>,
     /// Seconds of a whole step, median.
     pub step_seconds: f64,
     /// Seconds of it until the device has its work: inputs, encoding, submission; the CPU executor has only inputs.
@@ -152,8 +154,10 @@ impl Profile {
     }
 }
 
-/// Runs `count` steps as usual and `count` that are timed dispatch by dispatch, in turn; what the first ones compile or
-/// warm up does not count.
+/// Steps that do not count: drivers compile in the first one, and the executor finds its pace in the first two.
+const WARM_UP: usize = 2;
+
+/// Runs `count` steps as usual and `count` that are timed dispatch by dispatch, in turn, after some that do not count.
 ///
 /// # Errors
 /// [`WorkbenchError`] if the device fails.
@@ -176,18 +180,19 @@ pub async fn profile(
         let end = now();
         let executor = steps.prepare()?;
         let timings = executor.run_timed(&now).await?;
-        if step > 0 {
+        if step >= WARM_UP {
             whole.push(end - start);
             // The CPU executor has done the step when it returns; a GPU only has it in its queue.
             let is_cpu = matches!(executor, Executor::Cpu(_));
             host.push(if is_cpu { prepared - start } else { queued - start });
             timed.push(timings);
-            done(step);
+            done(step + 1 - WARM_UP);
         }
-        if step == count {
+        if step + 1 == count + WARM_UP {
             return Ok(Profile {
                 steps: count,
-                by_device_clock: matches!(executor, Executor::Gpu(gpu) if gpu.has_timestamps()),
+                by_device_clock: executor.has_timestamps(),
+                empty_dispatch_seconds: executor.time_of_empty_dispatch(&now).await?,
                 step_seconds: median(whole),
                 host_seconds: median(host),
                 dispatches: dispatches(executor.plan(), &timed),

@@ -77,6 +77,7 @@ mod tests {
         let profile = Profile {
             steps: 1,
             by_device_clock: true,
+            empty_dispatch_seconds: Some(2e-6),
             step_seconds: 1.0,
             host_seconds: 0.0,
             dispatches: vec![

@@ -4,6 +4,7 @@
 mod bounds;
 mod config;
 mod data;
+mod devices;
 mod errors;
 mod escapes;
 mod evaluate;

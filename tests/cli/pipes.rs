@@ -104,7 +104,7 @@ fn a_full_disk_before_the_first_checkpoint_promises_nothing() {
     let workspace = Workspace::new();
     let output = shell(&workspace, &format!("trap '' XFSZ; ulimit -f 8; {}", train("run", "")));
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("there is no checkpoint to go on from"), "{}", said(&output));
+    assert!(said(&output).contains("there was no checkpoint yet"), "{}", said(&output));
     assert!(!said(&output).contains("--resume"), "{}", said(&output));
 }
 

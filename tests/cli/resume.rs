@@ -169,7 +169,7 @@ fn a_full_disk_ends_the_run_and_leaves_earlier_checkpoints_whole() {
     for word in [
         "safetensors: cannot be written",
         "the disk has room",
-        "the checkpoint of step 2 is whole, and --resume goes on",
+        "checkpoint-000002 is whole, and --resume goes on",
     ] {
         assert!(said.contains(word), "`{word}` is not in {said}");
     }

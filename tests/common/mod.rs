@@ -9,7 +9,7 @@ use ddpm_gpu::device::{Device, Selection, adapters};
 pub(crate) fn devices() -> Vec<(String, Device)> {
     let mut devices = vec![("cpu".to_owned(), Device::Cpu)];
     for adapter in pollster::block_on(adapters()) {
-        let device = pollster::block_on(Device::open(&Selection::Name(adapter.name.clone())))
+        let device = pollster::block_on(Device::open(&Selection::Number(adapter.number)))
             .unwrap_or_else(|error| panic!("{}: {error}", adapter.name));
         devices.push((adapter.name, device));
     }

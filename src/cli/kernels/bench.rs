@@ -1,5 +1,7 @@
 //! `ddpm-gpu kernels bench`
 
+use std::time::Instant;
+
 use anyhow::bail;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::ops;
@@ -53,6 +55,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         return Err(args.filter.complaint());
     }
     let ceilings = ceilings(&device).await?;
+    let started = Instant::now();
+    let empty = device.time_of_empty_dispatch(&|| started.elapsed().as_secs_f64()).await?;
     let mut progress = Progress::new(0, subjects.len() as u64);
     let mut measurements = Vec::new();
     for (index, (call, variant)) in subjects.iter().enumerate() {
@@ -62,7 +66,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     progress.finish();
     if args.json {
         let report = serde_json::json!({
-            "device": device.name(), "ceilings": ceilings, "measurements": measurements,
+            "device": device.name(), "ceilings": ceilings, "empty_dispatch_seconds": empty,
+            "measurements": measurements,
         });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -77,6 +82,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             giga(ceilings.flops_per_second),
             clock(&device),
         );
+        if let Some(empty) = empty {
+            println!(
+                "a dispatch that does nothing takes {} by the same clock; it is part of each time",
+                time(empty)
+            );
+        }
     }
     let wrong = measurements.iter().filter(|measurement| measurement.failure.is_some()).count();
     if wrong > 0 {

@@ -1,16 +1,19 @@
-//! The GPU executor: pipelines and bind groups are made once, each run encodes the same list and submits it.
+//! The GPU executor: pipelines and bind groups are made once, each run encodes the same list and submits it in pieces.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::pace::{Pace, end_of_piece};
 use super::prepare::{Prepare, allocate, plan};
-use super::timestamps::Timestamps;
-use super::{GpuDevice, Kernel};
+use super::{GpuDevice, Kernel, timestamps};
 use crate::device::{
     ChooseVariant, DeviceError, Margin, Timing, half_precision, place_to_read, place_to_write,
 };
 use crate::graph::{BufferRole, DType, Graph, Plan, PlannedNode, ValueId};
 use crate::ops::{Op, Types};
+
+/// What runs while a step does, for errors.
+const STEP: &str = " while it ran a step (--submit-each-dispatch names the kernel)";
 
 /// Runs a plan on a wgpu device.
 pub struct GpuExecutor {
@@ -19,8 +22,13 @@ pub struct GpuExecutor {
     buffers: Vec<wgpu::Buffer>,
     dispatches: Vec<Dispatch>,
     uploads: Uploads,
-    /// The last two submissions: a run waits for the one before the last, so that the queue stays short.
+    pub(super) pace: Pace,
+    /// The last submissions of the last two runs: a run waits for that of the one before the last, so that the queue stays
+    /// short.
     submitted: [Option<wgpu::SubmissionIndex>; 2],
+    /// How many there have been.
+    #[cfg(test)]
+    pub(super) submissions: usize,
 }
 
 /// What the host writes before a run, through staging buffers that are used again and again: `Queue::write_buffer`
@@ -56,6 +64,10 @@ impl Uploads {
 pub(super) struct Dispatch {
     /// Index of the plan's node that it belongs to.
     pub(super) node: usize,
+    /// The variant that it belongs to.
+    pub(super) variant: &'static str,
+    /// What it takes; see [`work`](super::pace::work).
+    pub(super) work: f64,
     pub(super) kernel: Arc<Kernel>,
     pub(super) bind_group: wgpu::BindGroup,
     pub(super) workgroups: [u32; 2],
@@ -102,7 +114,17 @@ impl GpuExecutor {
         let dispatches = prepare.finish();
         device.check(" while it prepared a plan")?;
         let uploads = Uploads::new(&device, &plan);
-        Ok(Self { device, plan, buffers, dispatches, uploads, submitted: [None, None] })
+        Ok(Self {
+            device,
+            plan,
+            buffers,
+            dispatches,
+            uploads,
+            pace: Pace::default(),
+            submitted: [None, None],
+            #[cfg(test)]
+            submissions: 0,
+        })
     }
 
     /// The plan.
@@ -130,12 +152,16 @@ impl GpuExecutor {
             self.device.queue.write_buffer(buffer, offset, bytes);
             return Ok(());
         }
-        // A lost device maps nothing.
-        self.device.check(" while its inputs were written")?;
+        const DURING: &str = " while its inputs were written";
+        self.device.check(DURING)?;
         let Uploads { belt, pending } = &mut self.uploads;
         let encoder =
             pending.get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
-        belt.write_buffer(encoder, buffer, offset, size).copy_from_slice(bytes);
+        // Not StagingBelt::write_buffer, which panics where a device is lost just now and maps nothing.
+        let staged = belt.allocate(size, wgpu::BufferSize::MIN);
+        encoder.copy_buffer_to_buffer(staged.buffer(), staged.offset(), buffer, offset, size.get());
+        let mapped = staged.get_mapped_range_mut();
+        mapped.map_err(|error| self.device.unmapped(DURING, error.to_string()))?.copy_from_slice(bytes);
         Ok(())
     }
 
@@ -148,7 +174,85 @@ impl GpuExecutor {
         self.uploads.belt.finish();
         let index = self.device.queue.submit([encoder.finish()]);
         self.uploads.belt.recall();
+        #[cfg(test)]
+        {
+            self.submissions += 1;
+        }
         index
+    }
+
+    /// Work of a dispatch by its number; numbers past the last one begin anew.
+    fn work(&self, index: usize) -> f64 {
+        self.dispatches[index % self.dispatches.len()].work
+    }
+
+    /// Queues dispatches by their numbers, of which those past the last one begin anew, in submissions of the plan's pace;
+    /// gives the last submission. `during` says what runs.
+    fn submit_dispatches(
+        &mut self,
+        range: Range<usize>,
+        during: &str,
+    ) -> Result<wgpu::SubmissionIndex, DeviceError> {
+        let mut measured = self.pace.measure().filter(|_| !range.is_empty());
+        if measured.is_some() {
+            // What is queued already is no part of it.
+            self.device.wait(None, during)?;
+        }
+        let mut from = range.start;
+        loop {
+            let budget = measured.as_ref().map_or(self.pace.budget(), |measured| measured.budget);
+            let end = end_of_piece(from..range.end, budget, |index| self.work(index));
+            let index = match &mut measured {
+                None => self.submit_piece(from..end),
+                Some(measured) => {
+                    let work = (from..end).map(|index| self.work(index)).sum();
+                    measured.time(work, || {
+                        let index = self.submit_piece(from..end);
+                        self.device.wait(Some(index.clone()), during)?;
+                        Ok::<_, DeviceError>(index)
+                    })?
+                }
+            };
+            from = end;
+            if from >= range.end {
+                if let Some(measured) = measured {
+                    self.pace.learn(&measured, self.dispatches.iter().map(|dispatch| dispatch.work).sum());
+                }
+                return Ok(index);
+            }
+        }
+    }
+
+    fn submit_piece(&mut self, piece: Range<usize>) -> wgpu::SubmissionIndex {
+        self.submit(|executor, encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for index in piece {
+                executor.dispatches[index % executor.dispatches.len()].encode(&mut pass);
+            }
+        })
+    }
+
+    /// Submits each dispatch by itself, waits for it, and names it if it fails; gives the last submission.
+    fn submit_each(&mut self, range: Range<usize>) -> Result<wgpu::SubmissionIndex, DeviceError> {
+        let mut last = self.submit_piece(0..0);
+        for index in range {
+            last = self.submit_piece(index..index + 1);
+            self.device.wait(Some(last.clone()), &self.during(index % self.dispatches.len()))?;
+        }
+        Ok(last)
+    }
+
+    /// What runs while a dispatch does: module path, kernel, variant.
+    fn during(&self, index: usize) -> String {
+        let dispatch = &self.dispatches[index];
+        let node = &self.plan.nodes[dispatch.node].node;
+        let at = if node.path.is_empty() { String::new() } else { format!(" at {}", node.path) };
+        format!(
+            " while it ran {} (variant {}, entry point {}){at}",
+            node.op.name(),
+            dispatch.variant,
+            dispatch.kernel.name,
+        )
     }
 
     /// Fills all buffers of activations and workspace with NaN, so that what is read before it is written shows.
@@ -162,7 +266,7 @@ impl GpuExecutor {
         }
     }
 
-    /// Queues every dispatch once, as one submission.
+    /// Queues every dispatch once.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
@@ -170,23 +274,24 @@ impl GpuExecutor {
         self.run_nodes(0..self.plan.nodes.len())
     }
 
-    /// Queues the dispatches of some of the nodes once, by their numbers in the plan, as one submission.
+    /// Queues the dispatches of some of the nodes once, by their numbers in the plan.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run_nodes(&mut self, nodes: Range<usize>) -> Result<(), DeviceError> {
-        let index = self.submit(|executor, encoder| {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in executor.dispatches.iter().filter(|dispatch| nodes.contains(&dispatch.node)) {
-                dispatch.encode(&mut pass);
-            }
-        });
+        // Dispatches are in the order of their nodes.
+        let first_of = |node| self.dispatches.partition_point(|dispatch| dispatch.node < node);
+        let range = first_of(nodes.start)..first_of(nodes.end);
+        let index = match self.device.submits_each_dispatch() {
+            true => self.submit_each(range)?,
+            false => self.submit_dispatches(range, STEP)?,
+        };
         let [older, last] = std::mem::take(&mut self.submitted);
         self.submitted = [last, Some(index)];
         if let Some(submission_index) = older {
-            self.wait(Some(submission_index))?;
+            self.device.wait(Some(submission_index), STEP)?;
         }
-        self.device.check(" while it ran a step")
+        self.device.check(STEP)
     }
 
     /// Whether [`GpuExecutor::run_timed`] reads the device's own clock.
@@ -194,33 +299,35 @@ impl GpuExecutor {
         self.device.has_timestamps()
     }
 
-    /// Runs every dispatch once and times each: in one submission by the device's timestamps, where it has them; else each
-    /// as a submission of its own that is waited for, by `clock`, which gives seconds.
+    /// Runs every dispatch once and times each: by the device's timestamps, where it has them; else each as a submission of
+    /// its own that is waited for, by `clock`, which gives seconds.
     ///
     /// # Errors
-    /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
+    /// [`DeviceError::Timestamps`] for times that cannot be; [`DeviceError::Lost`] or [`DeviceError::Failed`], also for
+    /// trouble in earlier runs.
     pub async fn run_timed(&mut self, clock: &dyn Fn() -> f64) -> Result<Vec<Timing>, DeviceError> {
-        self.submit(|_, _| {});
-        self.wait(None)?;
+        self.submit_piece(0..0);
+        self.device.wait(None, STEP)?;
+        let count = self.dispatches.len();
         let spans = if self.has_timestamps() {
-            let timestamps = Timestamps::new(&self.device, self.dispatches.len());
-            self.submit(|executor, encoder| timestamps.encode(encoder, &executor.dispatches));
-            let bytes = self.read_back(&timestamps.readable).await?;
-            timestamps.spans(&bytes)
+            let mut from = 0;
+            let pieces = std::iter::from_fn(|| {
+                let piece = from..end_of_piece(from..count, self.pace.budget(), |index| self.work(index));
+                from = piece.end;
+                (!piece.is_empty()).then_some(piece)
+            });
+            timestamps::time(&self.device, &self.dispatches, pieces).await?
         } else {
             let first = clock();
             let mut spans = Vec::new();
-            for index in 0..self.dispatches.len() {
+            for index in 0..count {
                 let start = clock();
-                self.submit(|executor, encoder| {
-                    executor.dispatches[index].encode(&mut encoder.begin_compute_pass(&Default::default()));
-                });
-                self.wait(None)?;
+                let submitted = self.submit_piece(index..index + 1);
+                self.device.wait(Some(submitted), &self.during(index))?;
                 spans.push((start - first, clock() - start));
             }
             spans
         };
-        self.device.check(" while it ran a step")?;
         let timing = |(dispatch, (start, seconds)): (&Dispatch, (f64, f64))| Timing {
             node: dispatch.node,
             kernel: dispatch.kernel.name.clone(),
@@ -230,28 +337,26 @@ impl GpuExecutor {
         Ok(self.dispatches.iter().zip(spans).map(timing).collect())
     }
 
-    /// Runs every node `times` times as one submission and waits for it: what a stopwatch needs.
+    /// Seconds that [`GpuExecutor::run_timed`] finds for a dispatch that does nothing.
+    ///
+    /// # Errors
+    /// As [`GpuExecutor::run_timed`].
+    pub async fn time_of_empty_dispatch(&self, clock: &dyn Fn() -> f64) -> Result<f64, DeviceError> {
+        self.device.time_of_empty_dispatch(clock).await
+    }
+
+    /// Runs every node `times` times and waits for it: what a stopwatch needs. Never dispatch by dispatch, which would time
+    /// the waiting; a call by itself is named all the same if it fails.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] or [`DeviceError::Failed`], also for trouble in earlier runs.
     pub fn run_and_wait(&mut self, times: usize) -> Result<(), DeviceError> {
-        let index = self.submit(|executor, encoder| {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for dispatch in (0..times).flat_map(|_| &executor.dispatches) {
-                dispatch.encode(&mut pass);
-            }
-        });
-        self.wait(Some(index))?;
-        self.device.check(" while it timed a kernel")
-    }
-
-    fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {
-        let poll = wgpu::PollType::Wait { submission_index, timeout: None };
-        self.device.device.poll(poll).map(|_| ()).map_err(|error| DeviceError::Failed {
-            adapter: self.device.name.clone(),
-            during: " while waiting for a step".to_owned(),
-            message: error.to_string(),
-        })
+        let during = match self.plan.nodes.len() {
+            1 if !self.dispatches.is_empty() => self.during(0),
+            _ => " while it timed a step".to_owned(),
+        };
+        let index = self.submit_dispatches(0..times * self.dispatches.len(), &during)?;
+        self.device.wait(Some(index), &during)
     }
 
     /// Reads a kept or state value.
@@ -271,38 +376,12 @@ impl GpuExecutor {
             let buffer = &executor.buffers[place.buffer];
             encoder.copy_buffer_to_buffer(buffer, place.offset as u64, &staging, 0, size);
         });
-        let view = self.read_back(&staging).await?;
+        let view = self.device.read_back(&staging).await?;
         let ty = self.plan.ty(value);
         let data = match ty.dtype {
             DType::F16 => half_precision::decode(&view, ty.len()),
             DType::F32 | DType::U32 => bytemuck::pod_collect_to_vec(&view),
         };
         Ok(data)
-    }
-
-    /// Waits for what is queued and gives the contents of a buffer that can be mapped.
-    async fn read_back(&self, buffer: &wgpu::Buffer) -> Result<wgpu::BufferView, DeviceError> {
-        const DURING: &str = " while reading a result back";
-        let (sender, mapped) = futures_channel::oneshot::channel();
-        buffer.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver is dropped only if this future is, and then nobody wants the result.
-            let _ = sender.send(result);
-        });
-        self.wait(None)?;
-        let failed = |message: String| DeviceError::Failed {
-            adapter: self.device.name.clone(),
-            during: DURING.to_owned(),
-            message,
-        };
-        match mapped.await {
-            Ok(Ok(())) => {}
-            outcome => {
-                self.device.check(DURING)?;
-                return Err(failed(format!("{outcome:?}")));
-            }
-        }
-        let view = buffer.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
-        self.device.check(DURING)?;
-        Ok(view)
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::executor::Dispatch;
+use super::pace;
 use super::{GpuDevice, Kernel};
 use crate::device::cpu::check_host_memory;
 use crate::device::shader::Usage;
@@ -75,6 +76,8 @@ pub(super) async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu
 /// A dispatch whose parameters are not uploaded yet.
 struct PendingDispatch {
     node: usize,
+    variant: &'static str,
+    work: f64,
     kernel: Arc<Kernel>,
     /// Number of the binding and its range of a buffer.
     storage: Vec<(u32, Place)>,
@@ -106,7 +109,14 @@ impl PendingDispatch {
             layout: &self.kernel.layout,
             entries: &entries,
         });
-        Dispatch { node: self.node, kernel: self.kernel, bind_group, workgroups: self.workgroups }
+        Dispatch {
+            node: self.node,
+            variant: self.variant,
+            work: self.work,
+            kernel: self.kernel,
+            bind_group,
+            workgroups: self.workgroups,
+        }
     }
 }
 
@@ -147,6 +157,8 @@ impl<'a> Prepare<'a> {
         let shader = self.device.shader(op.room(), types.activation())?;
         let room = shader.shader.room;
         let shapes = shapes(node);
+        // Which of several passes does the work is not known.
+        let work = pace::work(op.cost(types)) / variant.passes.len().max(1) as f64;
         for pass in &variant.passes {
             let kernel = self.device.kernel(&shader, pass, &node.node.path, &shapes).await?;
             let mut storage = Vec::new();
@@ -196,7 +208,15 @@ impl<'a> Prepare<'a> {
                 storage.push((binding.index, place));
             }
             let workgroups = self.workgroups(pass.grid, shader.shader.workgroup_size(pass)?);
-            self.pending.push(PendingDispatch { node: index, kernel, storage, params, workgroups });
+            self.pending.push(PendingDispatch {
+                node: index,
+                variant: variant.name,
+                work,
+                kernel,
+                storage,
+                params,
+                workgroups,
+            });
         }
         Ok(())
     }

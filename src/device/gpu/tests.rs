@@ -3,9 +3,12 @@
 use pollster::block_on;
 
 use super::*;
-use crate::device::{ChooseVariant, Device, Margin, Selection};
+use crate::device::{ChooseVariant, Device, Margin, Selection, adapters};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::ops;
+
+mod lost;
+mod submissions;
 
 /// A device of our own, whose limits a test may lower.
 fn open() -> Option<GpuDevice> {
@@ -99,34 +102,6 @@ fn wgsl_that_does_not_parse_names_the_file_and_line() {
     let error = Shader::load(&room, DType::F32, crate::device::shader::Extensions::ALL).err();
     let message = error.map(|error| error.to_string()).unwrap_or_default();
     assert!(message.contains("kernels/broken.wgsl") && message.contains("broken.wgsl:2:11"), "{message}");
-}
-
-#[test]
-fn a_lost_device_says_so_and_how_to_go_on() {
-    let Some(device) = open() else { return };
-    let device = Arc::new(device);
-    let (graph, y) = convolution();
-    let mut executor =
-        block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, Margin::default())).unwrap();
-    executor.run().unwrap();
-    // What the driver's callback does when a device falls off the bus.
-    lock(&device.trouble).lost = Some("the GPU was reset".to_owned());
-    let message = executor.run().unwrap_err().to_string();
-    assert!(message.contains("was lost while it ran a step: the GPU was reset"), "{message}");
-    assert!(message.contains("--resume"), "{message}");
-}
-
-/// A destroyed device is as good as lost: an error, not a panic, on the next use.
-#[test]
-fn a_destroyed_device_is_an_error() {
-    let Some(device) = open() else { return };
-    let device = Arc::new(device);
-    let (graph, y) = convolution();
-    let mut executor =
-        block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, Margin::default())).unwrap();
-    device.device.destroy();
-    let result = executor.run().and_then(|()| block_on(executor.read(y)).map(|_| ()));
-    assert!(result.is_err());
 }
 
 /// Bytes that the driver holds for us, where the driver's allocator can say.

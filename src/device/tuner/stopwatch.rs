@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::device::{DeviceError, GpuDevice, GpuExecutor, Margin};
-use crate::graph::{BufferRole, DType, Graph, PlannedNode, Storage, TensorType, ValueId};
+use crate::graph::{BufferRole, DType, Graph, Storage, TensorType, ValueId};
+
+use super::ladder::Call;
 
 /// Runs after the first; the fastest counts.
 const RUNS: usize = 4;
@@ -25,13 +27,14 @@ pub(super) struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// Makes up contents for a call of the shapes of `node`.
-    pub(super) fn new(node: &PlannedNode) -> Result<Self, DeviceError> {
-        let op = &node.node.op;
+    /// Makes up contents for a call.
+    pub(super) fn new(
+        Call { op, inputs: input_types, outputs: output_types }: &Call,
+    ) -> Result<Self, DeviceError> {
         let mut graph = Graph::new();
         let mut contents = Vec::new();
         let mut inputs = Vec::new();
-        for (name, ty) in op.inputs().iter().zip(&node.inputs) {
+        for (name, ty) in op.inputs().iter().zip(input_types) {
             // State rather than input: inputs are staged for being written again and again.
             let id = graph.state(name, ty.clone(), BufferRole::Activations);
             inputs.push(id);
@@ -40,13 +43,40 @@ impl Stopwatch {
         let Ok(outputs) = graph.apply_dyn(op.clone(), &inputs) else {
             unreachable!("operands of these shapes were accepted when the plan's graph was built")
         };
-        for (&id, ty) in outputs.iter().zip(&node.outputs) {
+        for (&id, ty) in outputs.iter().zip(output_types) {
             graph.set_storage(id, Storage::State(BufferRole::Activations));
             if op.updates_in_place() {
                 contents.push((id, finite_numbers(ty)));
             }
         }
         Ok(Self { graph, contents })
+    }
+
+    /// A call by `variant` with its contents on the device.
+    async fn executor(&self, device: &Arc<GpuDevice>, variant: &str) -> Result<GpuExecutor, DeviceError> {
+        let choose: crate::device::ChooseVariant<'_> =
+            &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);
+        let mut executor =
+            GpuExecutor::new(device.clone(), &self.graph, &[], choose, Margin::default()).await?;
+        for (id, data) in &self.contents {
+            executor.write(*id, data)?;
+        }
+        // Uploads the contents.
+        executor.run_and_wait(0)?;
+        Ok(executor)
+    }
+
+    /// About the seconds that one call by `variant` takes, of the second of two.
+    ///
+    /// # Errors
+    /// What the adapter cannot do.
+    pub(super) async fn glance(&self, device: &Arc<GpuDevice>, variant: &str) -> Result<f64, DeviceError> {
+        let mut executor = self.executor(device, variant).await?;
+        // Compiles where the driver puts that off until a kernel runs.
+        executor.run_and_wait(1)?;
+        let start = Instant::now();
+        executor.run_and_wait(1)?;
+        Ok(start.elapsed().as_secs_f64().max(1e-6))
     }
 
     /// Seconds that one call by `variant` takes. `best` is that of the best candidate so far; `is_compiled` says that
@@ -61,15 +91,7 @@ impl Stopwatch {
         best: Option<f64>,
         is_compiled: bool,
     ) -> Result<f64, DeviceError> {
-        let choose: crate::device::ChooseVariant<'_> =
-            &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);
-        let mut executor =
-            GpuExecutor::new(device.clone(), &self.graph, &[], choose, Margin::default()).await?;
-        for (id, data) in &self.contents {
-            executor.write(*id, data)?;
-        }
-        // Uploads the contents.
-        executor.run_and_wait(0)?;
+        let mut executor = self.executor(device, variant).await?;
         let mut run = |times: usize| -> Result<f64, DeviceError> {
             let start = Instant::now();
             executor.run_and_wait(times)?;

@@ -105,6 +105,9 @@ fn steps(report: &Report) -> Markup {
         table {
             tr { td { "whole step" } td.figure { (milliseconds(report.step.step_seconds)) } }
             tr { td { "kernels" } td.figure { (milliseconds(whole)) } }
+            @if let Some(empty) = report.step.empty_dispatch_seconds {
+                tr { td { "a dispatch that does nothing" } td.figure { (format!("{:.1} us", 1e6 * empty)) } }
+            }
             tr { td { "host" } td.figure { (milliseconds(report.step.host_seconds)) } }
             tr { td { "the CPU executor, whole step" } td.figure { (milliseconds(report.cpu_step_seconds)) } }
         }
