@@ -362,6 +362,8 @@ impl Device {
             Self::Gpu(device) => {
                 let tuner = device.tuner();
                 if let Some(tuner) = &tuner {
+                    // First, since the tuner makes calls of these sizes too.
+                    gpu::check_size(device, &self.plan(graph, keep))?;
                     tuner.tune(device, graph, keep).await?;
                 }
                 let choose: ChooseVariant<'_> = &|op, types, variants| match &tuner {
