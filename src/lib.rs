@@ -13,6 +13,7 @@ pub mod files;
 pub mod graph;
 mod hash;
 pub mod log;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod output;

@@ -33,7 +33,7 @@ pub enum CheckpointError {
     },
     /// A file or folder cannot be written.
     #[error(
-        "{}: cannot be written: {source}; checkpoints written before are whole, and --resume goes on from them",
+        "{}: cannot be written: {source}; check that you may write there and that the disk has room",
         path.display()
     )]
     Write {

@@ -11,6 +11,9 @@ pub(super) const MOST: usize = 1_000_000_000;
 /// Most images that are read, drawn or measured at once.
 pub(super) const MOST_IMAGES: usize = 10_000_000;
 
+/// Most steps of a training run; what the host counts with 64 bits.
+pub(super) const MOST_STEPS: u64 = MOST as u64;
+
 /// The largest height and width of images.
 pub(super) const MOST_PIXELS: usize = 4096;
 
@@ -27,6 +30,16 @@ pub(super) fn count_in(
     }
 }
 
+/// As [`count_in`], of 64 bits on any machine.
+pub(super) fn count_u64_in(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let found = text.trim().parse().ok().filter(|count| range.contains(count));
+        found.ok_or_else(|| format!("it must be a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
 /// A value parser of finite numbers within a range, such as `finite_in(0.0..=1.0)`, `finite_in(..)` or, without the lower
 /// end, `finite_in(above(0.0))`.
 pub(super) fn finite_in(
@@ -36,6 +49,18 @@ pub(super) fn finite_in(
         let found = text.trim().parse::<f64>().ok();
         let found = found.filter(|number| number.is_finite() && range.contains(number));
         found.ok_or_else(|| format!("it must be a number{}", in_words(&range)))
+    }
+}
+
+/// As [`finite_in`], of 32-bit floats.
+pub(super) fn finite_f32_in(
+    range: impl RangeBounds<f64> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync + 'static {
+    let finite = finite_in(range);
+    move |text| {
+        let number = finite(text)? as f32;
+        // Rounded once, from the digits.
+        Ok(text.trim().parse().unwrap_or(number))
     }
 }
 

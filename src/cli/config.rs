@@ -18,6 +18,7 @@ use toml::{Table, Value};
 
 use super::Cli;
 use super::bounds::take_negative_numbers;
+use super::terminal::{escape_words, escaped};
 
 /// A file of settings.
 #[derive(clap::Args)]
@@ -39,11 +40,11 @@ pub(super) fn parse(words: Vec<OsString>) -> clap::error::Result<(Cli, Option<St
     cli.build();
     let named = words.get(1).and_then(|word| cli.find_subcommand(word));
     let Some(command) = named.filter(|command| argument(command, "config").is_some()) else {
-        let matches = cli.try_get_matches_from(words)?;
+        let matches = cli.try_get_matches_from(words).map_err(escape_words)?;
         return Ok((Cli::from_arg_matches(&matches)?, None));
     };
     let command = command.clone();
-    let fault = |text: String| command.clone().error(ErrorKind::InvalidValue, text);
+    let fault = |text: String| command.clone().error(ErrorKind::InvalidValue, escaped(&text));
     let path = config_path(&words);
     let from_file = match &path {
         Some(path) => words_of_file(path, &command, &words).map_err(fault)?,
@@ -51,7 +52,7 @@ pub(super) fn parse(words: Vec<OsString>) -> clap::error::Result<(Cli, Option<St
     };
     let (start, own) = words.split_at(2);
     let all = start.iter().chain(&from_file).chain(own);
-    let matches = cli.try_get_matches_from(all).map_err(|error| match &path {
+    let matches = cli.try_get_matches_from(all).map_err(escape_words).map_err(|error| match &path {
         Some(path) if is_about(&error, &from_file) => {
             let text = error.to_string();
             let cause = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();

@@ -24,6 +24,7 @@ use ratatui::{DefaultTerminal, Frame};
 
 use self::half_blocks::HalfBlocks;
 use super::table::{duration, mib};
+use super::terminal;
 use super::training::accuracy;
 
 /// How often the keyboard is looked at and the screen drawn.
@@ -97,6 +98,7 @@ impl State {
                         .push(("loss scale", format!("{}, {} skipped", state.scale, state.skipped_steps)));
                 }
             }
+            Event::Warning(text) => self.message(format!("warning: {text}")),
             Event::Checkpoint(path) => self.message(format!("saved {}", path.display())),
             Event::Samples { path, grid } => {
                 self.message(format!("drew {}", path.display()));
@@ -107,7 +109,7 @@ impl State {
     }
 
     fn message(&mut self, text: String) {
-        self.messages.push(text);
+        self.messages.push(terminal::escaped(&text).into_owned());
         if self.messages.len() > MAX_MESSAGES {
             self.messages.remove(0);
         }

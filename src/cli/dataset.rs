@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use ddpm_gpu::data::{Dataset, OpenOptions, PassedOver};
 
+use super::bounds::{MOST, count_in};
 use super::cache_folder;
 
 /// Names the folder of decoded images, in place of `ddpm-gpu/images` in the user's cache folder.
@@ -16,7 +17,7 @@ pub(super) struct DatasetArgs {
     #[arg(long, value_name = "DIR")]
     data_path: Option<PathBuf>,
     /// Decoded images that may be kept in memory; those beyond it are kept in a file in the cache folder
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = count_in(0..=MOST))]
     data_memory: usize,
 }
 

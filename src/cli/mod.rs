@@ -1,5 +1,9 @@
 //! The command line: one file per subcommand, each of which parses, calls one library function, and prints.
 
+// First, since what is printed anywhere here is printed by its macros.
+#[macro_use]
+mod terminal;
+
 mod bounds;
 mod checkpoint;
 mod config;
@@ -34,6 +38,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ddpm_gpu::device::{Backend, Device, DeviceRequest, Selection};
+use ddpm_gpu::memory;
 use ddpm_gpu::model::Precision;
 
 /// Train and sample denoising diffusion models on any GPU, with hand-written WGSL kernels.
@@ -158,12 +163,45 @@ impl PrecisionArgs {
     }
 }
 
+impl Command {
+    /// Whether it trains a model.
+    fn trains(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::TrainClassifier(_))
+    }
+}
+
+/// Bytes of memory that are free, where the operating system says so.
+fn free_memory() -> Option<usize> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let free = system.available_memory();
+    if free == 0 {
+        return None;
+    }
+    // In a container counts what its programs hold themselves: what the system keeps of files, it gives back.
+    let of_container = |limits: sysinfo::CGroupLimits| limits.total_memory.saturating_sub(limits.rss);
+    usize::try_from(free.min(system.cgroup_limits().map_or(free, of_container))).ok()
+}
+
+/// Lets the library's warnings be seen.
+fn show_warnings() {
+    let logger = env_logger::Env::default().default_filter_or("error,ddpm_gpu=warn");
+    let format = |buffer: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
+        let text = format!("[{:5} {}] {}", record.level(), record.target(), record.args());
+        std::io::Write::write_all(buffer, format!("{}\n", terminal::escaped(&text)).as_bytes())
+    };
+    env_logger::Builder::from_env(logger).format(format).init();
+}
+
 /// Runs the program.
 pub(crate) fn main() -> ExitCode {
-    let logger = env_logger::Env::default().default_filter_or("error,ddpm_gpu=warn");
-    env_logger::Builder::from_env(logger).format_timestamp(None).init();
+    show_warnings();
+    memory::set_free(free_memory);
     let (cli, settings) = config::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
-    let result = pollster::block_on(async {
+    if cli.command.trains() {
+        terminal::outlive_reader();
+    }
+    terminal::end(pollster::block_on(async {
         match cli.command {
             Command::Devices(args) => devices::run(args).await,
             Command::Data(args) => data::run(&args),
@@ -181,22 +219,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Kernels(args) => kernels::run(args).await,
             Command::Profile(args) => profile::run(args).await,
         }
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", describe(&error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// An error and what caused it; the library's errors quote most causes themselves.
-fn describe(error: &anyhow::Error) -> String {
-    error.chain().skip(1).fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
+    }))
 }
 
 /// The value that a flag names; `what` names the kind in the message.

@@ -11,6 +11,7 @@ use ddpm_gpu::workbench::{
     Dispatch, Profile, SamplingSteps, Steps, TrainingSteps, profile, random_batch, trace,
 };
 
+use super::bounds::{MOST, count_in};
 use super::progress::Progress;
 use super::table::{giga, mib, table, time};
 use super::{DeviceArgs, PrecisionArgs, model};
@@ -51,11 +52,11 @@ struct CommonArgs {
     #[arg(long, default_value = "unet-s", value_name = "PRESET|FILE")]
     model: String,
     /// Images in a step
-    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    batch_size: u32,
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = count_in(1..=MOST))]
+    batch_size: usize,
     /// Steps to run as usual, and as many again that are timed kernel by kernel; medians count
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    steps: u32,
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = count_in(1..=10_000))]
+    steps: usize,
     /// Tables to print
     #[arg(
         long,
@@ -65,13 +66,13 @@ struct CommonArgs {
     )]
     group_by: Vec<Group>,
     /// Segments of the module path that the table of modules keeps; 0: all
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = count_in(0..=MOST))]
     depth: usize,
     /// Order of the rows
     #[arg(long, value_enum, default_value = "time", value_name = "time|calls|name|order")]
     sort: Sort,
     /// Rows of each table; 0: all
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = count_in(0..=MOST))]
     top: usize,
     /// Also write the step as a trace for ui.perfetto.dev or chrome://tracing
     #[arg(long, value_name = "FILE.json")]
@@ -121,9 +122,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 async fn train(args: TrainArgs) -> anyhow::Result<()> {
     let common = &args.common;
     let config = model::load(&common.model)?;
-    let batch = random_batch(&config, common.batch_size as usize)?;
     let options = TrainOptions {
-        batch_size: common.batch_size as usize,
+        batch_size: common.batch_size,
         checkpointing: args.checkpointing,
         precision: common.precision.precision,
         ..TrainOptions::default()
@@ -131,7 +131,9 @@ async fn train(args: TrainArgs) -> anyhow::Result<()> {
     common.check()?;
     let device = common.device.open().await?;
     common.precision.warn(&device);
-    let trainer = Trainer::new(&device, config, SchedulerConfig::default(), options, None).await?;
+    // The device's memory is checked before the host makes images.
+    let trainer = Trainer::new(&device, config.clone(), SchedulerConfig::default(), options, None).await?;
+    let batch = random_batch(&config, common.batch_size)?;
     common.profile(&mut TrainingSteps { trainer, batch }, "training", &device.name()).await
 }
 
@@ -140,8 +142,8 @@ async fn sample(SampleArgs { common }: SampleArgs) -> anyhow::Result<()> {
     common.check()?;
     let device = common.device.open().await?;
     common.precision.warn(&device);
-    let batch_size = common.batch_size as usize;
-    let mut steps = SamplingSteps::new(&device, &config, batch_size, common.precision.precision).await?;
+    let mut steps =
+        SamplingSteps::new(&device, &config, common.batch_size, common.precision.precision).await?;
     common.profile(&mut steps, "denoising", &device.name()).await
 }
 
@@ -156,8 +158,8 @@ impl CommonArgs {
 
     /// Takes the steps and shows what was found.
     async fn profile(&self, steps: &mut dyn Steps, kind: &str, device: &str) -> anyhow::Result<()> {
-        let mut progress = Progress::new(0, self.steps.into());
-        let profile = profile(steps, self.steps as usize, &mut |step| progress.set(step as u64, "")).await?;
+        let mut progress = Progress::new(0, self.steps as u64);
+        let profile = profile(steps, self.steps, &mut |step| progress.set(step as u64, "")).await?;
         progress.finish();
         self.show(&profile, &format!("{kind} step of {}", self.model), device)
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::table::duration;
+use super::terminal::escaped;
 
 /// Progress towards a number of steps.
 pub(super) struct Progress {
@@ -38,7 +39,7 @@ impl Progress {
     pub(super) fn set(&mut self, done: u64, message: &str) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-            bar.set_message(message.to_owned());
+            bar.set_message(escaped(message).into_owned());
             return;
         }
         let is_due = self.printed.is_none_or(|printed| printed.elapsed() >= LINE_EVERY);
@@ -54,7 +55,7 @@ impl Progress {
     /// Prints a line without disturbing the bar.
     pub(super) fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
+            Some(bar) => bar.println(escaped(text)),
             None => eprintln!("{text}"),
         }
     }

@@ -158,6 +158,8 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         _ => 16,
     };
     let num_images = args.num_images.unwrap_or(default_images);
+    let frames = if args.animate.is_some() { FRAMES } else { 0 };
+    SampleRequest::check_memory(pipeline, num_images, frames)?;
     let class_labels = match (labels, classes) {
         // Which classes given images have is not known.
         (None, Some(_)) if low_resolution.is_some() => {
@@ -184,7 +186,7 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         init_noise,
         guidance,
         low_resolution,
-        frames: if args.animate.is_some() { FRAMES } else { 0 },
+        frames,
         ..SampleRequest::new(sampler, &pipeline.scheduler)
     })
 }

@@ -168,6 +168,7 @@ impl SamplingArgs {
         sampler: &str,
         num_images: usize,
     ) -> anyhow::Result<SampleRequest> {
+        SampleRequest::check_memory(pipeline, num_images, 0)?;
         let labels: Option<Vec<u32>> =
             self.class_label.as_deref().map(|text| parse_list("--class-label", text)).transpose()?;
         let class_labels = match labels {

@@ -7,12 +7,14 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use ddpm_gpu::data::Dataset;
+use ddpm_gpu::diffusion::MOST_TIMESTEPS;
 use ddpm_gpu::model::{Preset, SuperResolution, UNetConfig};
 use ddpm_gpu::train::{Run, TrainOptions, train};
 
 use objective::ObjectiveArgs;
 
 use super::DeviceArgs;
+use super::bounds::{MOST_PIXELS, MOST_STEPS, count_in, count_u64_in, finite_f32_in, finite_in};
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -32,18 +34,18 @@ pub(super) struct Args {
     unconditional: bool,
     /// Share of images to train on as of no class, for classifier-free guidance (sample --guidance-scale): 0.1 to 0.2 is usual.
     /// "No class" is one more row of the class embedding, the last
-    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = finite_in(0.0..1.0))]
     label_dropout: f64,
     /// Train a super-resolution model: from images of LOW x LOW pixels to the model's size. Images of the data set are shrunk
     /// to LOW, enlarged again and given to the network as further channels (Ho et al. 2021, cascaded diffusion)
-    #[arg(long, value_name = "LOW")]
+    #[arg(long, value_name = "LOW", value_parser = count_in(1..=MOST_PIXELS))]
     super_resolution: Option<usize>,
     /// With --super-resolution: the small images are noised by up to N steps of the forward process, so that the model does not
     /// rely on what another model draws badly; 200 by default, 0 for none
-    #[arg(long, value_name = "N", requires = "super_resolution")]
+    #[arg(long, value_name = "N", requires = "super_resolution", value_parser = count_in(0..=MOST_TIMESTEPS))]
     noise_augmentation: Option<usize>,
     /// Share of activations to drop; overrides the model's
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = finite_f32_in(0.0..1.0))]
     dropout: Option<f32>,
     #[command(flatten)]
     process: ProcessArgs,
@@ -52,7 +54,7 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) training: TrainingArgs,
     /// Steps between sample grids; 0 for none
-    #[arg(long, default_value_t = 1000, value_name = "N")]
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = count_u64_in(0..=MOST_STEPS))]
     sample_every: u64,
     /// Print parameters, memory, the largest batch that fits, and after three steps how long the run will take; write nothing
     #[arg(long)]

@@ -7,6 +7,7 @@ use ddpm_gpu::diffusion::VarianceType;
 use ddpm_gpu::train::{Run, train_classifier};
 
 use super::DeviceArgs;
+use super::bounds::{MOST_STEPS, count_u64_in, finite_f32_in};
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -22,14 +23,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
     /// Share of activations to drop; overrides the model's
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = finite_f32_in(0.0..1.0))]
     dropout: Option<f32>,
     #[command(flatten)]
     process: ProcessArgs,
     #[command(flatten)]
     training: TrainingArgs,
     /// Steps between measurements of the accuracy; 0 for none
-    #[arg(long, default_value_t = 1000, value_name = "N")]
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = count_u64_in(0..=MOST_STEPS))]
     measure_every: u64,
     #[command(flatten)]
     device: DeviceArgs,

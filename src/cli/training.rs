@@ -15,6 +15,9 @@ use ddpm_gpu::train::{
     TrainOptions,
 };
 
+use super::bounds::{
+    MOST, MOST_PIXELS, MOST_STEPS, above_up_to, count_in, count_u64_in, finite_f32_in, finite_in,
+};
 use super::config::{self, ConfigArgs};
 use super::dashboard::{self, Dashboard};
 use super::dataset::{DatasetArgs, describe, describe_passed_over};
@@ -36,7 +39,7 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "PRESET|FILE")]
     pub(super) model: Option<String>,
     /// Height and width of the images; overrides the model's
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_PIXELS))]
     pub(super) image_size: Option<usize>,
     #[command(flatten)]
     pub(super) files: DatasetArgs,
@@ -51,63 +54,63 @@ pub(super) struct TrainingArgs {
     #[command(flatten)]
     pub(super) config: ConfigArgs,
     /// Steps in all, those before a resume included
-    #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N")]
+    #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N", value_parser = count_u64_in(1..=MOST_STEPS))]
     pub(super) steps: u64,
     /// Images in a step
-    #[arg(long, default_value_t = TrainOptions::default().batch_size, value_name = "N")]
+    #[arg(long, default_value_t = TrainOptions::default().batch_size, value_name = "N", value_parser = count_in(1..=MOST))]
     pub(super) batch_size: usize,
     /// Images that are on the device at once, of which --batch-size is a multiple: less memory, the same steps but for
     /// rounding. By default all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST))]
     pub(super) micro_batch_size: Option<usize>,
     /// How weights follow gradients: adamw; or adam, whose weight decay is a part of the gradient
     #[arg(long, default_value = "adamw", value_name = "NAME", value_parser = parse_optimizer)]
     pub(super) optimizer: OptimizerKind,
     /// Learning rate
-    #[arg(long, default_value_t = TrainOptions::default().learning_rate, value_name = "X")]
+    #[arg(long, default_value_t = TrainOptions::default().learning_rate, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1e30)))]
     pub(super) learning_rate: f64,
     /// Steps over which the learning rate grows from 0
-    #[arg(long, default_value_t = TrainOptions::default().warmup_steps, value_name = "N")]
+    #[arg(long, default_value_t = TrainOptions::default().warmup_steps, value_name = "N", value_parser = count_u64_in(0..=MOST_STEPS))]
     pub(super) warmup_steps: u64,
     /// What the learning rate does after that: constant; cosine or linear: fall to 0 at the last step
     #[arg(long, default_value = "constant", value_name = "NAME", value_parser = parse_lr_schedule)]
     pub(super) lr_schedule: LrSchedule,
     /// Decay of the first moment
-    #[arg(long, default_value_t = TrainOptions::default().betas[0], value_name = "X")]
+    #[arg(long, default_value_t = TrainOptions::default().betas[0], value_name = "X", value_parser = finite_f32_in(0.0..1.0))]
     pub(super) adam_beta1: f32,
     /// Decay of the second moment
-    #[arg(long, default_value_t = TrainOptions::default().betas[1], value_name = "X")]
+    #[arg(long, default_value_t = TrainOptions::default().betas[1], value_name = "X", value_parser = finite_f32_in(0.0..1.0))]
     pub(super) adam_beta2: f32,
     /// Weight decay
-    #[arg(long, default_value_t = TrainOptions::default().weight_decay, value_name = "X")]
+    #[arg(long, default_value_t = TrainOptions::default().weight_decay, value_name = "X", value_parser = finite_f32_in(0.0..=1e9))]
     pub(super) weight_decay: f32,
     /// Largest norm of all gradients; 0 for no clip
-    #[arg(long, default_value_t = TrainOptions::default().max_grad_norm, value_name = "X")]
+    #[arg(long, default_value_t = TrainOptions::default().max_grad_norm, value_name = "X", value_parser = finite_f32_in(0.0..=1e9))]
     pub(super) max_grad_norm: f32,
     /// Largest decay of the moving average of the weights, which is what samples are drawn with. Or several, separated by
     /// commas: averages of all of them are kept in every checkpoint, and sample --ema-decay X chooses one afterwards; the
     /// first is the one taken by default
-    #[arg(long, default_values_t = [TrainOptions::default().ema_decay], value_delimiter = ',', value_name = "X,...")]
+    #[arg(long, default_values_t = [TrainOptions::default().ema_decay], value_delimiter = ',', value_name = "X,...", value_parser = finite_in(0.0..1.0))]
     pub(super) ema_decay: Vec<f64>,
     /// What the decay grows by from the first step on, up to --ema-decay: ratio, (1 + step) / (10 + step); or power, as
     /// diffusers' use_ema_warmup, 1 - (1 + step / G)^-P
     #[arg(long, default_value = "ratio", value_name = "NAME", value_parser = ["ratio", "power"])]
     pub(super) ema_warmup: String,
     /// P of --ema-warmup power: 2/3 suits a million steps and more, 3/4 fewer
-    #[arg(long, default_value_t = 2.0 / 3.0, value_name = "P")]
+    #[arg(long, default_value_t = 2.0 / 3.0, value_name = "P", value_parser = finite_in(above_up_to(0.0, 100.0)))]
     pub(super) ema_power: f64,
     /// G of --ema-warmup power
-    #[arg(long, default_value_t = 1.0, value_name = "G")]
+    #[arg(long, default_value_t = 1.0, value_name = "G", value_parser = finite_in(above_up_to(0.0, 1e9)))]
     pub(super) ema_inv_gamma: f64,
     /// Mirror images at random
     #[arg(long)]
     pub(super) random_flip: bool,
     /// Shift images at random by up to so many pixels in each direction; what comes in repeats the edge. The model learns to
     /// draw shifted images too
-    #[arg(long, default_value_t = 0, value_name = "PIXELS")]
+    #[arg(long, default_value_t = 0, value_name = "PIXELS", value_parser = count_in(0..=MOST_PIXELS))]
     pub(super) random_shift: usize,
     /// Decides initial weights, order of the data, timesteps, noise and all dropout
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     pub(super) seed: u64,
     /// Keep only what enters residual and attention blocks, and compute the rest again in the backward pass: less than
     /// half the activations for about a sixth more time, and the same weights to the bit
@@ -324,6 +327,7 @@ impl Watch {
                 };
                 bar.set(step, &format!("loss {loss:.4}  {images_per_second:.0} images/s{skipped}"));
             }
+            Event::Warning(text) => bar.line(&format!("warning: {text}")),
             Event::Checkpoint(path) => bar.line(&format!("saved {}", path.display())),
             Event::Samples { path, .. } => bar.line(&format!("drew {}", path.display())),
             Event::Accuracy { quartiles, is_held_out } => bar.line(&accuracy(quartiles, is_held_out)),

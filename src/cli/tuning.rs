@@ -6,6 +6,7 @@ use std::time::Duration;
 use ddpm_gpu::device::{Device, Tuning, TuningEvent};
 
 use super::cache_folder;
+use super::terminal::note_over_bar;
 
 /// What `--tuning` asks for; `None` for off.
 #[derive(Clone, Copy, Debug)]
@@ -57,24 +58,18 @@ pub(super) fn again(Budget(budget): Budget) -> anyhow::Result<Tuning> {
 
 fn show(event: TuningEvent<'_>) {
     match event {
-        TuningEvent::Started { adapter, calls, budget } => line(&format!(
+        TuningEvent::Started { adapter, calls, budget } => note_over_bar(&format!(
             "tuning kernels: timing {calls} kinds of calls on {adapter}, at most {} s; once for each model and batch size",
             budget.as_secs_f64()
         )),
         TuningEvent::Finished { elapsed, left: 0 } => {
-            line(&format!("tuned in {:.1} s", elapsed.as_secs_f64()));
+            note_over_bar(&format!("tuned in {:.1} s", elapsed.as_secs_f64()));
         }
-        TuningEvent::Finished { elapsed, left } => line(&format!(
+        TuningEvent::Finished { elapsed, left } => note_over_bar(&format!(
             "tuned for {:.1} s; {left} kinds of calls were not reached, a larger --tuning goes on with them",
             elapsed.as_secs_f64()
         )),
         TuningEvent::Chosen { .. } => {}
-        TuningEvent::Warning(text) => line(&format!("warning: {text}")),
+        TuningEvent::Warning(text) => note_over_bar(&format!("warning: {text}")),
     }
-}
-
-/// Prints a line; on a terminal in place of a progress bar, which then draws itself again.
-fn line(text: &str) {
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    eprintln!("{}{text}", if is_terminal { "\r\x1b[2K" } else { "" });
 }

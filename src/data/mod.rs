@@ -34,6 +34,7 @@ pub use codec::{is_image, read_image};
 pub use entries::PassedOver;
 pub use error::DataError;
 pub use fingerprint::{Content, Fingerprint};
+pub(crate) use loader::BATCHES_AT_ONCE;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use numpy::{ArrayImages, read_array};
 pub use survey::{Survey, survey};

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{DeviceError, Timing, half_precision, place_to_read, place_to_write};
 use crate::graph::{BufferRole, DType, Graph, Node, Place, Plan, PlannedNode, TensorType, ValueId};
+use crate::memory;
 use crate::ops::{Case, Fill, Input, Operands, Output};
 
 /// Which twin of a kernel runs.
@@ -23,12 +24,14 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// Zeros.
-    fn new(length: usize) -> Self {
+    /// Zeros; `None` where the allocator has no memory for them.
+    fn new(length: usize) -> Option<Self> {
         let line = 64 / size_of::<f32>();
+        // `vec!` takes pages that are zero already, but ends the program where there are none: ask first.
+        Vec::<f32>::new().try_reserve_exact(length.checked_add(line)?).ok()?;
         let data = vec![0.0; length + line];
         let first = data.as_ptr().align_offset(64).min(line);
-        Self { data, first }
+        Some(Self { data, first })
     }
 
     fn as_slice(&self) -> &[f32] {
@@ -42,7 +45,19 @@ impl Buffer {
 
 /// Every element takes 32 bits, and no call needs scratch tensors.
 pub(super) fn plan(graph: &Graph, keep: &[ValueId]) -> Plan {
-    Plan::sized(graph, keep, |ty| 4 * ty.len(), |_| Vec::new())
+    Plan::sized(graph, keep, |ty| ty.len().saturating_mul(4), |_| Vec::new())
+}
+
+/// Refuses a plan whose buffers the host has no memory for: of the CPU executor, or of an adapter that is a driver on the CPU.
+///
+/// # Errors
+/// [`DeviceError::HostMemory`]
+pub(super) fn check_host_memory(plan: &Plan) -> Result<(), DeviceError> {
+    Ok(memory::check(plan.memory().total(), || what(plan))?)
+}
+
+fn what(plan: &Plan) -> String {
+    format!("the buffers ({})", plan.memory())
 }
 
 /// Runs a plan on the CPU.
@@ -57,10 +72,18 @@ pub struct CpuExecutor {
 
 impl CpuExecutor {
     /// Plans `graph` and allocates its buffers, zero-filled.
-    pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Self {
+    ///
+    /// # Errors
+    /// [`DeviceError::HostMemory`] where the machine has less memory free.
+    pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Result<Self, DeviceError> {
         let plan = plan(graph, keep);
-        let buffers = plan.buffers.iter().map(|buffer| Buffer::new(buffer.bytes / 4)).collect();
-        Self { plan, buffers, twin }
+        check_host_memory(&plan)?;
+        let buffers = plan.buffers.iter().map(|buffer| Buffer::new(buffer.bytes / 4));
+        let buffers: Option<Vec<Buffer>> = buffers.collect();
+        let refused =
+            || memory::TooLarge { what: what(&plan), bytes: plan.memory().total(), free: memory::free() };
+        let buffers = buffers.ok_or_else(refused)?;
+        Ok(Self { plan, buffers, twin })
     }
 
     /// The plan.

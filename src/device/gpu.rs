@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use executor::GpuExecutor;
-pub(super) use prepare::plan;
+pub(super) use prepare::{check_size, plan};
 
 use super::shader::{Binding, Extensions, Shader, Usage};
 use super::tuner::{AdapterIdentity, Tuner};

@@ -22,6 +22,7 @@ pub use translate::{Target, Translation, source, translate};
 pub use tuner::{Tuning, TuningEvent};
 
 use crate::graph::{Graph, MemoryReport, Place, Plan, ValueId};
+use crate::memory::{self, TooLarge};
 use crate::ops::{Op, Types, Variant};
 
 /// What can go wrong on a device, with what to do about it.
@@ -170,6 +171,9 @@ pub enum DeviceError {
         /// The call with the largest operands.
         largest: String,
     },
+    /// The host has less memory than the buffers of a plan take.
+    #[error("{0}; try fewer images at once, or smaller ones")]
+    HostMemory(#[from] TooLarge),
     /// The device is gone.
     #[error("{adapter} was lost{during}: {message}")]
     Lost {
@@ -284,6 +288,15 @@ impl Device {
         }
     }
 
+    /// Bytes of memory that are free for buffers, where that is known: of the host, for the CPU executor and for drivers that run
+    /// on the CPU. How much a GPU has, wgpu does not say.
+    pub fn free_memory(&self) -> Option<usize> {
+        match self {
+            Self::Gpu(device) if device.report().is_hardware => None,
+            _ => memory::free(),
+        }
+    }
+
     /// What the adapter says of itself; `None` for the CPU executor.
     pub fn report(&self) -> Option<AdapterReport> {
         match self {
@@ -345,10 +358,12 @@ impl Device {
     /// What the adapter cannot do, by kernel and shape.
     pub async fn prepare(&self, graph: &Graph, keep: &[ValueId]) -> Result<Executor, DeviceError> {
         Ok(match self {
-            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, keep, Twin::Fast)),
+            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, keep, Twin::Fast)?),
             Self::Gpu(device) => {
                 let tuner = device.tuner();
                 if let Some(tuner) = &tuner {
+                    // First, since the tuner makes calls of these sizes too.
+                    gpu::check_size(device, &self.plan(graph, keep))?;
                     tuner.tune(device, graph, keep).await?;
                 }
                 let choose: ChooseVariant<'_> = &|op, types, variants| match &tuner {
@@ -371,7 +386,7 @@ impl Device {
         margin: Margin,
     ) -> Result<Executor, DeviceError> {
         Ok(match self {
-            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, &[], Twin::Fast)),
+            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, &[], Twin::Fast)?),
             Self::Gpu(device) => {
                 let choose: ChooseVariant<'_> =
                     &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);

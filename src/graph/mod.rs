@@ -68,9 +68,9 @@ impl TensorType {
         Self { shape: shape.into(), dtype: DType::U32 }
     }
 
-    /// Number of elements.
+    /// Number of elements; `usize::MAX` where there are more.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |len: usize, &size| len.saturating_mul(size))
     }
 
     /// Whether the tensor has no element.
@@ -80,7 +80,8 @@ impl TensorType {
 
     /// Size in bytes, a multiple of 4 as WebGPU binds and copies.
     pub fn bytes(&self) -> usize {
-        (self.dtype.bytes() * self.len()).next_multiple_of(4)
+        let bytes = self.dtype.bytes().saturating_mul(self.len());
+        bytes.checked_next_multiple_of(4).unwrap_or(usize::MAX)
     }
 
     /// The last size: the channels of an NHWC image, the features of a matrix; 1 for a scalar.
@@ -248,6 +249,20 @@ pub enum GraphError {
         /// What it did.
         fault: String,
     },
+    /// A tensor is larger than any machine's memory.
+    #[error(
+        "{path}: {op} cannot take or give {operand}: it has more than 2^{} elements; make the batch, the images or the model \
+         smaller",
+        MAX_ELEMENTS.ilog2()
+    )]
+    TooLarge {
+        /// Module path.
+        path: String,
+        /// Name of the op.
+        op: &'static str,
+        /// The operand's name and shape.
+        operand: String,
+    },
     /// A value cannot be packed into a flat state value.
     #[error("{name}: cannot be packed into a flat buffer: {reason}")]
     Pack {
@@ -273,6 +288,9 @@ pub struct Graph {
 
 /// Flat buffers stay within WebGPU's default limit of 128 MiB a binding.
 const MAX_PACKED_ELEMENTS: usize = 128 * 1024 * 1024 / 4;
+
+/// No tensor has more elements, so that what is computed of sizes does not overflow.
+const MAX_ELEMENTS: usize = 1 << 48;
 
 /// WebGPU wants storage bindings at multiples of 256 bytes.
 const PACK_ALIGNMENT: usize = 256 / 4;
@@ -382,7 +400,7 @@ impl Graph {
     /// Appends a call of `op` and returns its outputs.
     ///
     /// # Errors
-    /// [`GraphError::Shape`] where the op does not fit the inputs.
+    /// [`GraphError::Shape`] where the op does not fit the inputs, [`GraphError::TooLarge`].
     pub fn apply(&mut self, op: impl Op + 'static, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
         self.apply_dyn(Arc::new(op), inputs)
     }
@@ -437,7 +455,24 @@ impl Graph {
             let reason = format!("it takes {} operands", op.inputs().len());
             return Err(self.shape_error(op, inputs, reason));
         }
-        op.output_types(&types).map_err(|reason| self.shape_error(op, inputs, reason))
+        self.check_sizes(op, op.inputs().iter().zip(types.iter().copied()))?;
+        let outputs = op.output_types(&types).map_err(|reason| self.shape_error(op, inputs, reason))?;
+        self.check_sizes(op, op.outputs().iter().zip(&outputs))?;
+        Ok(outputs)
+    }
+
+    fn check_sizes<'a>(
+        &self,
+        op: &dyn Op,
+        mut operands: impl Iterator<Item = (&'a &'static str, &'a TensorType)>,
+    ) -> Result<(), GraphError> {
+        match operands.find(|(_, ty)| ty.len() > MAX_ELEMENTS) {
+            None => Ok(()),
+            Some((name, ty)) => {
+                let operand = format!("{name} {ty}");
+                Err(GraphError::TooLarge { path: self.path(), op: op.name(), operand })
+            }
+        }
     }
 
     fn shape_error(&self, op: &dyn Op, inputs: &[ValueId], reason: String) -> GraphError {

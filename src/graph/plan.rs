@@ -102,7 +102,18 @@ pub struct MemoryReport {
 impl MemoryReport {
     /// Bytes of all roles together.
     pub fn total(&self) -> usize {
-        self.bytes.values().sum()
+        self.bytes.values().fold(0, |sum, &bytes| sum.saturating_add(bytes))
+    }
+}
+
+impl Display for MemoryReport {
+    /// `weights 1 MiB, activations 20 MiB`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (role, bytes)) in self.bytes.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{role} {} MiB", bytes.div_ceil(1 << 20))?;
+        }
+        Ok(())
     }
 }
 
@@ -208,7 +219,8 @@ impl Plan {
     pub fn memory(&self) -> MemoryReport {
         let mut report = MemoryReport::default();
         for buffer in &self.buffers {
-            *report.bytes.entry(buffer.role).or_default() += buffer.bytes;
+            let bytes = report.bytes.entry(buffer.role).or_default();
+            *bytes = bytes.saturating_add(buffer.bytes);
         }
         report
     }

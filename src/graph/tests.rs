@@ -7,6 +7,19 @@ use crate::device::{CpuExecutor, Twin};
 use crate::ops;
 
 #[test]
+fn tensors_beyond_any_machine_are_refused() {
+    let mut graph = Graph::new();
+    let [large, huge] = [1 << 23, 1 << 40].map(|n| graph.input("x", TensorType::f32([n, n])));
+    assert_eq!((graph.ty(huge).len(), graph.ty(huge).bytes()), (usize::MAX, usize::MAX));
+    let error = ops::add(&mut graph, huge, huge).unwrap_err().to_string();
+    assert!(error.contains("[1099511627776, 1099511627776]") && error.contains("more than 2^48"), "{error}");
+    // This one has a size, and no machine has so much.
+    let y = ops::add(&mut graph, large, large).unwrap();
+    let error = CpuExecutor::new(&graph, &[y], Twin::Fast).err().unwrap().to_string();
+    assert!(error.contains("the buffers (inputs 268435456 MiB, activations 268435456 MiB)"), "{error}");
+}
+
+#[test]
 fn gradients_of_a_value_used_twice_add_up() {
     let mut graph = Graph::new();
     let x = graph.input("x", TensorType::f32([3]));
@@ -14,7 +27,7 @@ fn gradients_of_a_value_used_twice_add_up() {
     let y = ops::add(&mut graph, twice, x).unwrap();
     let d_y = graph.input("d_y", TensorType::f32([3]));
     let d_x = gradients(&mut graph, &[(y, d_y)], &[x]).unwrap()[0].unwrap();
-    let mut executor = CpuExecutor::new(&graph, &[d_x], Twin::Fast);
+    let mut executor = CpuExecutor::new(&graph, &[d_x], Twin::Fast).unwrap();
     executor.write(d_y, &[1.0, -2.0, 0.5]).unwrap();
     executor.run();
     assert_eq!(executor.read(d_x).unwrap(), [3.0, -6.0, 1.5]);
@@ -81,7 +94,7 @@ fn a_cast_rounds_and_its_gradient_comes_back_in_the_type_of_its_input() {
     let d_y = graph.input("d_y", TensorType::f32([3]));
     let d_x = gradients(&mut graph, &[(y, d_y)], &[x]).unwrap()[0].unwrap();
     assert_eq!(graph.ty(d_x), graph.ty(x));
-    let mut executor = CpuExecutor::new(&graph, &[y, d_x], Twin::Fast);
+    let mut executor = CpuExecutor::new(&graph, &[y, d_x], Twin::Fast).unwrap();
     executor.write(x, &[1.0, 1.0 + 1.0 / 2048.0, 60_000.0]).unwrap();
     executor.write(d_y, &[1.0, 0.1, 1e-8]).unwrap();
     executor.run();

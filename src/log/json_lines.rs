@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::records::Records;
 use super::{LogError, Scalars, seconds};
-use crate::files::read_regular_text;
+use crate::files::read_regular;
 use crate::output::write_atomically;
 
 /// The file's name in the output folder of a run.
@@ -45,27 +46,38 @@ pub struct Line {
 /// The file, to which lines are added.
 #[derive(Debug)]
 pub(super) struct JsonLines {
-    file: File,
-    path: PathBuf,
+    records: Records,
 }
 
 impl JsonLines {
-    /// Opens the file, and drops lines of steps after `step` and what is no whole line: a run that was killed leaves such.
-    pub(super) fn open(path: &Path, step: u64) -> Result<Self, LogError> {
+    /// Opens the file, and drops lines of steps after `step` and what is no line of ours: a run that was killed leaves such.
+    /// Gives the number of foreign lines among them, a last one without an end not counted.
+    pub(super) fn open(path: &Path, step: u64) -> Result<(Self, usize), LogError> {
         let io_error = |source| LogError::Io { path: path.to_owned(), source };
+        let mut foreign = 0;
         if path.exists() {
-            let text = fs::read_to_string(path).map_err(io_error)?;
-            let keep = |line: &&str| {
-                line.ends_with('\n') && serde_json::from_str::<Line>(line).is_ok_and(|line| line.step <= step)
-            };
-            let kept: String = text.split_inclusive('\n').filter(keep).collect();
+            if !path.is_file() {
+                // A pipe or a device, which may block, or have no end.
+                return Err(io_error(io::Error::other("it is no regular file")));
+            }
+            // Bytes, since a disk may have left anything there.
+            let text = fs::read(path).map_err(|source| LogError::Read { path: path.to_owned(), source })?;
+            let mut kept = Vec::with_capacity(text.len());
+            for line in text.split_inclusive(|&byte| byte == b'\n') {
+                let is_whole = line.ends_with(b"\n");
+                match serde_json::from_slice::<Line>(line) {
+                    Ok(parsed) if is_whole && parsed.step <= step => kept.extend_from_slice(line),
+                    Ok(_) => {}
+                    Err(_) => foreign += usize::from(is_whole),
+                }
+            }
             if kept != text {
-                write_atomically(path, |file| file.write_all(kept.as_bytes()))
+                write_atomically(path, |file| file.write_all(&kept))
                     .map_err(|error| io_error(io::Error::other(error)))?;
             }
         }
         let file = File::options().append(true).create(true).open(path).map_err(io_error)?;
-        Ok(Self { file, path: path.to_owned() })
+        Ok((Self { records: Records::new(file, path.to_owned())? }, foreign))
     }
 
     pub(super) fn scalars(&mut self, scalars: &Scalars, now: SystemTime) -> Result<(), LogError> {
@@ -87,15 +99,14 @@ impl JsonLines {
     }
 
     pub(super) fn sync(&self) -> Result<(), LogError> {
-        self.file.sync_data().map_err(|source| LogError::Io { path: self.path.clone(), source })
+        self.records.sync()
     }
 
     fn write(&mut self, line: &Line) -> Result<(), LogError> {
-        let io_error = |source| LogError::Io { path: self.path.clone(), source };
-        let mut text = serde_json::to_vec(line).map_err(|error| io_error(error.into()))?;
+        let mut text = serde_json::to_vec(line)
+            .map_err(|error| LogError::Io { path: self.records.path().to_owned(), source: error.into() })?;
         text.push(b'\n');
-        // one write, so that others who read along see whole lines
-        self.file.write_all(&text).map_err(io_error)
+        self.records.add(&text)
     }
 }
 
@@ -106,18 +117,26 @@ impl JsonLines {
 /// [`LogError`]
 pub fn read_metrics(path: &Path) -> Result<Vec<Line>, LogError> {
     let path = if path.is_dir() { path.join(METRICS_FILE) } else { path.to_owned() };
-    let text = read_regular_text(&path).map_err(|source| LogError::Io { path: path.clone(), source })?;
-    text.split_inclusive('\n')
+    let text = read_regular(&path).map_err(|source| LogError::Read { path: path.clone(), source })?;
+    text.split_inclusive(|&byte| byte == b'\n')
         .enumerate()
-        .filter(|(_, line)| line.ends_with('\n'))
+        .filter(|(_, line)| line.ends_with(b"\n"))
         .map(|(number, line)| {
-            serde_json::from_str(line).map_err(|error| LogError::BadLine {
+            serde_json::from_slice(line).map_err(|_| LogError::BadLine {
                 path: path.clone(),
                 line: number + 1,
-                found: error.to_string(),
+                found: beginning(line),
             })
         })
         .collect()
+}
+
+/// The first characters of a line, for messages.
+fn beginning(line: &[u8]) -> String {
+    const SHOWN: usize = 40;
+    let text = String::from_utf8_lossy(line.trim_ascii());
+    let more = if text.chars().count() > SHOWN { " ..." } else { "" };
+    format!("`{}`{more}", text.chars().take(SHOWN).collect::<String>())
 }
 
 #[cfg(test)]
@@ -140,7 +159,7 @@ mod tests {
     fn lines_come_back_as_they_were() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(METRICS_FILE);
-        let mut log = JsonLines::open(&path, 0).unwrap();
+        let mut log = JsonLines::open(&path, 0).unwrap().0;
         let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1500);
         log.scalars(&scalars(10), time).unwrap();
         log.samples(10, Path::new("samples/a.png"), time).unwrap();
@@ -157,12 +176,13 @@ mod tests {
     fn a_resumed_run_takes_back_what_it_does_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(METRICS_FILE);
-        let mut log = JsonLines::open(&path, 0).unwrap();
+        let mut log = JsonLines::open(&path, 0).unwrap().0;
         for step in [10, 20, 30] {
             log.scalars(&scalars(step), SystemTime::now()).unwrap();
         }
-        log.file.write_all(b"{\"step\": 15, \"time\": 1}").unwrap();
-        let mut log = JsonLines::open(&path, 20).unwrap();
+        log.records.add(b"\xff\xfe no line of ours\n{\"step\": 15, \"time\": 1}").unwrap();
+        let (mut log, foreign) = JsonLines::open(&path, 20).unwrap();
+        assert_eq!(foreign, 1);
         log.scalars(&scalars(25), SystemTime::now()).unwrap();
         let steps: Vec<u64> = read_metrics(&path).unwrap().iter().map(|line| line.step).collect();
         assert_eq!(steps, [10, 20, 25]);
@@ -175,6 +195,7 @@ mod tests {
         fs::write(&path, "{\"step\": 1, \"time\": 2}\n{\"epoch\": 1}\n").unwrap();
         let message = read_metrics(&path).unwrap_err().to_string();
         assert!(message.contains("metrics.jsonl, line 2"), "{message}");
+        assert!(message.contains("found `{\"epoch\": 1}`; delete the line"), "{message}");
         assert!(read_metrics(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 }

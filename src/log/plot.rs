@@ -38,7 +38,11 @@ pub fn plot_loss(lines: &[Line], title: &str, path: &Path) -> Result<(), OutputE
     let curves = curves(lines);
     let points = || curves.iter().flat_map(|curve| &curve.points);
     if curves.first().is_none_or(|curve| curve.points.len() < 2) {
-        return Err(crate::output::unfit("a run in which the loss was read at least twice", "fewer"));
+        let found = curves.first().map_or(0, |curve| curve.points.len());
+        return Err(crate::output::unfit(
+            "a run in which a loss above 0 was read at least twice",
+            format!("{found} of them"),
+        ));
     }
     let range = |pick: fn(&(f64, f64)) -> f64| {
         points().map(pick).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)))

@@ -5,12 +5,12 @@
 //! `tensorflow/core/util/event.proto` and `tensorflow/core/framework/summary.proto`.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use prost::Message;
 
+use super::records::Records;
 use super::{LogError, Scalars, seconds};
 use crate::output::Grid;
 
@@ -80,8 +80,7 @@ struct Image {
 /// An event file that is being written.
 #[derive(Debug)]
 pub struct EventFile {
-    file: File,
-    path: PathBuf,
+    records: Records,
 }
 
 impl EventFile {
@@ -106,7 +105,7 @@ impl EventFile {
                 Err(error) => return Err(io_error(&path)(error)),
             }
         };
-        let mut events = Self { file, path };
+        let mut events = Self { records: Records::new(file, path)? };
         events.write(0, What::FileVersion("brain.Event:2".to_owned()), now)?;
         // at step 0 too: a run that was killed before its first checkpoint leaves events that are undone
         events.write(step + 1, What::SessionLog(SessionLog { status: 1 }), now)?;
@@ -115,7 +114,7 @@ impl EventFile {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.records.path()
     }
 
     /// Writes one event with all scalars.
@@ -143,7 +142,7 @@ impl EventFile {
     /// [`LogError::Io`]
     pub fn image(&mut self, step: u64, tag: &str, grid: &Grid, now: SystemTime) -> Result<(), LogError> {
         let encoded_image_string =
-            grid.to_png().map_err(|source| LogError::Io { path: self.path.clone(), source })?;
+            grid.to_png().map_err(|source| LogError::Io { path: self.path().to_owned(), source })?;
         let image = Image {
             height: grid.height as i32,
             width: grid.width as i32,
@@ -155,15 +154,12 @@ impl EventFile {
     }
 
     pub(super) fn sync(&self) -> Result<(), LogError> {
-        self.file.sync_data().map_err(|source| LogError::Io { path: self.path.clone(), source })
+        self.records.sync()
     }
 
     fn write(&mut self, step: u64, what: What, now: SystemTime) -> Result<(), LogError> {
         let event = Event { wall_time: seconds(now), step: step as i64, what: Some(what) };
-        // one write, so that TensorBoard, which reads along, sees whole records
-        self.file
-            .write_all(&record(&event.encode_to_vec()))
-            .map_err(|source| LogError::Io { path: self.path.clone(), source })
+        self.records.add(&record(&event.encode_to_vec()))
     }
 }
 
@@ -209,7 +205,8 @@ mod tests {
     fn every_session_has_a_file_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
-        let paths = [0, 10, 10].map(|step| EventFile::create(folder.path(), step, now).unwrap().path);
+        let paths =
+            [0, 10, 10].map(|step| EventFile::create(folder.path(), step, now).unwrap().path().to_owned());
         assert!(paths.is_sorted() && paths[1] != paths[2]);
     }
 }

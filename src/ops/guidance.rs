@@ -329,7 +329,7 @@ mod tests {
         let mut graph = Graph::new();
         let input = graph.input("outputs", TensorType::f32(shape));
         let y = classifier_free(&mut graph, input, shape[3], scale, rescale).unwrap();
-        let mut executor = CpuExecutor::new(&graph, &[y], Twin::Fast);
+        let mut executor = CpuExecutor::new(&graph, &[y], Twin::Fast).unwrap();
         executor.write(input, outputs).unwrap();
         executor.run();
         executor.read(y).unwrap()

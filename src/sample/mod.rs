@@ -22,6 +22,7 @@ use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::memory::{self, TooLarge};
 use crate::model::{ModelError, Precision, UNetInputs, WeightsError, from_tensors};
 use crate::ops::philox::{Stream, normals};
 use crate::output::OutputError;
@@ -64,6 +65,9 @@ pub enum SampleError {
         /// Which result.
         what: String,
     },
+    /// The host has no memory for the images.
+    #[error("{0}; draw fewer images at a time")]
+    Memory(#[from] TooLarge),
 }
 
 /// Most numbers that the images of one call may hold: 8 GiB of them.
@@ -139,6 +143,18 @@ impl SampleRequest {
     pub fn check(&self, pipeline: &Pipeline) -> Result<(), SampleError> {
         let [height, width] = pipeline.unet.image_size()?;
         check(pipeline, self, [height, width, pipeline.unet.image_channels()])
+    }
+
+    /// Refuses more images than the host has memory for, with as many `frames` of each.
+    ///
+    /// # Errors
+    /// [`SampleError::Memory`]
+    pub fn check_memory(pipeline: &Pipeline, num_images: usize, frames: usize) -> Result<(), SampleError> {
+        let [height, width] = pipeline.unet.image_size()?;
+        // The images, a copy in another order, and the frames.
+        let image = [4, 2 + frames, height, width, pipeline.unet.image_channels()];
+        let bytes = image.iter().fold(num_images, |bytes, &factor| bytes.saturating_mul(factor));
+        Ok(memory::check(bytes, || format!("{num_images} images of {width}x{height}"))?)
     }
 
     /// The model, prepared to draw these images; for other steps of the same sampler, too.
@@ -271,6 +287,7 @@ fn init_noise(seed: u64, first: usize, count: usize, elements: usize) -> Vec<f32
 
 fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Result<(), SampleError> {
     let fault = |text: String| Err(SampleError::Request(text));
+    SampleRequest::check_memory(pipeline, request.num_images, request.frames)?;
     if request.num_images == 0 || request.batch_size == 0 {
         return fault("the number of images and the batch size must be at least 1".to_owned());
     }

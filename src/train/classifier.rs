@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::quartiles::mean_by_quartile;
-use super::run::{Saved, Training, check_resume, checkpoint_to_resume, go_on};
+use super::run::{Saved, Training, changes, check_resume, checkpoint_to_resume, go_on};
 use super::{Event, Outcome, Run, TimestepSampling, TrainError, TrainingGraph, timestep_sampler};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};
@@ -119,6 +119,7 @@ async fn train_on(
 ) -> Result<Outcome, TrainError> {
     run.options.check()?;
     run.check_images()?;
+    run.check_host_memory()?;
     if !run.resume {
         run.dataset.check()?;
     }
@@ -133,7 +134,8 @@ async fn train_on(
     let mut resume = None;
     if let Some(folder) = checkpoint_to_resume(run)? {
         let (classifier, state) = (Classifier::load(&folder)?, TrainingState::load(&folder)?);
-        check_resume(run, classifier.config == config && classifier.scheduler == run.scheduler, &state)?;
+        let of_schedule = changes(&classifier.scheduler, &run.scheduler);
+        check_resume(run, &[changes(&classifier.config, &config), of_schedule].concat(), &state)?;
         resume = Some((classifier, state, folder));
     }
     let mut graph = Graph::new();

@@ -31,7 +31,7 @@ use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
 use crate::graph::GraphError;
-use crate::log::LogError;
+use crate::memory::TooLarge;
 use crate::model::{ModelError, WeightsError};
 use crate::output::OutputError;
 use crate::sample::SampleError;
@@ -56,8 +56,8 @@ pub enum TrainError {
     },
     /// The gradients are not numbers any more.
     #[error(
-        "step {step} gives numbers that are not finite, first in {place}; checkpoints up to step {last_checkpoint} are kept; \
-         try a smaller --learning-rate"
+        "step {step} gives numbers that are not finite, first in {place}; {}; {advice}",
+        kept(.last_checkpoint)
     )]
     NotFinite {
         /// The first such step.
@@ -66,11 +66,14 @@ pub enum TrainError {
         place: String,
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
+        /// What to do.
+        advice: &'static str,
     },
     /// The loss is far above what it was.
     #[error(
         "the loss has exploded: it is {loss} at step {step} and was about {mean:.4} before; the largest activation is {place}; \
-         checkpoints up to step {last_checkpoint} are kept; try a smaller --learning-rate"
+         {}; {STEADIER}",
+        kept(.last_checkpoint)
     )]
     Exploded {
         /// The step.
@@ -86,8 +89,9 @@ pub enum TrainError {
     },
     /// Every step overflows in 16 bits.
     #[error(
-        "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}, first in {place}; checkpoints up \
-         to step {last_checkpoint} are kept; try a smaller --learning-rate, or --precision f32"
+        "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}, first in {place}; {}; \
+         --precision f32 has a larger range; if it overflows there too, {STEADIER}",
+        kept(.last_checkpoint)
     )]
     LossScale {
         /// The step.
@@ -99,33 +103,31 @@ pub enum TrainError {
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
     },
+    /// A step takes more memory than the device has or allows.
+    #[error("{error}; {}", fits(*.largest))]
+    DoesNotFit {
+        /// What it exceeds.
+        error: Box<TrainError>,
+        /// The most images at once that fit.
+        largest: usize,
+    },
+    /// The host has no memory for the images.
+    #[error("{0}; choose a smaller --batch-size")]
+    Memory(#[from] TooLarge),
+    /// The run ended for a reason beside the training, or on a device that is gone.
+    #[error("{error}; {}", what_is_left(.checkpoint.as_deref()))]
+    Halted {
+        /// Why.
+        error: Box<TrainError>,
+        /// The last checkpoint.
+        checkpoint: Option<PathBuf>,
+    },
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// An image cannot be read, and the run has saved and stopped.
-    #[error(
-        "{source}; step {step} is saved in {}, and --resume goes on from there, also when the image is gone or left out",
-        checkpoint.display()
-    )]
-    BadImage {
-        /// What is wrong.
-        source: DataError,
-        /// Steps done.
-        step: u64,
-        /// The last checkpoint.
-        checkpoint: PathBuf,
-    },
     /// The device cannot go on.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The device was lost during a run.
-    #[error("{error}; {}", what_is_left(.checkpoint.as_deref()))]
-    Lost {
-        /// What was running, and the driver's words.
-        error: DeviceError,
-        /// The newest checkpoint of the run, from before.
-        checkpoint: Option<PathBuf>,
-    },
     /// The noise schedule makes no sense.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -144,12 +146,28 @@ pub enum TrainError {
     /// Samples cannot be drawn.
     #[error(transparent)]
     Sample(#[from] SampleError),
-    /// A log cannot be written.
-    #[error(transparent)]
-    Log(#[from] LogError),
     /// A picture cannot be written.
     #[error(transparent)]
     Output(#[from] OutputError),
+}
+
+/// What makes steps smaller or less different from each other, whatever it was that made them too large.
+const STEADIER: &str = "settings that make steps smaller may help, such as --learning-rate, --warmup-steps, --weight-decay and \
+                        --max-grad-norm";
+
+fn kept(last_checkpoint: &u64) -> String {
+    match last_checkpoint {
+        0 => "no checkpoint was written".to_owned(),
+        step => format!("checkpoints up to step {step} are kept"),
+    }
+}
+
+fn fits(largest: usize) -> String {
+    match largest {
+        0 => "not even one image at a time fits: choose a smaller model, smaller images or --checkpointing"
+            .to_owned(),
+        most => format!("{most} images at once fit, as --batch-size or --micro-batch-size"),
+    }
 }
 
 /// What a run that cannot go on has left, in words.
@@ -161,15 +179,45 @@ fn what_is_left(checkpoint: Option<&Path>) -> String {
 }
 
 impl TrainError {
-    /// Adds to the error of a lost device what the run in the folder `output` has left.
+    /// Adds to the error of a device that was lost before the first step what the run in the folder `output` has left.
     fn of_run(self, output: &Path) -> Self {
         match self {
-            Self::Device(error @ DeviceError::Lost { .. })
-            | Self::Sample(SampleError::Device(error @ DeviceError::Lost { .. })) => {
+            Self::Device(DeviceError::Lost { .. }) => {
                 // What cannot be read now is not promised.
-                Self::Lost { error, checkpoint: checkpoint::newest(output).ok().flatten() }
+                Self::Halted { error: Box::new(self), checkpoint: checkpoint::newest(output).ok().flatten() }
             }
             other => other,
         }
+    }
+
+    /// Adds what the run has left to what does not speak of its checkpoints itself; `checkpoint` is the last one.
+    fn halted(self, checkpoint: Option<PathBuf>) -> Self {
+        match self {
+            Self::NotFinite { .. } | Self::Exploded { .. } | Self::LossScale { .. } => self,
+            error => Self::Halted { error: Box::new(error), checkpoint },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_promised_only_where_there_is_one() {
+        let said = |checkpoint: Option<&str>| {
+            let error = TrainError::Options("the disk is full".to_owned());
+            error.halted(checkpoint.map(PathBuf::from)).to_string()
+        };
+        assert_eq!(said(None), "the disk is full; there was no checkpoint yet");
+        assert!(
+            said(Some("run/checkpoint-000020")).contains("checkpoint-000020 is whole, and --resume goes on")
+        );
+        let exploded = |last_checkpoint| {
+            let place = "2e9 in conv_in".to_owned();
+            TrainError::Exploded { step: 7, loss: 1e9, mean: 1.0, place, last_checkpoint }.to_string()
+        };
+        assert!(exploded(0).contains("no checkpoint was written"));
+        assert!(exploded(5).contains("checkpoints up to step 5 are kept"));
     }
 }

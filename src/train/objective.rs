@@ -99,10 +99,14 @@ pub(super) fn check(options: &TrainOptions, scheduler: &SchedulerConfig) -> Resu
                  one of them",
             );
         }
-        if scheduler.rescale_betas_zero_snr || scheduler.num_train_timesteps < 2 {
+        if scheduler.rescale_betas_zero_snr {
             return fault(
-                "--beta-schedule learned needs two ends with some of the image left; leave --rescale-betas-zero-snr out, and \
-                 take at least 2 timesteps",
+                "--beta-schedule learned needs two ends with some of the image left; leave --rescale-betas-zero-snr out",
+            );
+        }
+        if scheduler.num_train_timesteps < 2 {
+            return fault(
+                "--beta-schedule learned learns what lies between two ends; take at least 2 timesteps",
             );
         }
     }

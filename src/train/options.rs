@@ -216,6 +216,15 @@ impl TrainOptions {
                 return fault(format!("{flag} is {value}; it must be at least 0"));
             }
         }
+        // Each step leaves a weight the share 1 - rate * decay of itself: below -1 it grows, whatever the gradients say.
+        let shrinks_by = self.learning_rate * f64::from(self.weight_decay);
+        if self.optimizer == OptimizerKind::AdamW && shrinks_by > 1.0 {
+            return fault(format!(
+                "--weight-decay is {} and --learning-rate {}; their product, the share of itself that a weight loses in a \
+                 step, is {shrinks_by:.1e}; it must be at most 1",
+                self.weight_decay, self.learning_rate
+            ));
+        }
         Ok(())
     }
 
@@ -346,6 +355,19 @@ mod tests {
                 assert!((decay - expected).abs() < 1e-12, "{step}: {decay}, expected {expected}");
             }
         }
+    }
+
+    #[test]
+    fn a_weight_decay_that_is_larger_than_the_weights_is_refused() {
+        let check = |weight_decay, optimizer| {
+            let options =
+                TrainOptions { weight_decay, optimizer, learning_rate: 1e-3, ..TrainOptions::default() };
+            options.check().err().map(|error| error.to_string())
+        };
+        assert_eq!(check(1000.0, OptimizerKind::AdamW), None);
+        assert_eq!(check(1e9, OptimizerKind::Adam), None);
+        let error = check(1e9, OptimizerKind::AdamW).unwrap_or_default();
+        assert!(error.contains("--weight-decay is 1000000000") && error.contains("1.0e6"), "{error}");
     }
 
     #[test]

@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use serde::Serialize;
+use serde_json::Value;
+
 use super::sample_grid::{self, SAMPLES_FOLDER};
 use super::soundness::Soundness;
-use super::{CheckpointEvery, TrainError, TrainOptions, Trainer};
+use super::{CheckpointEvery, LargestBatch, TrainError, TrainOptions, Trainer, largest_batch};
 use crate::checkpoint::{self, CheckpointError, TrainingState};
-use crate::data::{Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
-use crate::device::{Device, Executor};
+use crate::data::{BATCHES_AT_ONCE, Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
+use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::log::{Log, Scalars};
+use crate::memory;
 use crate::model::UNetConfig;
 use crate::ops::loss_scale::LossScale;
 use crate::output::{Grid, remove_leftovers, write_text};
@@ -66,6 +70,8 @@ pub enum Event {
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
+    /// Something beside the training went wrong, in words; it goes on.
+    Warning(String),
     /// A sample grid was written.
     Samples {
         /// The file.
@@ -111,7 +117,8 @@ const LOSS_EVERY: u64 = 10;
 /// Trains until `run.options.steps` steps are done or `stop` becomes true, and saves.
 ///
 /// # Errors
-/// [`TrainError`]; checkpoints written before stay whole.
+/// [`TrainError`]; checkpoints written before stay whole, and where the cause is beside the training, such as an image that
+/// cannot be read, the steps that are done are saved first.
 pub async fn train(
     run: &Run,
     stop: &AtomicBool,
@@ -127,6 +134,7 @@ async fn train_on(
 ) -> Result<Outcome, TrainError> {
     run.options.check()?;
     check_fit(run)?;
+    run.check_host_memory()?;
     let mut saved = None;
     let mut resume = None;
     if let Some(folder) = checkpoint_to_resume(run)? {
@@ -137,14 +145,33 @@ async fn train_on(
             // The betas are what has been learned; its ends are compared.
             scheduler.trained_betas = None;
         }
-        check_resume(run, pipeline.unet == run.config && scheduler == run.scheduler, &state)?;
+        let of_schedule = changes(&scheduler, &run.scheduler);
+        check_resume(run, &[changes(&pipeline.unet, &run.config), of_schedule].concat(), &state)?;
         saved = Some(Saved { step: state.step, folder });
         resume = Some((pipeline, state));
     }
-    let mut trainer =
-        Trainer::new(&run.device, run.config.clone(), run.scheduler.clone(), run.options.clone(), resume)
-            .await?;
+    let (config, scheduler) = (run.config.clone(), run.scheduler.clone());
+    let trainer = Trainer::new(&run.device, config, scheduler, run.options.clone(), resume).await;
+    let mut trainer = trainer.map_err(|error| with_largest_batch(run, error))?;
     go_on(run, &mut trainer, saved, stop, report).await
+}
+
+/// The error of a plan that is too large for the device, with the largest batch that is not.
+fn with_largest_batch(run: &Run, error: TrainError) -> TrainError {
+    let is_of_size = matches!(
+        error,
+        TrainError::Device(
+            DeviceError::HostMemory(_)
+                | DeviceError::OutOfMemory { .. }
+                | DeviceError::BindingTooLarge { .. }
+        )
+    );
+    match is_of_size.then(|| largest_batch(run, run.device.free_memory())) {
+        Some(Ok(LargestBatch { batch_size, .. })) => {
+            TrainError::DoesNotFit { error: Box::new(error), largest: batch_size }
+        }
+        _ => error,
+    }
 }
 
 /// What [`go_on`] trains: a denoiser or a classifier.
@@ -253,11 +280,36 @@ pub(super) fn checkpoint_to_resume(run: &Run) -> Result<Option<PathBuf>, TrainEr
     }
 }
 
+/// A run on its way.
+struct Course<'a, T> {
+    run: &'a Run,
+    trainer: &'a mut T,
+    dataset: Fingerprint,
+    log: Log,
+    soundness: Soundness,
+    saved: Option<Saved>,
+    report: &'a mut (dyn FnMut(Event) + Send),
+}
+
+/// Why a run ends before its last step.
+enum Halt {
+    /// What is trained may be of no use any more.
+    Inside(TrainError),
+    /// The steps that are done are as good as any.
+    Beside(TrainError),
+}
+
+impl<E: Into<TrainError>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Inside(error.into())
+    }
+}
+
 /// Trains to the last step, or until `stop` becomes true, and saves.
 pub(super) async fn go_on(
     run: &Run,
     trainer: &mut impl Training,
-    mut saved: Option<Saved>,
+    saved: Option<Saved>,
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
@@ -268,91 +320,141 @@ pub(super) async fn go_on(
     if let Some(settings) = &run.settings {
         write_text(&run.output.join(SETTINGS_FILE), settings)?;
     }
-    let mut dataset = Fingerprint::of(run.dataset.as_ref())?;
-    let mut log = Log::open(&run.output, trainer.done())?;
-    report(Event::Started { step: trainer.done(), bytes: trainer.bytes() });
-    let mut loader = run.loader(trainer.done())?;
-
-    let mut soundness = Soundness::default();
-    let mut since = (Instant::now(), trainer.done());
-    let mut saved_at = Instant::now();
-    while trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
-        let batch = match loader.next() {
-            Ok(batch) => batch,
-            Err(error) => {
-                if let Some(image) = loader.failed_image() {
-                    dataset.mark_bad(run.dataset.as_ref(), image);
-                }
-                if trainer.done() == 0 {
-                    return Err(error.into());
-                }
-                let checkpoint = match saved {
-                    // that one does not know of the bad image yet
-                    Some(saved) if saved.step == trainer.done() => {
-                        checkpoint::record_dataset(&saved.folder, &dataset)?;
-                        saved.folder
-                    }
-                    saved => {
-                        soundness.check(run, trainer, saved.as_ref()).await?;
-                        log.sync()?;
-                        save(run, trainer, &dataset, report).await?.folder
-                    }
-                };
-                return Err(TrainError::BadImage { source: error, step: trainer.done(), checkpoint });
-            }
-        };
-        trainer.step(&batch)?;
-        trainer.observe().await?;
-        let done = trainer.done();
-        let is_last = done == run.options.steps;
-        let checkpoint_is_due = run.checkpoint_every.is_due(done, saved_at.elapsed()) || is_last;
-        let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
-        if soundness.is_unknown() {
-            soundness.check(run, trainer, saved.as_ref()).await?;
-        }
-        if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
-            let (loss, loss_scale) = soundness.check(run, trainer, saved.as_ref()).await?;
-            let images = (done - since.1) as f64 * run.options.batch_size as f64;
-            let images_per_second = images / since.0.elapsed().as_secs_f64();
-            let scalars = Scalars {
-                step: done,
-                loss,
-                loss_quartiles: Some(trainer.loss_quartiles().await?),
-                gradient_norm: Some(trainer.gradient_norm().await?),
-                learning_rate: run.options.learning_rate_at(done - 1),
-                images_per_second,
-            };
-            log.scalars(&scalars)?;
-            report(Event::Progress { scalars, loss_scale });
-            since = (Instant::now(), done);
-        }
-        // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is saved all
-        // the same.
-        let shown = if samples_are_due { trainer.show(run, &mut log, report).await } else { Ok(()) };
-        if checkpoint_is_due && !soundness.is_doubtful() {
-            log.sync()?;
-            saved = Some(save(run, trainer, &dataset, report).await?);
-            saved_at = Instant::now();
-        }
-        shown?;
-        if checkpoint_is_due || samples_are_due {
-            // Sampling and saving are not counted as training time.
-            since = (Instant::now(), done);
-        }
-    }
-    let checkpoint = match saved {
-        Some(saved) if saved.step == trainer.done() => saved.folder,
-        saved => {
-            soundness.check(run, trainer, saved.as_ref()).await?;
-            log.sync()?;
-            save(run, trainer, &dataset, report).await?.folder
+    let dataset = Fingerprint::of(run.dataset.as_ref())?;
+    let log = Log::open(&run.output, trainer.done());
+    let soundness = Soundness::default();
+    let mut course = Course { run, trainer, dataset, log, soundness, saved, report };
+    let outcome = match course.steps(stop).await {
+        Ok(()) => course.save_last().await,
+        Err(Halt::Inside(error)) => Err(error),
+        Err(Halt::Beside(error)) => {
+            // Why the run ends is what is to be reported, also where it cannot be saved.
+            let _ = course.save_last().await;
+            Err(error)
         }
     };
-    Ok(if trainer.done() < run.options.steps {
-        Outcome::Interrupted { checkpoint, step: trainer.done() }
+    course.warn();
+    let checkpoint =
+        outcome.map_err(|error| error.halted(course.saved.as_ref().map(|saved| saved.folder.clone())))?;
+    let step = course.trainer.done();
+    Ok(if step < run.options.steps {
+        Outcome::Interrupted { checkpoint, step }
     } else {
         Outcome::Finished { checkpoint }
     })
+}
+
+impl<T: Training> Course<'_, T> {
+    /// Trains to the last step, or until `stop` becomes true.
+    async fn steps(&mut self, stop: &AtomicBool) -> Result<(), Halt> {
+        let run = self.run;
+        (self.report)(Event::Started { step: self.trainer.done(), bytes: self.trainer.bytes() });
+        self.warn();
+        let mut loader = run.loader(self.trainer.done()).map_err(TrainError::from)?;
+        let mut since = (Instant::now(), self.trainer.done());
+        let mut saved_at = Instant::now();
+        while self.trainer.done() < run.options.steps && !stop.load(Ordering::Relaxed) {
+            let batch = match loader.next() {
+                Ok(batch) => batch,
+                Err(error) => return Err(self.bad_data(error, loader.failed_image())),
+            };
+            self.trainer.step(&batch)?;
+            self.trainer.observe().await?;
+            let done = self.trainer.done();
+            let is_last = done == run.options.steps;
+            let checkpoint_is_due = run.checkpoint_every.is_due(done, saved_at.elapsed()) || is_last;
+            let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
+            if self.soundness.is_unknown() {
+                self.soundness.check(run, self.trainer, self.saved.as_ref()).await?;
+            }
+            if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
+                let (loss, loss_scale) = self.soundness.check(run, self.trainer, self.saved.as_ref()).await?;
+                let images = (done - since.1) as f64 * run.options.batch_size as f64;
+                let images_per_second = images / since.0.elapsed().as_secs_f64();
+                let scalars = Scalars {
+                    step: done,
+                    loss,
+                    loss_quartiles: Some(self.trainer.loss_quartiles().await?),
+                    gradient_norm: Some(self.trainer.gradient_norm().await?),
+                    learning_rate: run.options.learning_rate_at(done - 1),
+                    images_per_second,
+                };
+                self.log.scalars(&scalars);
+                (self.report)(Event::Progress { scalars, loss_scale });
+                since = (Instant::now(), done);
+            }
+            // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is saved all
+            // the same.
+            let shown = if samples_are_due { self.show().await } else { Ok(()) };
+            if checkpoint_is_due && !self.soundness.is_doubtful() {
+                self.save().await?;
+                saved_at = Instant::now();
+            }
+            shown.map_err(Halt::Beside)?;
+            self.warn();
+            if checkpoint_is_due || samples_are_due {
+                // Sampling and saving are not counted as training time.
+                since = (Instant::now(), done);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a run ends whose images cannot be read; the image that is at fault is marked, so that the run may go on without it.
+    fn bad_data(&mut self, error: DataError, image: Option<usize>) -> Halt {
+        if let Some(image) = image {
+            self.dataset.mark_bad(self.run.dataset.as_ref(), image);
+        }
+        let done = self.trainer.done();
+        let recorded = match &self.saved {
+            // A checkpoint of this step does not know of the bad image yet.
+            Some(saved) if saved.step == done => checkpoint::record_dataset(&saved.folder, &self.dataset),
+            _ => Ok(()),
+        };
+        match recorded {
+            Err(error) => Halt::Inside(error.into()),
+            Ok(()) if done == 0 => Halt::Inside(error.into()),
+            Ok(()) => Halt::Beside(error.into()),
+        }
+    }
+
+    /// Reports what the averaged weights can do. Pictures that cannot be written are left out.
+    async fn show(&mut self) -> Result<(), TrainError> {
+        match self.trainer.show(self.run, &mut self.log, self.report).await {
+            Err(error @ (TrainError::Output(_) | TrainError::Checkpoint(_))) => {
+                (self.report)(Event::Warning(format!("no samples of step {}: {error}", self.trainer.done())));
+                Ok(())
+            }
+            shown => shown,
+        }
+    }
+
+    /// Says what went wrong with the logs.
+    fn warn(&mut self) {
+        if let Some(text) = self.log.take_warning() {
+            (self.report)(Event::Warning(text));
+        }
+    }
+
+    async fn save(&mut self) -> Result<PathBuf, TrainError> {
+        self.log.sync();
+        let folder = self.trainer.save(&self.run.output, &self.dataset).await?;
+        (self.report)(Event::Checkpoint(folder.clone()));
+        self.saved = Some(Saved { step: self.trainer.done(), folder: folder.clone() });
+        checkpoint::prune(&self.run.output, self.run.checkpoints_to_keep, &folder)?;
+        Ok(folder)
+    }
+
+    /// Saves the last step, unless it is saved, and gives its folder.
+    async fn save_last(&mut self) -> Result<PathBuf, TrainError> {
+        match &self.saved {
+            Some(saved) if saved.step == self.trainer.done() => Ok(saved.folder.clone()),
+            saved => {
+                self.soundness.check(self.run, self.trainer, saved.as_ref()).await?;
+                self.save().await
+            }
+        }
+    }
 }
 
 impl Run {
@@ -366,6 +468,16 @@ impl Run {
             random_shift: self.options.random_shift,
         };
         Loader::new(self.dataset.clone(), options)
+    }
+
+    /// Refuses batches that the host has no memory for. The device's part is checked where its buffers are made.
+    pub(super) fn check_host_memory(&self) -> Result<(), TrainError> {
+        let images = self.options.batch_size;
+        let elements = self.dataset.image_shape().elements();
+        let bytes = elements.saturating_mul(4 * BATCHES_AT_ONCE).saturating_mul(images);
+        Ok(memory::check(bytes, || {
+            format!("{BATCHES_AT_ONCE} batches of {images} images, which are read ahead of the training,")
+        })?)
     }
 
     /// Refuses images of another shape than the model's.
@@ -406,13 +518,50 @@ pub(super) fn check_fit(run: &Run) -> Result<(), TrainError> {
     }
 }
 
-/// Refuses to go on from a checkpoint of another model or with other settings.
-pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState) -> Result<(), TrainError> {
-    if !is_same_model {
+/// What is other than it was, key by key.
+pub(super) fn changes<T: PartialEq + Serialize>(then: &T, now: &T) -> Vec<String> {
+    if then == now {
+        return Vec::new();
+    }
+    let json = |of: &T| serde_json::to_value(of).unwrap_or_default();
+    let (then, now) = (json(then), json(now));
+    let changed = changed_keys(&then, &now);
+    if changed.is_empty() {
+        vec![format!("it was {}, now it is {}", brief(&then), brief(&now))]
+    } else {
+        changed
+    }
+}
+
+/// What is other in an object than in an earlier one.
+fn changed_keys(then: &Value, now: &Value) -> Vec<String> {
+    let keys = now.as_object().into_iter().flatten();
+    let changed = keys.filter_map(|(key, now)| {
+        let then = then.get(key).unwrap_or(&Value::Null);
+        (then != now).then(|| format!("{key} was {}, now it is {}", brief(then), brief(now)))
+    });
+    changed.collect()
+}
+
+/// A value, or the beginning of a long one.
+fn brief(value: &Value) -> String {
+    const SHOWN: usize = 80;
+    let text = value.to_string();
+    if text.chars().count() <= SHOWN {
+        text
+    } else {
+        text.chars().take(SHOWN).chain(" ...".chars()).collect()
+    }
+}
+
+/// Refuses to go on from a checkpoint of another model, which says what has changed in it, or with other settings.
+pub(super) fn check_resume(run: &Run, of_model: &[String], state: &TrainingState) -> Result<(), TrainError> {
+    if !of_model.is_empty() {
         return Err(TrainError::Options(format!(
-            "the checkpoint in {} is of another model or noise schedule; give the same --model and schedule, or \
+            "the checkpoint in {} is of another model or noise schedule: {}; give the same --model and schedule, or \
              another --output",
-            run.output.display()
+            run.output.display(),
+            of_model.join("; ")
         )));
     }
     if let Some(then) = &state.dataset {
@@ -431,17 +580,11 @@ pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState
         Ok(then) => then.to_json()?,
         Err(_) => state.options.clone(),
     };
-    let settings = now
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| !["steps", "checkpointing"].contains(&key.as_str()));
-    let changed: Vec<String> = settings
-        .filter_map(|(key, now)| {
-            let then = then.get(key).unwrap_or(&serde_json::Value::Null);
-            (then != now).then(|| format!("{key} was {then}, now it is {now}"))
-        })
-        .collect();
+    let mut now = now;
+    if let Some(settings) = now.as_object_mut() {
+        settings.retain(|key, _| !["steps", "checkpointing"].contains(&key.as_str()));
+    }
+    let changed = changed_keys(&then, &now);
     if !changed.is_empty() {
         return Err(TrainError::Options(format!(
             "the run in {} was started with other settings; give the same ones to go on exactly: {}",
@@ -457,16 +600,4 @@ pub(super) fn check_resume(run: &Run, is_same_model: bool, state: &TrainingState
         )));
     }
     Ok(())
-}
-
-async fn save(
-    run: &Run,
-    trainer: &mut impl Training,
-    dataset: &Fingerprint,
-    report: &mut (dyn FnMut(Event) + Send),
-) -> Result<Saved, TrainError> {
-    let folder = trainer.save(&run.output, dataset).await?;
-    report(Event::Checkpoint(folder.clone()));
-    checkpoint::prune(&run.output, run.checkpoints_to_keep, &folder)?;
-    Ok(Saved { step: trainer.done(), folder })
 }

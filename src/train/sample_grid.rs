@@ -63,7 +63,7 @@ pub(super) async fn draw(
     let name = format!("step-{:06}.png", trainer.done());
     let path = folder.join(&name);
     grid.write_png(&path)?;
-    log.samples(trainer.done(), &grid, &Path::new(SAMPLES_FOLDER).join(name))?;
+    log.samples(trainer.done(), &grid, &Path::new(SAMPLES_FOLDER).join(name));
     report(Event::Samples { path, grid });
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use super::micro_batches::first_of_optimizer;
 use super::run::{Saved, Training};
-use super::{Run, TrainError, TrainOptions};
+use super::{Run, STEADIER, TrainError, TrainOptions};
 use crate::data::Batch;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{DType, Phase, PlannedNode};
@@ -80,7 +80,7 @@ impl Soundness {
         if let Some(LossScale { scale, .. }) = scale
             && scale < SMALLEST_LOSS_SCALE
         {
-            let place = locate(run, trainer, step).await?;
+            let place = locate(run, trainer, step).await?.text;
             return Err(TrainError::LossScale { step, scale, place, last_checkpoint });
         }
         let skipped = trainer.skipped_steps().await?;
@@ -88,7 +88,12 @@ impl Soundness {
             // All steps since the first that went wrong were skipped, so the weights are those that it had.
             let step = step + 1 - skipped.max(1);
             let place = locate(run, trainer, step).await?;
-            return Err(TrainError::NotFinite { step, place, last_checkpoint });
+            return Err(TrainError::NotFinite {
+                step,
+                place: place.text,
+                last_checkpoint,
+                advice: place.advice,
+            });
         }
         if step > last_checkpoint && loss.is_finite() {
             let level = self.level.get_or_insert(Level::new(loss.into()));
@@ -104,12 +109,20 @@ impl Soundness {
     }
 }
 
+/// Where numbers that are not finite first appear.
+struct BadPlace {
+    text: String,
+    /// What to do.
+    advice: &'static str,
+}
+
 /// Where numbers that are not finite first appear when a step is done again.
-async fn locate(run: &Run, trainer: &mut impl Training, step: u64) -> Result<String, TrainError> {
+async fn locate(run: &Run, trainer: &mut impl Training, step: u64) -> Result<BadPlace, TrainError> {
     let batch = run.loader(step - 1)?.next()?;
     let place = bad_place(&run.options, trainer, step, &batch).await?;
     // where what is drawn depends on losses, the same step may be drawn otherwise the second time
-    Ok(place.unwrap_or_else(|| "a place that was not found when the step was done again".to_owned()))
+    let unknown = || "a place that was not found when the step was done again".to_owned();
+    Ok(place.unwrap_or_else(|| BadPlace { text: unknown(), advice: STEADIER }))
 }
 
 /// The first of them in the order in which a step reads and computes: a parameter, an image, or the result of a node.
@@ -118,18 +131,19 @@ async fn bad_place(
     trainer: &mut impl Training,
     step: u64,
     batch: &Batch,
-) -> Result<Option<String>, TrainError> {
+) -> Result<Option<BadPlace>, TrainError> {
+    let found = |text: String| Ok(Some(BadPlace { text, advice: STEADIER }));
     if let Some(parameter) = trainer.bad_parameter().await? {
-        return Ok(Some(parameter));
+        return found(parameter);
     }
-    if let Some(image) = bad_image(&batch.images, options.batch_size) {
-        return Ok(Some(image));
+    if let Some(text) = bad_image(&batch.images, options.batch_size) {
+        return Ok(Some(BadPlace { text, advice: "remove that image, or mend it" }));
     }
     for micro_batch in options.micro_batches().enumerate() {
         let executor = trainer.replay(step, batch, micro_batch)?;
         for node in 0..first_of_optimizer(executor) {
             if !run_node(executor, node).await?.is_finite() {
-                return Ok(Some(name(executor, node)));
+                return found(name(executor, node));
             }
         }
     }
@@ -229,7 +243,7 @@ mod tests {
     }
 
     fn find(trainer: &mut Trainer, step: u64, batch: &Batch) -> Option<String> {
-        block_on(bad_place(&options(1.0), trainer, step, batch)).unwrap()
+        block_on(bad_place(&options(1.0), trainer, step, batch)).unwrap().map(|place| place.text)
     }
 
     #[test]

@@ -171,7 +171,8 @@ impl Trainer {
             && augmentation > schedule.num_train_timesteps()
         {
             return Err(TrainError::Options(format!(
-                "--noise-augmentation is {augmentation}; the process has {} steps of noise",
+                "--noise-augmentation is {augmentation}, 200 where it is not given; the process has {} steps of noise: give at \
+                 most so many",
                 schedule.num_train_timesteps()
             )));
         }

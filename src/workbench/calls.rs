@@ -56,9 +56,10 @@ pub async fn model_calls(
     extent: Extent,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<ModelCall>, WorkbenchError> {
-    let batch = random_batch(config, options.batch_size)?;
+    let batch_size = options.batch_size;
     let mut trainer =
         Trainer::new(&Device::Cpu, config.clone(), SchedulerConfig::default(), options, None).await?;
+    let batch = random_batch(config, batch_size)?;
     let kind = |node: &PlannedNode| format!("{:?} {:?} {:?}", node.node.op, node.inputs, node.outputs);
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut largest: BTreeMap<&str, ((usize, usize), String)> = BTreeMap::new();

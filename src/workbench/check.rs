@@ -166,7 +166,7 @@ pub(super) async fn check_against(
     let setup = Guarded::new(case)?;
     let data: Vec<Vec<f32>> = (0..).zip(&case.inputs).map(|(index, fill)| fill.data(index)).collect();
 
-    let mut reference = Executor::Cpu(CpuExecutor::new(&setup.graph, &[], twin));
+    let mut reference = Executor::Cpu(CpuExecutor::new(&setup.graph, &[], twin)?);
     let margin = Margin { tail: 4 * GUARD, surplus_workgroups: true };
     let mut executor = device.prepare_variant(&setup.graph, variant, margin).await?;
     executor.poison();

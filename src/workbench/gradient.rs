@@ -44,7 +44,7 @@ pub fn check_gradient(case: &Case) -> Result<Option<f64>, WorkbenchError> {
 
     let factors = Fill::normal(graph.ty(y).shape.clone()).data(1000);
     let data: Vec<Vec<f32>> = (0..).zip(&case.inputs).map(|(index, fill)| fill.data(index)).collect();
-    let mut executor = CpuExecutor::new(&graph, &[&[y], d_inputs.as_slice()].concat(), Twin::Reference);
+    let mut executor = CpuExecutor::new(&graph, &[&[y], d_inputs.as_slice()].concat(), Twin::Reference)?;
     for (&id, data) in inputs.iter().zip(&data) {
         executor.write(id, data)?;
     }
@@ -91,7 +91,7 @@ fn single_call(case: &Case, data: &[Vec<f32>]) -> Result<SingleCall, WorkbenchEr
     let types: Vec<TensorType> = case.input_types();
     let inputs: Vec<ValueId> = types.into_iter().map(|ty| graph.input("input", ty)).collect();
     let y = graph.apply_dyn(case.op.clone(), &inputs)?[0];
-    let executor = CpuExecutor::new(&graph, &[y], Twin::Reference);
+    let executor = CpuExecutor::new(&graph, &[y], Twin::Reference)?;
     Ok(SingleCall { executor, inputs, data: data.to_vec(), y })
 }
 

@@ -49,20 +49,12 @@ fn options_of_training_that_make_no_sense() {
     let workspace = Workspace::new();
     for (flags, words) in [
         ("--device nonesuch", &["no adapter matches 'nonesuch'", "ddpm-gpu devices", "--device cpu"][..]),
-        ("--steps 0", &["--steps is 0", "at least 1"]),
-        ("--steps 0 --dry-run", &["--steps is 0"]),
-        ("--learning-rate 0", &["--learning-rate", "above 0"]),
-        ("--learning-rate nan", &["--learning-rate", "above 0"]),
-        ("--ema-decay 1", &["--ema-decay", "below 1"]),
-        ("--dropout 1", &["dropout", "below 1"]),
         ("--resume", &["no checkpoint to resume", "leave --resume out"]),
     ] {
         let line = Workspace::train_line("run", "");
         let line = if flags.starts_with("--device") { line.replace("--device cpu", "") } else { line };
         workspace.fails(&format!("{line} {flags}"), 1, words);
     }
-    let line = Workspace::train_line("run", "").replace("--batch-size 4", "--batch-size 0");
-    workspace.fails(&line, 1, &["--batch-size is 0"]);
 }
 
 #[test]
@@ -153,7 +145,7 @@ fn outputs_of_training_that_are_in_the_way() {
     workspace.fails(
         &again("--steps 2 --resume --beta-schedule cosine"),
         1,
-        &["another model or noise schedule"],
+        &["another model or noise schedule: beta_schedule was \"linear\", now it is", "give the same"],
     );
     workspace.write("in-the-way", "a file where a folder should be");
     for output in ["in-the-way", "in-the-way/run"] {

@@ -34,7 +34,7 @@ fn a_bad_image_saves_the_run_and_what_the_message_names_is_allowed() {
         let line = format!("{TRAIN} --steps 12 --seed 1 --output {output}");
         let said = workspace.run(&line);
         assert_eq!(said.code, Some(1), "{}", said.stderr);
-        for word in ["zz.png", "at most 257 MiB", "is saved in", "--resume"] {
+        for word in ["zz.png", "at most 257 MiB", "is whole", "--resume"] {
             assert!(said.stderr.contains(word), "{word} is not in {}", said.stderr);
         }
         let again = workspace.run(&format!("{line} --resume"));

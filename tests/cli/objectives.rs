@@ -75,14 +75,10 @@ fn options_that_do_not_go_together_are_refused_in_a_sentence() {
         ("--loss-type l1 --loss-weighting p2", &["--loss-weighting", "--loss-type mse"]),
         ("--loss-type huber --loss-weighting min-snr", &["--loss-weighting", "--loss-type mse"]),
         ("--huber-delta 0.1", &["--huber-delta belongs to --loss-type huber"]),
-        ("--loss-type huber --huber-delta 0", &["--huber-delta is 0", "above 0"]),
         ("--min-snr-gamma 5", &["--min-snr-gamma belongs to --loss-weighting min-snr"]),
         ("--loss-weighting p2 --min-snr-gamma 5", &["--min-snr-gamma belongs to --loss-weighting min-snr"]),
-        ("--loss-weighting min-snr --min-snr-gamma 0", &["--min-snr-gamma is 0", "above 0"]),
         ("--p2-gamma 1", &["--p2-gamma belongs to --loss-weighting p2"]),
         ("--loss-weighting min-snr --p2-k 1", &["--p2-k belongs to --loss-weighting p2"]),
-        ("--loss-weighting p2 --p2-gamma -1", &["--p2-gamma is -1"]),
-        ("--loss-weighting p2 --p2-k 0", &["--p2-k is 0", "above 0"]),
         (
             "--beta-schedule learned --timestep-sampler importance",
             &["learned", "importance", "use one of them"],
@@ -94,14 +90,13 @@ fn options_that_do_not_go_together_are_refused_in_a_sentence() {
         ),
         ("--rescale-betas-zero-snr", &["prediction_type", "epsilon", "v_prediction or sample"]),
         (
-            "--loss-weighting p2 --p2-gamma 1e30",
+            "--loss-weighting p2 --p2-gamma 10 --p2-k 1e9",
             &["loss weighting", "no error of the network counts", "gamma"],
         ),
         ("--trained-betas betas.json", &["beta 1.5 at timestep 1"]),
         ("--trained-betas no-betas.json", &["no-betas.json", "list of numbers"]),
         ("--trained-betas nowhere.json", &["nowhere.json", "cannot be read"]),
     ] {
-        let flags = flags.replace(" -1", "=-1");
         for dry_run in ["", "--dry-run"] {
             workspace.fails(
                 &format!("{} --steps 1 {flags} {dry_run}", Workspace::train_line("run", "")),

@@ -170,6 +170,15 @@ pub(crate) fn assert_same(left: &Files, right: &Files) {
     }
 }
 
+/// A PNG file of 8 x 8 pixels of one grey.
+pub(crate) fn png(grey: u8) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 8, 8);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.write_header().unwrap().write_image_data(&[grey; 64]).unwrap();
+    file
+}
+
 /// What --device takes on this machine, without repetition: the CPU executor and Mesa's adapter, where it is present.
 pub(crate) fn devices() -> Vec<&'static str> {
     let adapters = pollster::block_on(ddpm_gpu::device::adapters());

@@ -48,7 +48,7 @@ fn what_cannot_be_written_whole_leaves_nothing() {
         Err(CheckpointError::write(folder)(std::io::ErrorKind::StorageFull.into()))
     };
     let message = save(folder.path(), &state, full).unwrap_err().to_string();
-    assert!(message.contains("checkpoints written before are whole"), "{message}");
+    assert!(message.contains("the disk has room"), "{message}");
     assert_eq!(names(folder.path()), ["checkpoint-000005"]);
 }
 

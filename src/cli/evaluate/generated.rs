@@ -114,6 +114,7 @@ impl GeneratedArgs {
                 guidance.push(Guidance { scale, rescale: guidance_rescale.unwrap_or(0.0), classifier });
             }
         }
+        SampleRequest::check_memory(pipeline, num_images, 0)?;
         let classes = pipeline.unet.classes().or(guide.as_ref().map(|guide| guide.config.num_classes));
         let request = SampleRequest {
             num_images,

@@ -11,14 +11,14 @@ use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::{CheckpointError, Classifier, resolve};
 use ddpm_gpu::data::{self, DataError, Dataset, OpenOptions, Split};
 use ddpm_gpu::evaluate::{EvaluateRequest, OdeOptions};
-use ddpm_gpu::output::check_writable;
+use ddpm_gpu::output::{check_writable, write_text};
 use ddpm_gpu::sampler::TOLERANCES;
 use serde_json::Map;
 
 use generated::{GeneratedArgs, Subject};
 use likelihood::{Nll, parse_nll};
 
-use super::bounds::{MOST, MOST_IMAGES, count_in, finite_in};
+use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in, finite_in};
 use super::checkpoint::AverageArgs;
 use super::dataset::DatasetArgs;
 use super::model::square;
@@ -71,7 +71,7 @@ pub(super) struct Args {
     )]
     ode_tolerance: f64,
     /// Decides all noise, dequantisation and probes
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     seed: u64,
     /// Also write the result as JSON, with the bound's term of every timestep
     #[arg(long, value_name = "FILE.json")]
@@ -175,7 +175,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
     if let Some(path) = &args.output {
         let text = serde_json::to_string_pretty(&output)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
+        write_text(path, &text)?;
         eprintln!("wrote {}", path.display());
     }
     Ok(())

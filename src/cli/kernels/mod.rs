@@ -12,6 +12,7 @@ use ddpm_gpu::model::UNetConfig;
 use ddpm_gpu::train::TrainOptions;
 use ddpm_gpu::workbench::Filter;
 
+use super::bounds::{MOST, count_in};
 use super::model;
 
 /// List, check, time, tune and translate the kernels
@@ -69,8 +70,8 @@ struct ModelArgs {
     #[arg(long, default_value = "unet-s", value_name = "PRESET|FILE")]
     model: String,
     /// Images in a step
-    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    batch_size: u32,
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = count_in(1..=MOST))]
+    batch_size: usize,
 }
 
 impl ModelArgs {
@@ -79,6 +80,6 @@ impl ModelArgs {
     }
 
     fn options(&self) -> TrainOptions {
-        TrainOptions { batch_size: self.batch_size as usize, ..TrainOptions::default() }
+        TrainOptions { batch_size: self.batch_size, ..TrainOptions::default() }
     }
 }

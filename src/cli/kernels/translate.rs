@@ -1,12 +1,13 @@
 //! `ddpm-gpu kernels translate`
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use ddpm_gpu::device::{Target, Translation, translate};
 use ddpm_gpu::ops::{self, Case, Pass, Types};
 use ddpm_gpu::workbench::in_f16;
+
+use crate::cli::terminal;
 
 /// Print what naga makes of a variant for Vulkan, Metal, DX12 or OpenGL, with its overrides resolved
 #[derive(clap::Args)]
@@ -33,16 +34,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Translation::Text(text) => text.into_bytes(),
         Translation::Spirv(words) => words.into_iter().flat_map(u32::to_le_bytes).collect(),
     };
-    let mut stdout = std::io::stdout().lock();
     match &args.output {
         Some(path) => {
             std::fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))?;
             eprintln!("wrote {}", path.display());
         }
-        None if args.to == Target::Spirv && std::io::IsTerminal::is_terminal(&stdout) => {
+        None if args.to == Target::Spirv && std::io::IsTerminal::is_terminal(&std::io::stdout()) => {
             bail!("SPIR-V is no text: give --output FILE, or pipe it into spirv-dis")
         }
-        None => stdout.write_all(&bytes)?,
+        None => terminal::bytes(&bytes),
     }
     Ok(())
 }

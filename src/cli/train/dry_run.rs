@@ -1,6 +1,5 @@
 //! `train --dry-run`
 
-use ddpm_gpu::device::Device;
 use ddpm_gpu::train::{LargestBatch, Run, TrainOptions, Trainer, largest_batch, time_steps};
 
 use crate::cli::table::{duration, mib, time};
@@ -23,18 +22,14 @@ pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
     let with = if other.checkpointing { "with" } else { "without" };
     println!("{with} --checkpointing the total is {}", mib(other_plan.memory().total()));
 
-    // wgpu does not say how much memory an adapter has
-    let free = match device {
-        Device::Cpu => free_memory(),
-        Device::Gpu(_) => None,
-    };
+    let free = device.free_memory();
     let LargestBatch { batch_size, limit } = largest_batch(run, free)?;
     match limit {
         Some(limit) => println!("largest batch: {batch_size} images at once; one more exceeds {limit}"),
         None => println!("largest batch: at least {batch_size} images at once"),
     }
-    if matches!(device, Device::Gpu(_)) {
-        println!("  (as far as the adapter's limits go: how much memory it has, wgpu does not tell)");
+    if free.is_none() {
+        println!("  (as far as the limits of buffers go: how much memory there is, is not known)");
     }
     let at_once = options.micro_batch_size.unwrap_or(options.batch_size);
     if limit.is_some() && batch_size < at_once {
@@ -51,13 +46,4 @@ pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
         duration(seconds * options.steps as f64)
     );
     Ok(())
-}
-
-/// Bytes of memory that are free, where the operating system says so.
-fn free_memory() -> Option<usize> {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let free = system.available_memory();
-    let of_container = system.cgroup_limits().map_or(free, |limits| limits.free_memory);
-    usize::try_from(free.min(of_container)).ok().filter(|&bytes| bytes > 0)
 }

@@ -4,6 +4,7 @@ use anyhow::bail;
 use ddpm_gpu::diffusion::LossWeighting;
 use ddpm_gpu::train::{LossType, Objective, TimestepSampling};
 
+use crate::cli::bounds::{above_up_to, finite_f32_in, finite_in};
 use crate::cli::one_of;
 
 /// What is minimised.
@@ -17,20 +18,20 @@ pub(super) struct ObjectiveArgs {
     #[arg(long, default_value = "mse", value_name = "NAME", value_parser = ["mse", "l1", "huber"])]
     loss_type: String,
     /// Where Huber's loss turns from a parabola into a line; 1 by default
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite_f32_in(above_up_to(0.0, 1e9)))]
     huber_delta: Option<f32>,
     /// How much squared errors count at each noise level: uniform; snr or truncated-snr (Salimans and Ho 2022); min-snr
     /// (Hang et al. 2023); p2 (Choi et al. 2022). Converted to what the network predicts
     #[arg(long, default_value = "uniform", value_name = "NAME", value_parser = ["uniform", "snr", "truncated-snr", "min-snr", "p2"])]
     loss_weighting: String,
     /// The most that an error of the image counts with min-snr; 5 by default
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1e9)))]
     min_snr_gamma: Option<f64>,
     /// How strongly p2 weights small noise down; 1 by default
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite_in(0.0..=10.0))]
     p2_gamma: Option<f64>,
     /// What keeps the weight of p2 finite; 1 by default
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1e9)))]
     p2_k: Option<f64>,
     /// How timesteps are drawn: uniform; importance, by the second moments of the losses (Nichol and Dhariwal 2021), for
     /// which losses are read back in every step; low-discrepancy, evenly spread over the batch (Kingma et al. 2021)

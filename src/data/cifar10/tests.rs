@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
+
 use super::super::tests::{golden, open_path, read_bytes};
 use super::super::{ImageShape, open as open_dataset};
 use super::*;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::executor::Dispatch;
 use super::pace;
 use super::{GpuDevice, Kernel};
+use crate::device::cpu::check_host_memory;
 use crate::device::shader::Usage;
 use crate::device::{DeviceError, Margin};
 use crate::graph::{Graph, Place, Plan, PlannedNode, Storage, TensorType, ValueId};
@@ -28,24 +29,32 @@ pub(in crate::device) fn plan(
     })
 }
 
+fn out_of_memory(device: &GpuDevice, plan: &Plan) -> DeviceError {
+    let sized = |node: &PlannedNode| node.inputs.iter().chain(&node.outputs).map(|ty| ty.bytes()).max();
+    let node = plan.nodes.iter().max_by_key(|node| sized(node));
+    let largest =
+        node.map_or_else(String::new, |node| format!("largest at {} {}", node.node.path, shapes(node)));
+    DeviceError::OutOfMemory { adapter: device.name.clone(), total: plan.memory().total(), largest }
+}
+
+/// Refuses a plan with buffers beyond the adapter's limit; or beyond the host's memory, where that is what the adapter has.
+///
+/// # Errors
+/// [`DeviceError::OutOfMemory`], [`DeviceError::HostMemory`]
+pub(in crate::device) fn check_size(device: &GpuDevice, plan: &Plan) -> Result<(), DeviceError> {
+    if plan.buffers.iter().any(|buffer| buffer.bytes as u64 > device.limits.max_buffer_size) {
+        return Err(out_of_memory(device, plan));
+    }
+    if device.report().is_hardware { Ok(()) } else { check_host_memory(plan) }
+}
+
 /// The buffers of a plan.
 ///
 /// # Errors
-/// [`DeviceError::OutOfMemory`]
+/// As [`check_size`]; [`DeviceError::OutOfMemory`] from the driver.
 pub(super) async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu::Buffer>, DeviceError> {
-    let largest = || {
-        let sized = |node: &PlannedNode| node.inputs.iter().chain(&node.outputs).map(|ty| ty.bytes()).max();
-        let node = plan.nodes.iter().max_by_key(|node| sized(node));
-        node.map_or_else(String::new, |node| format!("largest at {} {}", node.node.path, shapes(node)))
-    };
-    let out_of_memory = || DeviceError::OutOfMemory {
-        adapter: device.name.clone(),
-        total: plan.memory().total(),
-        largest: largest(),
-    };
-    if plan.buffers.iter().any(|buffer| buffer.bytes as u64 > device.limits.max_buffer_size) {
-        return Err(out_of_memory());
-    }
+    check_size(device, plan)?;
+    let out_of_memory = || out_of_memory(device, plan);
     let memory = device.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.device.push_error_scope(wgpu::ErrorFilter::Internal);
     let buffers = plan

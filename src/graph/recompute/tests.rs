@@ -58,7 +58,7 @@ impl Step {
 
     /// Bits of all results.
     fn run(&self) -> Vec<Vec<u32>> {
-        let mut executor = CpuExecutor::new(&self.graph, &self.results, Twin::Fast);
+        let mut executor = CpuExecutor::new(&self.graph, &self.results, Twin::Fast).unwrap();
         executor.poison();
         for (parameter, mut data) in self.graph.parameters().iter().zip(initial_weights(&self.graph, 1)) {
             // Some weights start near zero, which would hide the gradients behind them.

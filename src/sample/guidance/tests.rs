@@ -53,7 +53,7 @@ fn step(step: &Step, x: &[f32], output: &[f32], gradient: &[f32], noise: &[f32],
     let inputs = StepInputs { output: of_network, coefficients, limits };
     reverse_step_injected(&mut graph, state, kept, inputs, z).unwrap();
     shift_mean(&mut graph, state, of_network, slope, factors).unwrap();
-    let mut executor = CpuExecutor::new(&graph, &[state], Twin::Fast);
+    let mut executor = CpuExecutor::new(&graph, &[state], Twin::Fast).unwrap();
     let shift = Shift::Mean { scale: 1.0 }.factors(Some(step));
     let shift: Vec<f32> = shift.into_iter().map(|factor| factor as f32).collect();
     for (id, data) in [

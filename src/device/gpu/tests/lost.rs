@@ -123,7 +123,7 @@ fn training_leaves_the_last_checkpoint_and_one_sentence() {
     let (lost, whole) = (folder.path().join("lost"), folder.path().join("whole"));
     let Some(error) = train_until(&lost, |event| matches!(event, Event::Checkpoint(_))) else { return };
     let message = error.to_string();
-    assert!(matches!(error, TrainError::Lost { .. }), "{error:?}");
+    assert!(matches!(error, TrainError::Halted { .. }), "{error:?}");
     assert!(message.contains("was lost while") && !message.contains('\n'), "{message}");
     assert!(message.contains("checkpoint-000002 is whole, and --resume goes on from it"), "{message}");
     // The run that goes on from there ends as one that was never stopped.
