@@ -130,6 +130,13 @@ impl Fingerprint {
                 } else {
                     format!("the last {missing} of {} are gone", then.each.len())
                 }));
+            } else if let Some(found) = now.each.get(position) {
+                // A bad image is gone if the next good one is here, and repaired if another is.
+                let mut later =
+                    (number + 1..then.each.len()).filter(|later| then.bad.binary_search(later).is_err());
+                if later.next().map(|later| then.each[later]) != Some(*found) {
+                    position += 1;
+                }
             }
         }
         if position < now.each.len() {

@@ -104,7 +104,6 @@ fn what_is_passed_over_is_counted_and_named() {
     assert!(said.contains(expected) && said.contains("no bad files"), "{said}");
     let said = workspace.succeeds(&format!("{TRAIN} --steps 1 --output run")).stderr;
     assert!(said.contains(expected), "{said}");
-    workspace.fails("data .", 1, &["WebDataset", "directly in its subfolders"]);
 }
 
 #[test]
@@ -134,8 +133,9 @@ fn pipes_and_devices_are_refused_at_every_door() {
     std::os::unix::fs::symlink("/dev/zero", workspace.path("zero.png")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", workspace.path("zero.npy")).unwrap();
     let checkpoint = |name: &str, file: &str| {
-        let copied = Command::new("cp").arg("-r").args(["run/checkpoint-000001", name]);
-        let copied = copied.current_dir(workspace.path("")).status().unwrap();
+        let mut copy = Command::new("cp");
+        copy.arg("-r").args(["run/checkpoint-000001", name]).current_dir(workspace.path(""));
+        let copied = copy.status().unwrap();
         assert!(copied.success());
         std::fs::remove_file(workspace.path(&format!("{name}/{file}"))).unwrap();
         assert!(

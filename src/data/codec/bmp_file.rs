@@ -14,7 +14,7 @@ pub(super) const CODEC: Codec =
 const WHOLE: &str = "a whole BMP file";
 
 fn decode(bytes: &[u8]) -> Result<Picture, Damage> {
-    let fail = |error: ImageError| damage(WHOLE, error.to_string());
+    let fail = |error: ImageError| damage(WHOLE, by_image::describe(&error));
     // The file's length, where its header says it; some writers leave it 0.
     let length = bytes.get(2..).and_then(<[u8]>::first_chunk).map_or(0, |&length| u32::from_le_bytes(length));
     if bytes.len() < length as usize {

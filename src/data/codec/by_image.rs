@@ -1,5 +1,7 @@
 //! What the decoders of the crate `image` have in common: limits, orientation, and what a picture is made of.
 
+use std::error::Error;
+
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, Limits};
 
@@ -41,12 +43,13 @@ pub(super) fn decode(
 }
 
 /// What is wrong, without the words around it that name the format again.
-fn describe(error: &ImageError) -> String {
+pub(super) fn describe(error: &ImageError) -> String {
     match error {
         ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             "one that is cut short".to_owned()
         }
         ImageError::Limits(_) => format!("one that takes more than {} MiB to decode", MAX_ALLOC >> 20),
+        ImageError::Decoding(error) => error.source().map_or_else(|| error.to_string(), ToString::to_string),
         other => other.to_string(),
     }
 }

@@ -16,7 +16,7 @@ const WHOLE: &str = "a whole GIF file";
 const TRAILER: u8 = 0x3b;
 
 fn decode(bytes: &[u8]) -> Result<Picture, Damage> {
-    let fail = |error: ImageError| damage(WHOLE, error.to_string());
+    let fail = |error: ImageError| damage(WHOLE, by_image::describe(&error));
     // The decoder fills what is missing of a frame with the background.
     if !is_whole(bytes) {
         return Err(damage(WHOLE, "one that is cut short"));

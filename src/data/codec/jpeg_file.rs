@@ -18,7 +18,7 @@ pub(super) const CODEC: Codec = Codec {
 const WHOLE: &str = "a whole JPEG file";
 
 fn decode(bytes: &[u8]) -> Result<Picture, Damage> {
-    let fail = |error: ImageError| damage(WHOLE, error.to_string());
+    let fail = |error: ImageError| damage(WHOLE, by_image::describe(&error));
     // The decoder paints what is missing in grey; a training set is better off without.
     if !is_whole(bytes) {
         return Err(damage(WHOLE, "one that is cut short"));

@@ -153,7 +153,7 @@ fn check_size(width: u32, height: u32, pixel_bytes: u64, file_bytes: usize) -> R
     if pixels * pixel_bytes > MAX_PICTURE_BYTES {
         return Err(damage(
             format!("a picture that takes at most {} MiB when it is decoded", MAX_PICTURE_BYTES >> 20),
-            format!("{} of {pixel_bytes} bytes each", claim(width, height, file_bytes)),
+            format!("{}, each of {pixel_bytes} bytes", claim(width, height, file_bytes)),
         ));
     }
     Ok(())

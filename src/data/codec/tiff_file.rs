@@ -18,6 +18,6 @@ pub(super) const CODEC: Codec = Codec {
 const WHOLE: &str = "a whole TIFF file";
 
 fn decode(bytes: &[u8]) -> Result<Picture, Damage> {
-    let fail = |error: ImageError| damage(WHOLE, error.to_string());
+    let fail = |error: ImageError| damage(WHOLE, by_image::describe(&error));
     by_image::decode(TiffDecoder::new(Cursor::new(bytes)).map_err(fail)?, bytes.len(), WHOLE)
 }

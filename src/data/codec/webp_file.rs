@@ -18,7 +18,7 @@ pub(super) const CODEC: Codec = Codec {
 const WHOLE: &str = "a whole WebP file";
 
 fn decode(bytes: &[u8]) -> Result<Picture, Damage> {
-    let fail = |error: ImageError| damage(WHOLE, error.to_string());
+    let fail = |error: ImageError| damage(WHOLE, by_image::describe(&error));
     // the length of what follows the first 8 bytes: RIFF
     let length = bytes[4..].first_chunk().map_or(0, |&length| u32::from_le_bytes(length) as usize);
     if bytes.len() - 8 < length {

@@ -91,6 +91,9 @@ fn an_image_that_could_not_be_read_may_be_removed_or_left_out() {
     then.mark_bad(dataset(folder.path(), false).as_ref(), 1);
     assert_eq!(difference(&then, folder.path()), None);
     assert_eq!(difference(&skipped, folder.path()), None);
+    write(folder.path(), "cat/b.png", 5);
+    assert_eq!(difference(&then, folder.path()), None, "repaired");
+    fs::remove_file(&bad).unwrap();
     fs::remove_file(folder.path().join("cat/a.png")).unwrap();
     write(folder.path(), "cat/z.png", 9);
     assert!(difference(&then, folder.path()).unwrap().contains("z.png"));
