@@ -131,8 +131,17 @@ mod tests {
         let mut found = BTreeSet::new();
         for room in ops::ALL {
             let shader = Shader::load(room, DType::F32, Extensions::ALL).unwrap();
-            for (_, ty) in shader.module().0.types.iter() {
-                let TypeInner::CooperativeMatrix { columns, rows, scalar, role } = ty.inner else { continue };
+            let (module, info) = shader.module();
+            let types = module.entry_points.iter().enumerate().flat_map(|(index, entry)| {
+                let info = info.get_entry_point(index);
+                entry
+                    .function
+                    .expressions
+                    .iter()
+                    .map(move |(handle, _)| info[handle].ty.inner_with(&module.types))
+            });
+            for ty in types {
+                let &TypeInner::CooperativeMatrix { columns, rows, scalar, role } = ty else { continue };
                 let size = match role {
                     CooperativeRole::A => [m, k],
                     CooperativeRole::B => [k, n],

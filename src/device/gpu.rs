@@ -304,13 +304,13 @@ impl GpuDevice {
         });
         let (validation, internal) = (validation.pop(), internal.pop());
         if let Some(error) = validation.await.or(internal.await) {
-            return Err(DeviceError::Pipeline {
+            return Err(self.lost(" while it compiled a kernel").unwrap_or_else(|| DeviceError::Pipeline {
                 adapter: self.name.clone(),
                 kernel: name,
                 path: path.to_owned(),
                 shapes: shapes.to_owned(),
                 message: error.to_string(),
-            });
+            }));
         }
         let kernel = Arc::new(Kernel { name, pipeline, layout, bindings });
         lock(&self.kernels).insert(key, kernel.clone());

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::pace::{Pace, end_of_piece};
+use super::pace::{Load, Pace};
 use super::prepare::{Prepare, allocate, plan};
 use super::{GpuDevice, Kernel, timestamps};
 use crate::device::{
@@ -74,6 +74,10 @@ pub(super) struct Dispatch {
 }
 
 impl Dispatch {
+    fn load(&self) -> Load {
+        Load { kernel: Arc::as_ptr(&self.kernel).addr(), work: self.work }
+    }
+
     pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.kernel.pipeline);
         pass.set_bind_group(0, &self.bind_group, &[]);
@@ -161,7 +165,7 @@ impl GpuExecutor {
         let staged = belt.allocate(size, wgpu::BufferSize::MIN);
         encoder.copy_buffer_to_buffer(staged.buffer(), staged.offset(), buffer, offset, size.get());
         let mapped = staged.get_mapped_range_mut();
-        mapped.map_err(|error| self.device.unmapped(DURING, error.to_string()))?.copy_from_slice(bytes);
+        mapped.map_err(|error| self.device.trouble(DURING, error.to_string()))?.copy_from_slice(bytes);
         Ok(())
     }
 
@@ -181,11 +185,6 @@ impl GpuExecutor {
         index
     }
 
-    /// Work of a dispatch by its number; numbers past the last one begin anew.
-    fn work(&self, index: usize) -> f64 {
-        self.dispatches[index % self.dispatches.len()].work
-    }
-
     /// Queues dispatches by their numbers, of which those past the last one begin anew, in submissions of the plan's pace;
     /// gives the last submission. `during` says what runs.
     fn submit_dispatches(
@@ -193,30 +192,33 @@ impl GpuExecutor {
         range: Range<usize>,
         during: &str,
     ) -> Result<wgpu::SubmissionIndex, DeviceError> {
-        let mut measured = self.pace.measure().filter(|_| !range.is_empty());
-        if measured.is_some() {
+        let measures = self.pace.measures() && !range.is_empty();
+        if measures {
             // What is queued already is no part of it.
             self.device.wait(None, during)?;
         }
+        let loads: Vec<Load> = self.dispatches.iter().map(Dispatch::load).collect();
+        let load = |index: usize| loads[index % loads.len()];
         let mut from = range.start;
         loop {
-            let budget = measured.as_ref().map_or(self.pace.budget(), |measured| measured.budget);
-            let end = end_of_piece(from..range.end, budget, |index| self.work(index));
-            let index = match &mut measured {
-                None => self.submit_piece(from..end),
-                Some(measured) => {
-                    let work = (from..end).map(|index| self.work(index)).sum();
-                    measured.time(work, || {
-                        let index = self.submit_piece(from..end);
-                        self.device.wait(Some(index.clone()), during)?;
-                        Ok::<_, DeviceError>(index)
-                    })?
-                }
+            let end = self.pace.end_of_piece(from..range.end, load);
+            let index = if measures {
+                let mut pace = std::mem::take(&mut self.pace);
+                let timed = pace.time((from..end).map(load), || {
+                    let index = self.submit_piece(from..end);
+                    self.device.wait(Some(index.clone()), during)?;
+                    Ok::<_, DeviceError>(index)
+                });
+                self.pace = pace;
+                timed?
+            } else {
+                self.submit_piece(from..end)
             };
             from = end;
             if from >= range.end {
-                if let Some(measured) = measured {
-                    self.pace.learn(&measured, self.dispatches.iter().map(|dispatch| dispatch.work).sum());
+                if measures {
+                    let work = |range: Range<usize>| range.map(|index| load(index).work).sum();
+                    self.pace.has_measured(work(range), work(0..loads.len()));
                 }
                 return Ok(index);
             }
@@ -312,7 +314,7 @@ impl GpuExecutor {
         let spans = if self.has_timestamps() {
             let mut from = 0;
             let pieces = std::iter::from_fn(|| {
-                let piece = from..end_of_piece(from..count, self.pace.budget(), |index| self.work(index));
+                let piece = from..self.pace.end_of_piece(from..count, |index| self.dispatches[index].load());
                 from = piece.end;
                 (!piece.is_empty()).then_some(piece)
             });

@@ -4,34 +4,31 @@
 //! drivers after a few. A training step is more than that on a slow card. So a run is cut into submissions of about
 //! [`TARGET`] each, far below any limit and far above the cost of submitting.
 //!
-//! What a submission will take is foretold by the work of its dispatches, at a rate that is measured: the first runs of an
-//! executor wait for each of their submissions, and look at the clock. That is the host's clock and not the device's
-//! timestamps. A limit counts from submission to end, and so does the host; timestamps leave out what lies between
+//! What a submission will take is foretold by the work of its dispatches, at rates of their kernels that are measured: the
+//! first runs of an executor wait for each of their submissions, and look at the clock. That is the host's clock and not the
+//! device's timestamps. A limit counts from submission to end, and so does the host; timestamps leave out what lies between
 //! kernels, not every adapter has them, and reading them takes submissions of its own. Later runs neither wait nor measure:
 //! their cuts stay. Where they are does not change a result, since the order of the dispatches is the same.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::ops::Cost;
 
 /// Seconds that a submission should take.
 const TARGET: f64 = 0.05;
 
-/// Work of a plan's first submission, when its speed is unknown: half a second for the slowest kernel on the slowest GPU known.
-const FIRST_BUDGET: f64 = 0.5e9;
+/// Work that a kernel which was never measured may do in a submission: a tenth of a second or two on the slowest GPU known.
+const FIRST_ALLOWANCE: f64 = 0.5e9;
 
-/// From one measured submission to the next, the budget grows at most by this: a rate holds for calls of about that size.
-const GROWTH: f64 = 4.0;
+/// What a kernel may do grows and shrinks at most by these factors from one measurement to the next: a submission is of several
+/// kernels, and says which of them are fast only after a while; in the first one, drivers still compile.
+const GROWTH: f64 = 16.0;
+const SHRINKAGE: f64 = 4.0;
 
-/// Runs that are measured. In the first, drivers still compile; the second one counts.
+/// Runs that are measured.
 const MEASURED_RUNS: u32 = 2;
-
-/// Shorter submissions say little about the rate of the kernels in them.
-const TELLING: f64 = TARGET / 4.0;
-
-/// The slowest kernels of a run decide about the budget, down to this share of what the run as a whole would allow.
-const LEAST_SHARE: f64 = 1.0 / 8.0;
 
 /// Floating point operations that take about as long as to move a byte: GPUs have 10 to 80 of them, software drivers 10.
 const OPERATIONS_A_BYTE: f64 = 16.0;
@@ -41,104 +38,97 @@ pub(super) fn work(cost: Cost) -> f64 {
     (cost.flops as f64 + OPERATIONS_A_BYTE * cost.bytes as f64).max(1.0)
 }
 
-/// The end of the piece of `range` that begins at its start and stays within `budget`, one dispatch at least.
-pub(super) fn end_of_piece(range: Range<usize>, budget: f64, work: impl Fn(usize) -> f64) -> usize {
-    let mut sum = 0.0;
-    for index in range.clone() {
-        sum += work(index);
-        if index > range.start && sum > budget {
-            return index;
-        }
-    }
-    range.end
-}
-
 /// The host's clock, where there is one. A browser's WebAssembly has none that the standard library knows, and no way to wait
-/// for a device; there the first budget stays.
+/// for a device; there the first allowance stays.
 fn now() -> Option<Instant> {
     if cfg!(target_family = "wasm") { None } else { Some(Instant::now()) }
 }
 
-/// The budget of an executor's submissions.
+/// A dispatch as far as its time goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// A number that all dispatches of a kernel share.
+    pub(super) kernel: usize,
+    /// What it does; see [`work`].
+    pub(super) work: f64,
+}
+
+/// How an executor cuts its runs.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
-    budget: f64,
+    /// Work of each kernel that takes the target.
+    allowances: HashMap<usize, f64>,
+    /// That of a kernel which was not measured.
+    first: f64,
     runs_to_measure: u32,
 }
 
 /// Of a plan that has not run.
 impl Default for Pace {
     fn default() -> Self {
-        Self { budget: FIRST_BUDGET, runs_to_measure: MEASURED_RUNS }
+        Self { allowances: HashMap::new(), first: FIRST_ALLOWANCE, runs_to_measure: MEASURED_RUNS }
     }
 }
 
 impl Pace {
-    /// The same budget for ever; below 1, each dispatch is a submission of its own.
+    /// The same allowance for all kernels, for ever; with 0, each dispatch is a submission of its own.
     #[cfg(test)]
-    pub(super) fn fixed(budget: f64) -> Self {
-        Self { budget, runs_to_measure: 0 }
+    pub(super) fn fixed(allowance: f64) -> Self {
+        Self { allowances: HashMap::new(), first: allowance, runs_to_measure: 0 }
     }
 
-    /// Work that a submission may do.
-    pub(super) fn budget(&self) -> f64 {
-        self.budget
+    /// The share of a submission that a dispatch takes.
+    fn share(&self, load: Load) -> f64 {
+        load.work / self.allowances.get(&load.kernel).unwrap_or(&self.first)
     }
 
-    /// Begins to measure a run; `None` once enough was measured.
-    pub(super) fn measure(&self) -> Option<Measured> {
-        (self.runs_to_measure > 0 && now().is_some()).then(|| Measured {
-            budget: self.budget,
-            slowest: f64::INFINITY,
-            work: 0.0,
-            seconds: 0.0,
-        })
-    }
-
-    /// Takes over what was measured of a run of some or all of a plan, which does `whole` work.
-    pub(super) fn learn(&mut self, measured: &Measured, whole: f64) {
-        self.budget = measured.result();
-        // A part of a plan tells little about the rest.
-        if measured.work >= 0.5 * whole {
-            self.runs_to_measure -= 1;
+    /// The end of the piece of `range` that begins at its start and makes a submission: of one dispatch at least.
+    pub(super) fn end_of_piece(&self, range: Range<usize>, load: impl Fn(usize) -> Load) -> usize {
+        let mut sum = 0.0;
+        for index in range.clone() {
+            sum += self.share(load(index));
+            if index > range.start && sum > 1.0 {
+                return index;
+            }
         }
+        range.end
     }
-}
 
-/// What was measured so far of a run.
-pub(super) struct Measured {
-    /// Of the next submission.
-    pub(super) budget: f64,
-    /// What the slowest of those that took long enough could have done within the target.
-    slowest: f64,
-    work: f64,
-    seconds: f64,
-}
+    /// Whether the submissions of a run are to be waited for and timed.
+    pub(super) fn measures(&self) -> bool {
+        self.runs_to_measure > 0 && now().is_some()
+    }
 
-impl Measured {
-    /// Runs a submission of so much work, which is waited for, and looks at the clock.
-    pub(super) fn time<R, E>(&mut self, work: f64, run: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+    /// Runs a submission, which is waited for, and learns from what it takes.
+    pub(super) fn time<R, E>(
+        &mut self,
+        piece: impl Iterator<Item = Load> + Clone,
+        run: impl FnOnce() -> Result<R, E>,
+    ) -> Result<R, E> {
         let start = now();
         let result = run()?;
-        self.add(work, start.map_or(Duration::ZERO, |start| start.elapsed()));
+        if let Some(start) = start {
+            self.learn(piece, start.elapsed().as_secs_f64());
+        }
         Ok(result)
     }
 
-    fn add(&mut self, work: f64, took: Duration) {
-        let seconds = took.as_secs_f64().max(1e-6);
-        let within_target = work * TARGET / seconds;
-        self.budget = within_target.min(GROWTH * self.budget);
-        if seconds >= TELLING {
-            self.slowest = self.slowest.min(within_target);
+    fn learn(&mut self, piece: impl Iterator<Item = Load> + Clone, seconds: f64) {
+        let expected: f64 = piece.clone().map(|load| self.share(load)).sum();
+        let factor = (expected * TARGET / seconds.max(1e-6)).clamp(1.0 / SHRINKAGE, GROWTH);
+        let mut kernels: Vec<usize> = piece.map(|load| load.kernel).collect();
+        kernels.sort_unstable();
+        kernels.dedup();
+        for kernel in kernels {
+            *self.allowances.entry(kernel).or_insert(self.first) *= factor;
         }
-        self.work += work;
-        self.seconds += seconds;
     }
 
-    /// The budget of further runs.
-    fn result(&self) -> f64 {
-        let average = self.work * TARGET / self.seconds.max(1e-6);
-        self.slowest.clamp(LEAST_SHARE * average, average).max(1.0)
+    /// Counts a run that was measured, of so much work of the whole plan's: a small part tells little about the rest.
+    pub(super) fn has_measured(&mut self, work: f64, whole: f64) {
+        if work >= 0.5 * whole {
+            self.runs_to_measure -= 1;
+        }
     }
 }
 
@@ -146,11 +136,12 @@ impl Measured {
 mod tests {
     use super::*;
 
-    fn pieces(work: &[f64], budget: f64) -> Vec<Range<usize>> {
+    fn pieces(work: &[f64], allowance: f64) -> Vec<Range<usize>> {
+        let pace = Pace::fixed(allowance);
         let mut pieces = Vec::new();
         let mut from = 0;
         while from < work.len() {
-            let end = end_of_piece(from..work.len(), budget, |index| work[index]);
+            let end = pace.end_of_piece(from..work.len(), |index| Load { kernel: 0, work: work[index] });
             pieces.push(from..end);
             from = end;
         }
@@ -158,78 +149,82 @@ mod tests {
     }
 
     #[test]
-    fn pieces_stay_within_the_budget_and_what_is_over_it_is_alone() {
+    fn pieces_stay_within_the_allowance_and_what_is_over_it_is_alone() {
         let work = [1.0, 2.0, 3.0, 50.0, 1.0, 1.0, 4.0, 4.0];
         assert_eq!(pieces(&work, 6.0), [0..3, 3..4, 4..7, 7..8]);
-        assert_eq!(pieces(&work, 100.0), [0..8]);
-        assert_eq!(pieces(&work, 0.0), [0..1, 1..2, 2..3, 3..4, 4..5, 5..6, 6..7, 7..8]);
-        assert_eq!(pieces(&work[3..4], 6.0), [0..1]);
+        assert_eq!(pieces(&work[..], 100.0), vec![0..8]);
+        assert_eq!(pieces(&work, 0.0).len(), 8);
+        assert_eq!(pieces(&work[3..4], 6.0), vec![0..1]);
         assert!(pieces(&[], 6.0).is_empty());
     }
 
-    /// Runs a plan on a made-up device, which does `rate` of work in a second, and gives the longest submission of each run.
-    fn longest_submissions(
-        work: &[f64],
-        rate: impl Fn(usize) -> f64,
-        pace: &mut Pace,
-        runs: usize,
-    ) -> Vec<f64> {
-        let run = |_| {
-            let mut measured = pace.measure();
-            let (mut from, mut longest) = (0, 0.0_f64);
-            while from < work.len() {
-                let budget = measured.as_ref().map_or(pace.budget(), |measured| measured.budget);
-                let end = end_of_piece(from..work.len(), budget, |index| work[index]);
-                let seconds: f64 = 1e-4 + (from..end).map(|index| work[index] / rate(index)).sum::<f64>();
+    /// Runs a plan on a made-up device, which does `rates[kernel]` of work in a second, and gives the longest submission and the
+    /// number of submissions of each run.
+    fn run(loads: &[Load], rates: &[f64], runs: usize) -> Vec<(f64, usize)> {
+        let mut pace = Pace::default();
+        let whole = loads.iter().map(|load| load.work).sum();
+        let mut run = |_| {
+            let measures = pace.measures();
+            let (mut from, mut longest, mut count) = (0, 0.0_f64, 0);
+            while from < loads.len() {
+                let end = pace.end_of_piece(from..loads.len(), |index| loads[index]);
+                let piece = &loads[from..end];
+                let seconds = 1e-4 + piece.iter().map(|load| load.work / rates[load.kernel]).sum::<f64>();
                 longest = longest.max(seconds);
-                if let Some(measured) = &mut measured {
-                    measured.add(work[from..end].iter().sum(), Duration::from_secs_f64(seconds));
+                count += 1;
+                if measures {
+                    pace.learn(piece.iter().copied(), seconds);
                 }
                 from = end;
             }
-            if let Some(measured) = measured {
-                pace.learn(&measured, work.iter().sum());
+            if measures {
+                pace.has_measured(whole, whole);
             }
-            longest
+            (longest, count)
         };
-        (0..runs).map(run).collect()
+        (0..runs).map(&mut run).collect()
     }
 
     /// 0.6 TFLOP in 500 dispatches, as a training step of ddpm-cifar10-32 at batch 16, from a phone to a large card.
     #[test]
-    fn the_budget_comes_to_the_target_whatever_the_device() {
-        let work = vec![1.2e9; 500];
+    fn submissions_come_to_the_target_whatever_the_device() {
+        let loads = vec![Load { kernel: 0, work: 1.2e9 }; 500];
         for rate in [1e10, 1e11, 1e12, 1e13] {
-            let mut pace = Pace::default();
-            let longest = longest_submissions(&work, |_| rate, &mut pace, 4);
-            assert!(longest[0] < 0.25, "{rate}: {longest:?}");
-            assert!(longest[3] <= 1.1 * TARGET.max(1.2e9 / rate), "{rate}: {longest:?}");
-            // And is not far below: submissions cost something too.
-            assert!(longest[3] > 0.5 * TARGET.min(6e11 / rate), "{rate}: {longest:?}");
+            let runs = run(&loads, &[rate], 4);
+            assert!(runs.iter().all(|(longest, _)| *longest < 0.25), "{rate}: {runs:?}");
+            let (longest, count) = runs[3];
+            assert!(longest <= 1.2 * TARGET.max(1.2e9 / rate), "{rate}: {runs:?}");
+            // And there are not many more than need be: submissions cost something too.
+            assert!(count <= 500.min((3.0 * 6e11 / rate / TARGET) as usize + 1), "{rate}: {runs:?}");
         }
     }
 
-    /// A tenth of the work at a twentieth of the speed: submissions of that part alone stay short, too.
+    /// Kernels of a twentieth of the speed, here and there, and many at once.
     #[test]
-    fn slow_kernels_are_what_the_budget_is_for() {
-        let work = vec![0.2e9; 3000];
-        let rate = |index| if (1000..1300).contains(&index) { 5e10 } else { 1e12 };
-        let longest = longest_submissions(&work, rate, &mut Pace::default(), 4);
-        assert!(longest[0] < 0.5 && longest[1] < 0.5, "{longest:?}");
-        assert!(longest[2] < 0.2 && longest[3] < 0.2, "{longest:?}");
+    fn slow_kernels_do_not_make_long_submissions() {
+        let mut loads = vec![Load { kernel: 0, work: 0.2e9 }; 3000];
+        for slow in [500, 700, 900].into_iter().chain(1000..1300).chain(2500..2800) {
+            loads[slow].kernel = 1;
+        }
+        let runs = run(&loads, &[1e12, 5e10], 4);
+        assert!(runs.iter().all(|(longest, _)| *longest < 8.0 * TARGET), "{runs:?}");
+        assert!(runs[3].0 < 2.0 * TARGET, "{runs:?}");
     }
 
+    /// What compiles in its first submission is taken for slow, and is known better after the second run.
     #[test]
     fn two_whole_runs_are_measured_and_parts_do_not_count() {
         let mut pace = Pace::default();
-        for (share, measures) in [(0.01, true), (0.9, true), (0.1, true), (1.0, true), (1.0, false)] {
-            let measured = pace.measure();
-            assert_eq!(measured.is_some(), measures);
-            if let Some(mut measured) = measured {
-                measured.add(1e9, Duration::from_millis(10));
-                pace.learn(&measured, 1e9 / share);
-            }
+        let load = Load { kernel: 0, work: 1e9 };
+        for (part, seconds, measures) in
+            [(0.01, 0.3, true), (1.0, 0.3, true), (0.1, 0.01, true), (0.6, 0.01, true)]
+        {
+            assert_eq!(pace.measures(), measures);
+            pace.learn(std::iter::once(load), seconds);
+            pace.has_measured(part, 1.0);
         }
-        assert!((pace.budget() - 5e9).abs() < 1.0, "{pace:?}");
+        assert!(!pace.measures(), "{pace:?}");
+        let allowed = pace.allowances[&0];
+        assert!((allowed - 5e9).abs() < 1e6, "{pace:?}");
     }
 }

@@ -73,7 +73,7 @@ pub(super) async fn allocate(device: &GpuDevice, plan: &Plan) -> Result<Vec<wgpu
         .collect();
     let (internal, memory) = (internal.pop(), memory.pop());
     match memory.await.or(internal.await) {
-        Some(_) => Err(out_of_memory()),
+        Some(_) => Err(device.lost(" while its memory was allocated").unwrap_or_else(out_of_memory)),
         None => Ok(buffers),
     }
 }

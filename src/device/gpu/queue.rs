@@ -1,6 +1,6 @@
 //! Submitting, waiting and reading back, without executors.
 
-use super::{GpuDevice, lock};
+use super::{GpuDevice, Trouble, lock};
 use crate::device::DeviceError;
 
 impl GpuDevice {
@@ -28,10 +28,17 @@ impl GpuDevice {
         DeviceError::Failed { adapter: self.name.clone(), during: during.to_owned(), message }
     }
 
-    /// Why the memory of a buffer is not there: mostly because the device is not, which it may say only when polled.
-    pub(super) fn unmapped(&self, during: &str, message: String) -> DeviceError {
+    /// The error of a device that is gone. It fails in many ways, and may say that it is gone only when it is polled: so
+    /// whoever sees another error asks this first.
+    pub(super) fn lost(&self, during: &str) -> Option<DeviceError> {
         let _ = self.device.poll(wgpu::PollType::Poll);
-        self.check(during).err().unwrap_or_else(|| self.failed(during, message))
+        let message = lock(&self.trouble).lost.clone()?;
+        Some(DeviceError::Lost { adapter: self.name.clone(), during: during.to_owned(), message })
+    }
+
+    /// An error in the driver's words, unless the device is gone.
+    pub(super) fn trouble(&self, during: &str, message: String) -> DeviceError {
+        self.lost(during).unwrap_or_else(|| self.failed(during, message))
     }
 
     /// Waits for what is queued and gives the contents of a buffer that can be mapped.
@@ -45,25 +52,23 @@ impl GpuDevice {
         self.wait(None, DURING)?;
         match mapped.await {
             Ok(Ok(())) => {}
-            outcome => return Err(self.unmapped(DURING, format!("{outcome:?}"))),
+            outcome => return Err(self.trouble(DURING, format!("{outcome:?}"))),
         }
-        buffer.get_mapped_range(..).map_err(|error| self.unmapped(DURING, error.to_string()))
+        buffer.get_mapped_range(..).map_err(|error| self.trouble(DURING, error.to_string()))
     }
 
     /// Fails if the driver has reported trouble; `during` says what ran, such as "" or " while ...".
     pub(super) fn check(&self, during: &str) -> Result<(), DeviceError> {
-        if lock(&self.trouble).failed.is_some() {
-            // A device that is gone fails in many ways, and may say that it is gone only when it is polled.
-            let _ = self.device.poll(wgpu::PollType::Poll);
-        }
-        let mut trouble = lock(&self.trouble);
-        let (adapter, during) = (self.name.clone(), during.to_owned());
-        if let Some(message) = trouble.lost.clone() {
-            return Err(DeviceError::Lost { adapter, during, message });
-        }
-        match trouble.failed.take() {
-            Some(message) => Err(DeviceError::Failed { adapter, during, message }),
-            None => Ok(()),
+        let Trouble { lost, failed } = {
+            let mut trouble = lock(&self.trouble);
+            Trouble { lost: trouble.lost.clone(), failed: trouble.failed.take() }
+        };
+        match (lost, failed) {
+            (None, None) => Ok(()),
+            (None, Some(message)) => Err(self.trouble(during, message)),
+            (Some(message), _) => {
+                Err(DeviceError::Lost { adapter: self.name.clone(), during: during.to_owned(), message })
+            }
         }
     }
 }
