@@ -48,8 +48,8 @@ pub struct Sampler {
     pub inverts: bool,
     /// What a classifier's gradient moves.
     pub guided: Guided,
-    /// Whether a step combines what the network says at several levels of noise, each of which its division by the image's
-    /// share makes as much larger, unless x_0 is clipped.
+    /// Whether a step combines what the network says at several levels of noise, so that a division by the image's share in x
+    /// makes the differences between them as much larger.
     pub extrapolates: bool,
     /// The options that it heeds; others are refused.
     pub choices: &'static [Choice],
@@ -124,7 +124,7 @@ impl Sampler {
         options: &SamplerOptions,
     ) -> Result<Option<String>, SamplerError> {
         self.start(config, options)?;
-        if !self.extrapolates || options.clip != Clip::None {
+        if !self.extrapolates {
             return Ok(None);
         }
         let process = Process::new(self, config, options)?;
@@ -135,8 +135,8 @@ impl Sampler {
         Ok((growth > MOST_GROWTH).then(|| {
             format!(
                 "the sampler `{}` makes errors of the network {growth:.0} times as large in its first step, because hardly \
-                 anything of the image is left at timestep {first}, and nothing clips x_0: expect images far beyond -1..1, \
-                 as diffusers draws too; clip x_0, take leading spacing, or use another sampler such as ddim",
+                 anything of the image is left at timestep {first}: expect images far beyond -1..1, as diffusers draws too; \
+                 take leading spacing or another sampler, such as ddpm (clipping x_0 is enough with many steps only)",
                 self.name
             )
         }))
