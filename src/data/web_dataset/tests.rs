@@ -99,8 +99,11 @@ fn labels_that_make_no_sense_are_errors_that_name_the_member() {
     assert!(message.contains("odd.tar/b.png"), "{message}");
 }
 
+/// Names of pictures with their labels.
+type Labelled = Vec<(String, Option<u32>)>;
+
 /// The pictures of a tar file by their names, with their labels, and the kinds of what is passed over.
-fn index_of(members: &[(&str, &[u8])]) -> (Vec<(String, Option<u32>)>, Vec<(String, usize)>) {
+fn index_of(members: &[(&str, &[u8])]) -> (Labelled, Vec<(String, usize)>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.tar");
     fs::write(&path, tar_of(members)).unwrap();
