@@ -113,7 +113,7 @@ fn tune_reports_what_it_timed() {
     let workspace = Workspace::new();
     for device in devices().into_iter().filter(|device| *device != "cpu") {
         let line =
-            format!("kernels tune --model model.json --batch-size 2 --tuning 1 --device {device} --json");
+            format!("kernels tune --model model.json --batch-size 2 --tuning 10 --device {device} --json");
         let choices: Value = serde_json::from_str(&workspace.succeeds(&line).stdout).unwrap();
         let choices = choices.as_array().unwrap();
         assert!(choices.len() > 10, "{} choices", choices.len());
