@@ -21,6 +21,7 @@ pub mod dropout;
 pub mod dynamic_threshold;
 pub mod ema;
 pub mod embedding;
+pub mod gelu;
 pub mod grad_norm;
 pub mod group_norm;
 pub mod guidance;
@@ -53,6 +54,7 @@ pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
+pub use gelu::{Gelu, gelu};
 pub use group_norm::group_norm;
 pub use linear::linear;
 pub use q_sample::q_sample;
@@ -225,6 +227,7 @@ pub const ALL: &[Room] = rooms![
     dynamic_threshold,
     ema,
     embedding,
+    gelu,
     grad_norm,
     group_norm,
     guidance,
@@ -271,6 +274,7 @@ pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     activation,
     activation_f16,
     attention_lanes,
+    gelu,
     index,
     lanes,
     product_cooperative,
