@@ -21,6 +21,7 @@ pub mod dropout;
 pub mod dynamic_threshold;
 pub mod ema;
 pub mod embedding;
+pub mod geglu;
 pub mod gelu;
 pub mod grad_norm;
 pub mod group_norm;
@@ -54,6 +55,7 @@ pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
+pub use geglu::geglu;
 pub use gelu::{Gelu, gelu};
 pub use group_norm::group_norm;
 pub use linear::linear;
@@ -227,6 +229,7 @@ pub const ALL: &[Room] = rooms![
     dynamic_threshold,
     ema,
     embedding,
+    geglu,
     gelu,
     grad_norm,
     group_norm,
