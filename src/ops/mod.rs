@@ -29,6 +29,7 @@ pub mod guidance;
 pub mod linear;
 pub mod loss_scale;
 pub mod micro_batch;
+pub mod multiply;
 pub mod philox;
 pub mod q_sample;
 pub mod regression_loss;
@@ -59,6 +60,7 @@ pub use geglu::geglu;
 pub use gelu::{Gelu, gelu};
 pub use group_norm::group_norm;
 pub use linear::linear;
+pub use multiply::multiply;
 pub use q_sample::q_sample;
 pub use regression_loss::{Regression, mse_loss, regression_loss};
 pub use reverse_step::reverse_step;
@@ -237,6 +239,7 @@ pub const ALL: &[Room] = rooms![
     linear,
     loss_scale,
     micro_batch,
+    multiply,
     philox,
     q_sample,
     regression_loss,
