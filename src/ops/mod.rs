@@ -26,6 +26,7 @@ pub mod gelu;
 pub mod grad_norm;
 pub mod group_norm;
 pub mod guidance;
+pub mod layer_norm;
 pub mod linear;
 pub mod loss_scale;
 pub mod micro_batch;
@@ -59,6 +60,7 @@ pub use embedding::embedding;
 pub use geglu::geglu;
 pub use gelu::{Gelu, gelu};
 pub use group_norm::group_norm;
+pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use multiply::multiply;
 pub use q_sample::q_sample;
@@ -236,6 +238,7 @@ pub const ALL: &[Room] = rooms![
     grad_norm,
     group_norm,
     guidance,
+    layer_norm,
     linear,
     loss_scale,
     micro_batch,
