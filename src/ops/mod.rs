@@ -34,6 +34,7 @@ pub mod multiply;
 pub mod philox;
 pub mod q_sample;
 pub mod regression_loss;
+pub mod reshape;
 pub mod reverse_step;
 pub mod scale_shift;
 pub mod silu;
@@ -65,6 +66,7 @@ pub use linear::linear;
 pub use multiply::multiply;
 pub use q_sample::q_sample;
 pub use regression_loss::{Regression, mse_loss, regression_loss};
+pub use reshape::reshape;
 pub use reverse_step::reverse_step;
 pub use scale_shift::scale_shift;
 pub use silu::silu;
@@ -246,6 +248,7 @@ pub const ALL: &[Room] = rooms![
     philox,
     q_sample,
     regression_loss,
+    reshape,
     reverse_step,
     scale_shift,
     silu,
