@@ -40,6 +40,7 @@ pub mod scale_shift;
 pub mod silu;
 pub mod step_norms;
 pub mod timestep_embedding;
+pub mod transpose;
 pub mod upsample;
 pub mod vlb_loss;
 pub mod weighted_mean;
@@ -72,6 +73,7 @@ pub use scale_shift::scale_shift;
 pub use silu::silu;
 pub use step_norms::step_norms;
 pub use timestep_embedding::timestep_embedding;
+pub use transpose::transpose;
 pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
 pub use vlb_loss::vlb_loss;
@@ -254,6 +256,7 @@ pub const ALL: &[Room] = rooms![
     silu,
     step_norms,
     timestep_embedding,
+    transpose,
     upsample,
     vlb_loss,
     weighted_mean,
