@@ -7,6 +7,7 @@ mod case;
 mod cpu;
 mod product;
 mod variant;
+mod window;
 
 pub mod adamw;
 pub mod add;
@@ -49,7 +50,7 @@ use std::fmt::Debug;
 
 pub use add::add;
 pub use attention::attention;
-pub use average_pool::average_pool;
+pub use average_pool::{average_pool, average_pool_window};
 pub use case::{Case, Fill};
 pub use cast::cast;
 pub use concat::concat;
@@ -78,6 +79,7 @@ pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
 pub use vlb_loss::vlb_loss;
 pub use weighted_mean::weighted_mean;
+pub use window::Window;
 
 use crate::graph::{DType, Graph, GraphError, TensorType, ValueId};
 
@@ -302,6 +304,7 @@ pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     turn_weight,
     weight_shuffle,
     weight_tiles,
+    window,
 ];
 
 /// Checks that `condition` holds, as shape rules do.
