@@ -30,6 +30,7 @@ pub mod guidance;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss_scale;
+pub mod max_pool;
 pub mod micro_batch;
 pub mod multiply;
 pub mod philox;
@@ -65,6 +66,7 @@ pub use gelu::{Gelu, gelu};
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use max_pool::max_pool;
 pub use multiply::multiply;
 pub use q_sample::q_sample;
 pub use regression_loss::{Regression, mse_loss, regression_loss};
@@ -247,6 +249,7 @@ pub const ALL: &[Room] = rooms![
     layer_norm,
     linear,
     loss_scale,
+    max_pool,
     micro_batch,
     multiply,
     philox,
