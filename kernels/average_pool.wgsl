@@ -4,8 +4,8 @@
 // and over the pixels of windows that slide over the image, with sizes of its own for each axis:
 //   y[n, oh, ow, c] = 1/A sum over kh, kw of x[n, oh s + kh - p, ow s + kw - p, c]     forward_window
 //   d_x[n, h, w, c] = sum over the windows that read pixel (h, w) of d_y[n, oh, ow, c] / A         backward_window
-// The sum is over taps (kh, kw) inside the image; A is the window's area where padding counts (as zeros), and the number of
-// taps inside the image where it does not. backward_window gathers: a pixel asks every window that reads it.
+// The sum is over taps (kh, kw) inside the image; A is the window's area where padding counts (as zeros), and the
+// number of taps inside the image where it does not. backward_window gathers: a pixel asks every window that reads it.
 // Neighbouring invocations read neighbouring channels, four at a time in `_vec4`; the sum's order never changes.
 // Run it: ddpm-gpu kernels check average_pool --device NAME, ddpm-gpu kernels bench average_pool --device NAME.
 

@@ -1,9 +1,10 @@
-// GELU-gated linear unit (Shazeer 2020), as in diffusers' feed-forward blocks: x holds hidden channels, then as many gates:
+// GELU-gated linear unit (Shazeer 2020), as in diffusers' feed-forward blocks: x holds hidden channels, then as many
+// gates:
 //   y[r, f]       = x[r, f] gelu(x[r, F + f])                          forward
 //   d_x[r, f]     = d_y[r, f] gelu(x[r, F + f])                        backward
 //   d_x[r, F + f] = d_y[r, f] x[r, f] gelu'(x[r, F + f])
-// GELU is the erf form, by shared/gelu.wgsl. One invocation per element of y or d_y, or in `_vec4`, for features in fours,
-// per four of them. A multiplication after a split would read and write the halves once more.
+// GELU is the erf form, by shared/gelu.wgsl. One invocation per element of y or d_y, or in `_vec4`, for features in
+// fours, per four of them. A multiplication after a split would read and write the halves once more.
 // Run it: ddpm-gpu kernels check geglu --device NAME, ddpm-gpu kernels bench geglu --device NAME.
 
 // #import activation

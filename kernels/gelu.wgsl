@@ -4,10 +4,10 @@
 //   2, quick:  y = x sigmoid(1.702 x)                                        CLIP
 // Backward multiplies d_y by the derivative:
 //   Phi(x) + x phi(x),   s + x s (1 - s) 2 z',   s + x s (1 - s) 1.702       with s the sigmoid
-// One invocation per element, or in `_vec4` per four; tensors of any shape. All forms read and write each element once, so
-// that memory decides the time; arithmetic does on software adapters, where quick costs least and erf most.
-// WGSL has no erf (see shared/gelu.wgsl), and its tanh may overflow inside for large numbers: a sigmoid of a clamped
-// argument stands for it.
+// One invocation per element, or in `_vec4` per four; tensors of any shape. All forms read and write each element once,
+// so that memory decides the time; arithmetic does on software adapters, where quick costs least and erf most. WGSL has
+// no erf (see shared/gelu.wgsl), and its tanh may overflow inside for large numbers: a sigmoid of a clamped argument
+// stands for it.
 // Run it: ddpm-gpu kernels check gelu --device NAME, ddpm-gpu kernels bench gelu --device NAME.
 
 // #import activation

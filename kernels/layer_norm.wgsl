@@ -6,12 +6,12 @@
 //   d_x = rstd (g - mean over c of g - x_hat mean over c of (g x_hat)),   g = d_y              backward
 //                                                                         g = d_y weight[c]    backward_affine
 //   d_weight[c] = sum over r of d_y x_hat          d_bias[c] = sum over r of d_y               backward_weight
-// The first four take one workgroup per row. x is read three times: for the mean, for the centred squares (their sum about
-// a rough mean does not cancel where the mean is large), and for the result; a row of a few thousand channels is still in
-// the cache. `_vec4`, for channels in fours, reads four channels at a time. Its workgroup of 8 (`_row`) is for software
-// adapters, whose vectors have 8 lanes and whose barriers are dear; with 64 it is for GPUs.
-// The weight's gradient takes one invocation per (range of rows, channel), so that neighbouring invocations read
-// neighbouring channels, and one per channel to add up the ranges in order.
+// The first four take one workgroup per row. x is read three times: for the mean, for the centred squares (their sum
+// about a rough mean does not cancel where the mean is large), and for the result; a row of a few thousand channels is
+// still in the cache. `_vec4`, for channels in fours, reads four channels at a time. Its workgroup of 8 (`_row`) is for
+// software adapters, whose vectors have 8 lanes and whose barriers are dear; with 64 it is for GPUs. The weight's
+// gradient takes one invocation per (range of rows, channel), so that neighbouring invocations read neighbouring
+// channels, and one per channel to add up the ranges in order.
 // Run it: ddpm-gpu kernels check layer_norm --device NAME, ddpm-gpu kernels bench layer_norm --device NAME.
 
 // #import activation

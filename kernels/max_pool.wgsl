@@ -1,9 +1,9 @@
 // The largest value of every channel in windows of an image:
 //   y[n, oh, ow, c]   = max over kh, kw of x[n, oh s + kh - p, ow s + kw - p, c]                         forward
 //   d_x[n, h, w, c]   = sum over windows whose largest value is pixel (h, w) of d_y[n, oh, ow, c]        backward
-// over taps (kh, kw) inside the image; kernel, stride s and padding p have a size for each axis. forward also keeps the tap
-// of the largest value, the first one in reading order where several are equal (as PyTorch does), so that backward needs no
-// x. backward gathers: a pixel asks every window that reads it, so no two invocations write the same place.
+// over taps (kh, kw) inside the image; kernel, stride s and padding p have a size for each axis. forward also keeps the
+// tap of the largest value, the first one in reading order where several are equal (as PyTorch does), so that backward
+// needs no x. backward gathers: a pixel asks every window that reads it, so no two invocations write the same place.
 // One invocation per element of y or d_x, or in `_vec4`, for channels in fours, per four channels.
 // Run it: ddpm-gpu kernels check max_pool --device NAME, ddpm-gpu kernels bench max_pool --device NAME.
 

@@ -2,10 +2,10 @@
 //   y[n, p, c]  = a[n, p, c] b[n, p, c]                  forward
 //   y[n, p, c]  = a[n, p, c] row[n, c]                   forward_broadcast     (a gate by the time embedding)
 //   d_row[n, c] = sum over p of a[n, p, c] d_y[n, p, c]  backward_broadcast
-// The gradients of a and b are forward and forward_broadcast again, with d_y for a. `_vec4`, for channels in fours: forward
-// takes four elements an invocation; forward_broadcast takes four channels of ROWS pixels, so that row is read and indices
-// are divided once. The plain ones take one element an invocation. The sum takes one invocation per (n, c), so that
-// neighbouring invocations read neighbouring channels; its order never changes.
+// The gradients of a and b are forward and forward_broadcast again, with d_y for a. `_vec4`, for channels in fours:
+// forward takes four elements an invocation; forward_broadcast takes four channels of ROWS pixels, so that row is read
+// and indices are divided once. The plain ones take one element an invocation. The sum takes one invocation per (n, c),
+// so that neighbouring invocations read neighbouring channels; its order never changes.
 // Run it: ddpm-gpu kernels check multiply --device NAME, ddpm-gpu kernels bench multiply --device NAME.
 
 // #import activation

@@ -1,9 +1,9 @@
 // The same elements in the same order under another shape, as a copy:
 //   y[i] = x[i]
-// One invocation per element, or in `_vec4` per four. It costs one pass over memory. A view would cost nothing, but then two
-// values of a graph would share a buffer, which the plan's lifetimes, recomputation and the rule that no dispatch reads
-// what it writes would all have to know. Networks seldom need it: linear, layer_norm and attention take [N, H, W, C] and
-// [N, T, C] alike.
+// One invocation per element, or in `_vec4` per four. It costs one pass over memory. A view would cost nothing, but
+// then two values of a graph would share a buffer, which the plan's lifetimes, recomputation and the rule that no
+// dispatch reads what it writes would all have to know. Networks seldom need it: linear, layer_norm and attention take
+// [N, H, W, C] and [N, T, C] alike.
 // Run it: ddpm-gpu kernels check reshape --device NAME.
 
 // #import activation

@@ -1,12 +1,12 @@
 // The axes of a tensor in another order:
 //   y[i0, i1, i2, i3, i4] = x[i0 stride0 + i1 stride1 + i2 stride2 + i3 stride3 + i4 stride4]
-// where i0 .. i4 count through y and a stride is how far apart x has neighbours along that axis of y. The host joins axes
-// that stay neighbours and drops those of size 1, so five are enough for most; missing ones have size 1.
-// forward takes one invocation per element: it writes neighbours and reads where they come from.
-// forward_vec4, where the last axis stays the last, moves four elements at a time: for heads that move before the tokens.
-// forward_tiled, for [B, M, N] to [B, N, M], takes a workgroup per 16 x 16 elements, which it reads along N, turns in
-// workgroup memory and writes along M: for GPUs, where memory is read in lines of neighbours and forward uses one element
-// of each line. The tile has one more column than it needs, so that its columns lie in different banks.
+// where i0 .. i4 count through y and a stride is how far apart x has neighbours along that axis of y. The host joins
+// axes that stay neighbours and drops those of size 1, so five are enough for most; missing ones have size 1. forward
+// takes one invocation per element: it writes neighbours and reads where they come from. forward_vec4, where the last
+// axis stays the last, moves four elements at a time: for heads that move before the tokens. forward_tiled, for [B, M,
+// N] to [B, N, M], takes a workgroup per 16 x 16 elements, which it reads along N, turns in workgroup memory and writes
+// along M: for GPUs, where memory is read in lines of neighbours and forward uses one element of each line. The tile
+// has one more column than it needs, so that its columns lie in different banks.
 // Run it: ddpm-gpu kernels check transpose --device NAME, ddpm-gpu kernels bench transpose --device NAME.
 
 // #import activation

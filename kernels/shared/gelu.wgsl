@@ -1,8 +1,8 @@
 // GELU by the normal distribution function Phi, which WGSL does not have:
 //   gelu(x) = x Phi(x)        gelu'(x) = Phi(x) + x phi(x)        phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
-// Phi(-|x|) = exp(-x^2 / 2) u P(u) with u = 1 / (1 + 0.35 |x|) and a polynomial P that was fitted to a relative error of
-// 4e-8 over all |x| <= 14, so that small values of the left tail are right too. One exp serves Phi and phi. Beyond 14 all
-// is as at 14, where the tail is 1e-44.
+// Phi(-|x|) = exp(-x^2 / 2) u P(u) with u = 1 / (1 + 0.35 |x|) and a polynomial P that was fitted to a relative error
+// of 4e-8 over all |x| <= 14, so that small values of the left tail are right too. One exp serves Phi and phi. Beyond
+// 14 all is as at 14, where the tail is 1e-44.
 
 const SQRT_HALF_OVER_PI = 0.3989422804014327;  // 1 / sqrt(2 pi)
 
@@ -20,7 +20,7 @@ fn normal_distribution(x: vec4<f32>, bell: vec4<f32>) -> vec4<f32> {
     p = p * u + 0.165051;
     p = p * u - 0.027046608;
     p = p * u + 0.10711459;
-    p = p * u + 0.1194449;
+    p = p * u + 0.119444914;
     p = p * u + 0.1399123;
     p = p * u + 0.13961871;
     let tail = bell * u * p;

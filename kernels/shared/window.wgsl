@@ -1,8 +1,8 @@
-// Where the taps of a pooling window read, by the fields height, width, out_height, out_width, kernel_height, kernel_width,
-// stride_height, stride_width, pad_height and pad_width of params.
+// Where the taps of a pooling window read, by the fields height, width, out_height, out_width, kernel_height,
+// kernel_width, stride_height, stride_width, pad_height and pad_width of params.
 
-// Pixel of x that a tap of an output pixel's window reads, and 1 if it lies inside the image. Rows above and columns left of
-// the image wrap round to huge numbers, and fail the same comparison as those below and right of it.
+// Pixel of x that a tap of an output pixel's window reads, and 1 if it lies inside the image. Rows above and columns
+// left of the image wrap round to huge numbers, and fail the same comparison as those below and right of it.
 fn window_pixel(n: u32, oh: u32, ow: u32, kh: u32, kw: u32) -> vec2<u32> {
     let h = oh * params.stride_height + kh - params.pad_height;
     let w = ow * params.stride_width + kw - params.pad_width;

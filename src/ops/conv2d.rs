@@ -112,12 +112,14 @@ impl Settings {
         let (Stride(stride), pads) = (self.stride, self.pads(kernel));
         let [batch, height, width, in_channels] = x;
         let in_size = [height, width];
-        for axis in 0..2 {
-            expect(stride[axis] > 0, || "the stride must be at least 1".to_owned())?;
-            let padded = in_size[axis] + pads[axis][0] + pads[axis][1];
-            expect(kernel[axis] > 0 && kernel[axis] <= padded, || {
-                let ([kh, kw], [h, w]) = (kernel, in_size);
-                format!("a kernel of {kh}x{kw} does not fit into an image of {h}x{w}, padded by {pads:?}")
+        expect(!stride.contains(&0), || "the stride must be at least 1".to_owned())?;
+        for ((size, pads), kernel_size) in in_size.into_iter().zip(pads).zip(kernel) {
+            let padded = size + pads[0] + pads[1];
+            expect(kernel_size > 0 && kernel_size <= padded, || {
+                let [kh, kw] = kernel;
+                format!(
+                    "a kernel of {kh}x{kw} does not fit into an image of {height}x{width} and its padding"
+                )
             })?;
         }
         let out =

@@ -37,7 +37,8 @@ const QUICK: f64 = 1.702;
 /// `1 / sqrt(2 pi)`.
 const DENSITY_AT_ZERO: f64 = 0.398_942_280_401_432_7;
 
-/// The normal distribution function and its density at `x`; the fit is the one of `kernels/shared/gelu.wgsl`.
+/// The normal distribution function and its density at `x`; the fit is the one of `kernels/shared/gelu.wgsl`, and
+/// `tests/primitives.rs` says how good it is.
 #[inline(always)]
 fn distribution_and_density(x: f32) -> (f32, f32) {
     let t = x.abs().min(14.0);
@@ -48,7 +49,7 @@ fn distribution_and_density(x: f32) -> (f32, f32) {
     let p = p.mul_add(u, 0.165_051);
     let p = p.mul_add(u, -0.027_046_608);
     let p = p.mul_add(u, 0.107_114_59);
-    let p = p.mul_add(u, 0.119_444_9);
+    let p = p.mul_add(u, 0.119_444_914);
     let p = p.mul_add(u, 0.139_912_3);
     let p = p.mul_add(u, 0.139_618_71);
     let tail = bell * u * p;
@@ -230,28 +231,4 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Largest errors of the fit against libm's erf in f64, from -14 to 14.
-    #[test]
-    fn the_normal_distribution_function_keeps_its_digits_in_both_tails() {
-        let (mut absolute, mut relative) = (0.0f64, 0.0f64);
-        for step in -140_000..=140_000 {
-            let x = step as f32 / 10_000.0;
-            let expected = 0.5 * (1.0 + libm::erf(f64::from(x) / std::f64::consts::SQRT_2));
-            let got = f64::from(distribution_and_density(x).0);
-            absolute = absolute.max((got - expected).abs());
-            if (-13.0..0.0).contains(&x) {
-                let tail = 0.5 * libm::erfc(-f64::from(x) / std::f64::consts::SQRT_2);
-                relative = relative.max((got / tail - 1.0).abs());
-            }
-        }
-        println!("absolute {absolute:.2e}, relative in the left tail {relative:.2e}");
-        assert!(absolute < 1e-7, "off by {absolute:.1e}");
-        assert!(relative < 6e-6, "off by {relative:.1e} of the left tail");
-    }
 }

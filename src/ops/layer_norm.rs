@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::cpu::{par_rows, vector_functions};
 use super::{
-    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Output, Pass, Requirements, Types, Variant, Word,
-    expect, expect_like, expect_shape,
+    Case, Cost, Fill, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, expect,
+    expect_like, expect_shape,
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -212,8 +212,8 @@ impl Op for Forward {
     }
     fn reference(&self, operands: Operands<'_>) {
         let channels = operands.inputs[0].ty.channels();
-        let Operands { inputs, outputs } = operands;
-        let [Output { data: y, .. }, Output { data: mean, .. }, Output { data: rstd, .. }] = split(outputs);
+        let inputs = operands.inputs.clone();
+        let [y, mean, rstd] = operands.split_outputs().map(|output| output.data);
         for (row, x) in inputs[0].data.chunks_exact(channels).enumerate() {
             let m = x.iter().map(|&x| f64::from(x)).sum::<f64>() / channels as f64;
             let variance = x.iter().map(|&x| (f64::from(x) - m).powi(2)).sum::<f64>() / channels as f64;
@@ -231,9 +231,9 @@ impl Op for Forward {
         }
     }
     fn compute(&self, operands: Operands<'_>) {
-        let Operands { inputs, outputs } = operands;
+        let inputs = operands.inputs.clone();
         let (x, channels) = (inputs[0].data, inputs[0].ty.channels());
-        let [Output { data: y, .. }, Output { data: mean, .. }, Output { data: rstd, .. }] = split(outputs);
+        let [y, mean, rstd] = operands.split_outputs().map(|output| output.data);
         let blocks = y.par_chunks_mut(ROWS_PER_SPLIT * channels).zip(x.par_chunks(ROWS_PER_SPLIT * channels));
         let statistics_of_blocks =
             mean.par_chunks_mut(ROWS_PER_SPLIT).zip(rstd.par_chunks_mut(ROWS_PER_SPLIT));
@@ -245,13 +245,6 @@ impl Op for Forward {
             }
         });
     }
-}
-
-/// The outputs of a call that has as many as it declares.
-fn split<const N: usize>(outputs: Vec<Output<'_>>) -> [Output<'_>; N] {
-    outputs
-        .try_into()
-        .unwrap_or_else(|_| unreachable!("an op split its outputs by another number than it declares"))
 }
 
 impl Op for Backward {
@@ -287,9 +280,9 @@ impl Op for Backward {
         1e-5
     }
     fn reference(&self, operands: Operands<'_>) {
-        let Operands { inputs, outputs } = operands;
+        let inputs = operands.inputs.clone();
         let channels = inputs[0].ty.channels();
-        let [Output { data: d_x, .. }] = split(outputs);
+        let [d_x] = operands.split_outputs().map(|output| output.data);
         let element = |input: usize, at: usize| f64::from(inputs[input].data[at]);
         for row in 0..inputs[0].ty.rows() {
             let x_hat = |c: usize| (element(0, row * channels + c) - element(1, row)) * element(2, row);
@@ -303,9 +296,9 @@ impl Op for Backward {
         }
     }
     fn compute(&self, operands: Operands<'_>) {
-        let Operands { inputs, outputs } = operands;
+        let inputs = operands.inputs.clone();
         let channels = inputs[0].ty.channels();
-        let [Output { data: d_x, .. }] = split(outputs);
+        let [d_x] = operands.split_outputs().map(|output| output.data);
         par_rows(d_x, channels, |first, d_x| {
             let (rows, length) = (d_x.len() / channels, d_x.len());
             let of_rows = |input: usize| &inputs[input].data[first..][..rows];

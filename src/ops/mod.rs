@@ -50,7 +50,7 @@ pub mod weighted_mean;
 use std::fmt::Debug;
 
 pub use add::add;
-pub use attention::attention;
+pub use attention::{Attention, attention};
 pub use average_pool::{average_pool, average_pool_window};
 pub use case::{Case, Fill};
 pub use cast::cast;
@@ -293,7 +293,9 @@ macro_rules! shared_wgsl {
 pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     activation,
     activation_f16,
+    attention_lane_passes,
     attention_lanes,
+    attention_tiles,
     gelu,
     index,
     lanes,

@@ -55,6 +55,16 @@ impl Forward {
     }
 }
 
+/// Rows and columns of the matrices of y, for a walk from `[B, M, N]` to `[B, N, M]`, where B may be missing.
+fn turned(walk: &[Axis]) -> Option<[usize; 2]> {
+    let (rows, columns) = match walk {
+        [rows, columns] => (rows, columns),
+        [batch, rows, columns] if batch.stride == rows.size * columns.size => (rows, columns),
+        _ => return None,
+    };
+    (rows.stride == 1 && columns.stride == rows.size).then_some([rows.size, columns.size])
+}
+
 /// Fields of `Params` for a walk whose elements are `width` wide.
 fn params(walk: &[Axis], width: usize) -> Vec<(&'static str, Word)> {
     let mut axes = [Axis { size: 1, stride: 0 }; RANK];
@@ -120,14 +130,9 @@ impl Op for Forward {
             let grid = Grid::Invocations(length / 4);
             variants.push(Variant::single("forward_vec4", grid, params(&walk, 4)));
         }
-        // [B, M, N] to [B, N, M], where B may be missing.
-        if let [.., rows, columns] = walk.as_slice()
-            && (rows.stride == 1 && columns.stride == rows.size)
-            && walk.len() <= 3
-            && walk.get(walk.len() - 3..).is_none_or(|walk| walk[0].stride == rows.size * columns.size)
-        {
-            let tiles = rows.size.div_ceil(TILE) * columns.size.div_ceil(TILE);
-            let grid = Grid::Workgroups(length / (rows.size * columns.size) * tiles);
+        if let Some([rows, columns]) = turned(&walk) {
+            let tiles = rows.div_ceil(TILE) * columns.div_ceil(TILE);
+            let grid = Grid::Workgroups(length / (rows * columns) * tiles);
             variants.push(Variant::single("forward_tiled", grid, params(&walk, 1)));
         }
         variants.push(Variant::single("forward", Grid::Invocations(length), params(&walk, 1)));

@@ -32,10 +32,10 @@ impl Window {
     /// Checks that windows fit into images of this type, and gives the shape of what is pooled of them.
     pub(super) fn expect(self, x: &TensorType) -> Result<[usize; 4], String> {
         let [n, height, width, channels] = expect_nhwc("x", x)?;
-        let Self { kernel, stride, padding } = self;
-        for axis in 0..2 {
-            let (size, kernel, padding) = ([height, width][axis], kernel[axis], padding[axis]);
-            expect(kernel > 0 && stride[axis] > 0, || "kernel and stride must be at least 1".to_owned())?;
+        expect(!self.kernel.contains(&0) && !self.stride.contains(&0), || {
+            "kernel and stride must be at least 1".to_owned()
+        })?;
+        for ((size, kernel), padding) in [height, width].into_iter().zip(self.kernel).zip(self.padding) {
             expect(padding < kernel, || {
                 format!(
                     "padding must be less than the kernel, or windows see nothing; it is {padding} of {kernel}"
