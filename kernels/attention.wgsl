@@ -80,10 +80,10 @@ fn mask_of_masked(n: u32, key: u32) -> f32 {
 
 // Whether queries see a key, and a query sees keys.
 fn see(query: vec2<u32>, key: u32) -> vec2<bool> {
-    return vec2(key < params.keys) & (query >= vec2(key) | vec2(!CAUSAL));
+    return vec2(key < params.keys) & ((query >= vec2(key)) | vec2(!CAUSAL));
 }
 fn is_seen(query: u32, key: vec2<u32>) -> vec2<bool> {
-    return vec2(query < params.queries) & (vec2(query) >= key | vec2(!CAUSAL));
+    return vec2(query < params.queries) & ((vec2(query) >= key) | vec2(!CAUSAL));
 }
 
 // One more than the last key that some of the queries before `end` see, and the first block with a query that sees a

@@ -54,7 +54,7 @@ fn forward_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgr
             let source = window_pixel(n, line - n * params.out_height, pixel - line * params.out_width, kh, kw);
             if source.y == 1u {
                 let value = vec4<f32>(x_vec4[source.x * quads + i % quads]);
-                let wins = value > largest | vec4(is_first);
+                let wins = (value > largest) | vec4(is_first);
                 largest = select(largest, value, wins);
                 tap = select(tap, vec4(kh * params.kernel_width + kw), wins);
                 is_first = false;
