@@ -1,14 +1,15 @@
-// 2-D convolution over NHWC images with OHWI weights, square kernel of size k, padded with zeros:
+// 2-D convolution over NHWC images with OHWI weights, any kernel of KH x KW, padded with zeros:
 //   y[n, oh, ow, o]          = bias[o] + sum over kh, kw, i of x[n, oh s + kh - p, ow s + kw - p, i] weight[o, kh, kw, i]
 //   d_x[n, h, w, i]          = sum over kh, kw, o of d_y[n, (h + p - kh) / s, (w + p - kw) / s, o] weight[o, kh, kw, i]
 //   d_weight[o, kh, kw, i]   = sum over n, oh, ow of d_y[n, oh, ow, o] x[n, oh s + kh - p, ow s + kw - p, i]
 //   d_bias[o]                = sum over n, oh, ow of d_y[n, oh, ow, o]
-// with stride s and padding p before the first row and column; the size of y says how much padding follows the last.
+// with stride s and padding p before the first row or column, each of them one number down and one across; the size of
+// y says how much padding follows the last.
 //
 // All three are matrix products whose one factor is never stored: its rows are pixels, and a pixel's row is what the
-// k x k taps of the kernel read around it (im2col, done by the index). The functions below say where a tap reads; the
+// KH x KW taps of the kernel read around it (im2col, done by the index). The functions below say where a tap reads; the
 // shared modules hold the algorithms, which multiply tiles and read four channels at a time. The gradient of the input
-// is the same product as the forward one, over weights turned to [I, k, k, O] by a pass of their own.
+// is the same product as the forward one, over weights turned to [I, KH, KW, O] by a pass of their own.
 // Plain entry points take one invocation per output element and fit any number of channels.
 
 // #import activation
@@ -33,9 +34,12 @@ struct Params {
     out_height: u32,
     out_width: u32,
     out_channels: u32,
-    kernel: u32,
-    stride: u32,
-    pad: u32,
+    kernel_height: u32,
+    kernel_width: u32,
+    stride_height: u32,
+    stride_width: u32,
+    pad_top: u32,
+    pad_left: u32,
     // Ranges of output pixels, the rows of the product, that the weight gradient is summed in.
     rows_per_split: u32,
     splits: u32,
@@ -43,14 +47,14 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<Activation>;                  // [N, H, W, I]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;                    // [O, k, k, I]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;                    // [O, KH, KW, I]
 @group(0) @binding(3) var<storage, read> bias: array<f32>;                      // [O]
 @group(0) @binding(4) var<storage, read_write> y: array<Activation>;            // [N, OH, OW, O]
 @group(0) @binding(5) var<storage, read> d_y: array<Activation>;                // [N, OH, OW, O]
 @group(0) @binding(6) var<storage, read_write> d_x: array<Activation>;          // [N, H, W, I]
-@group(0) @binding(7) var<storage, read_write> d_weight: array<f32>;            // [O, k, k, I]
+@group(0) @binding(7) var<storage, read_write> d_weight: array<f32>;            // [O, KH, KW, I]
 @group(0) @binding(8) var<storage, read_write> d_bias: array<f32>;              // [O]
-@group(0) @binding(9) var<storage, read_write> partial: array<f32>;             // [splits, O, k, k, I]
+@group(0) @binding(9) var<storage, read_write> partial: array<f32>;             // [splits, O, KH, KW, I]
 @group(0) @binding(10) var<storage, read_write> partial_bias: array<f32>;       // [splits, O]
 // The same tensors, four channels at a time.
 @group(0) @binding(11) var<storage, read> x_vec4: array<Activation4>;
@@ -63,7 +67,7 @@ struct Params {
 @group(0) @binding(18) var<storage, read_write> d_bias_vec4: array<vec4<f32>>;
 @group(0) @binding(19) var<storage, read_write> partial_vec4: array<vec4<f32>>;
 @group(0) @binding(20) var<storage, read_write> partial_bias_vec4: array<vec4<f32>>;
-@group(0) @binding(21) var<storage, read_write> turned_weight_vec4: array<vec4<f32>>; // [I, k, k, O]
+@group(0) @binding(21) var<storage, read_write> turned_weight_vec4: array<vec4<f32>>; // [I, KH, KW, O]
 
 override WORKGROUP: u32 = 64;
 
@@ -71,7 +75,7 @@ override WORKGROUP: u32 = 64;
 
 fn forward_product() -> Product {
     let pixels = params.batch * params.out_height * params.out_width;
-    return Product(pixels, params.out_channels, params.kernel * params.kernel, params.in_channels);
+    return Product(pixels, params.out_channels, params.kernel_height * params.kernel_width, params.in_channels);
 }
 
 // First line of the pixel's image in x; row and column that its first tap reads. Rows above and columns left of the
@@ -79,22 +83,22 @@ fn forward_product() -> Product {
 fn forward_place(pixel: u32) -> vec3<u32> {
     let line = pixel / params.out_width;
     let n = line / params.out_height;
-    return vec3(n * params.in_height, (line - n * params.out_height) * params.stride - params.pad,
-                (pixel - line * params.out_width) * params.stride - params.pad);
+    return vec3(n * params.in_height, (line - n * params.out_height) * params.stride_height - params.pad_top,
+                (pixel - line * params.out_width) * params.stride_width - params.pad_left);
 }
 
 // The place of the next pixel, without a division.
 fn forward_next(place: vec3<u32>) -> vec3<u32> {
-    let w = place.z + params.stride;
-    let line_ends = w == params.out_width * params.stride - params.pad;
-    let h = select(place.y, place.y + params.stride, line_ends);
-    let image_ends = h == params.out_height * params.stride - params.pad;
-    return vec3(select(place.x, place.x + params.in_height, image_ends), select(h, 0u - params.pad, image_ends),
-                select(w, 0u - params.pad, line_ends));
+    let w = place.z + params.stride_width;
+    let line_ends = w == params.out_width * params.stride_width - params.pad_left;
+    let h = select(place.y, place.y + params.stride_height, line_ends);
+    let image_ends = h == params.out_height * params.stride_height - params.pad_top;
+    return vec3(select(place.x, place.x + params.in_height, image_ends), select(h, 0u - params.pad_top, image_ends),
+                select(w, 0u - params.pad_left, line_ends));
 }
 
 // Row and column of a tap within the kernel.
-fn forward_shift(tap: u32) -> vec2<u32> { return vec2(tap / params.kernel, tap % params.kernel); }
+fn forward_shift(tap: u32) -> vec2<u32> { return vec2(tap / params.kernel_width, tap % params.kernel_width); }
 
 // Pixel of x that a tap reads, and 1 if it lies inside the image.
 fn forward_pixel(place: vec3<u32>, shift: vec2<u32>) -> vec2<u32> {
@@ -124,8 +128,8 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     let place = forward_place(index / product.columns);
     var sum = bias[o];
     var w = o * product.taps * product.depth;
-    for (var kh = 0u; kh < params.kernel; kh++) {
-        for (var kw = 0u; kw < params.kernel; kw++) {
+    for (var kh = 0u; kh < params.kernel_height; kh++) {
+        for (var kw = 0u; kw < params.kernel_width; kw++) {
             let pixel = forward_pixel(place, vec2(kh, kw));
             if pixel.y == 1u {
                 for (var i = 0u; i < product.depth; i++) {
@@ -142,15 +146,15 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
 
 fn backward_input_product() -> Product {
     let pixels = params.batch * params.in_height * params.in_width;
-    return Product(pixels, params.in_channels, params.kernel * params.kernel, params.out_channels);
+    return Product(pixels, params.in_channels, params.kernel_height * params.kernel_width, params.out_channels);
 }
 
 // First line of the pixel's image in d_y; stride times the row and column of the output that read the pixel by tap 0.
 fn backward_input_place(pixel: u32) -> vec3<u32> {
     let line = pixel / params.in_width;
     let n = line / params.in_height;
-    return vec3(n * params.out_height, line - n * params.in_height + params.pad,
-                pixel - line * params.in_width + params.pad);
+    return vec3(n * params.out_height, line - n * params.in_height + params.pad_top,
+                pixel - line * params.in_width + params.pad_left);
 }
 
 fn backward_input_shift(tap: u32) -> vec2<u32> { return forward_shift(tap); }
@@ -160,9 +164,9 @@ fn backward_input_pixel(place: vec3<u32>, shift: vec2<u32>) -> vec2<u32> {
     let bottom = place.y - shift.x;
     let right = place.z - shift.y;
     // Numbers below 2^20 divide exactly by way of floats, where integer division is slow.
-    let h = u32((f32(bottom) + 0.5) / f32(params.stride));
-    let w = u32((f32(right) + 0.5) / f32(params.stride));
-    let divides = h * params.stride == bottom && w * params.stride == right;
+    let h = u32((f32(bottom) + 0.5) / f32(params.stride_height));
+    let w = u32((f32(right) + 0.5) / f32(params.stride_width));
+    let divides = h * params.stride_height == bottom && w * params.stride_width == right;
     let inside = h < params.out_height && w < params.out_width && divides;
     return select(vec2(0u), vec2((place.x + h) * params.out_width + w, 1u), inside);
 }
@@ -188,8 +192,8 @@ fn backward_input(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_work
     let w_stride = product.taps * product.columns;
     var w_tap = i;
     var sum = 0.0;
-    for (var kh = 0u; kh < params.kernel; kh++) {
-        for (var kw = 0u; kw < params.kernel; kw++) {
+    for (var kh = 0u; kh < params.kernel_height; kh++) {
+        for (var kw = 0u; kw < params.kernel_width; kw++) {
             let pixel = backward_input_pixel(place, vec2(kh, kw));
             if pixel.y == 1u {
                 var w = w_tap;

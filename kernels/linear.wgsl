@@ -1,5 +1,5 @@
 // Fully connected layer over rows, and the matrix products of its gradients:
-//   y[m, o]        = bias[o] + sum over i of x[m, i] weight[o, i]
+//   y[m, o]        = bias[o] + sum over i of x[m, i] weight[o, i]       forward; forward_unbiased without the bias
 //   d_x[m, i]      = sum over o of d_y[m, o] weight[o, i]
 //   d_weight[o, i] = sum over m of d_y[m, o] x[m, i]          d_bias[o] = sum over m of d_y[m, o]
 // The shared modules hold the algorithms, which multiply tiles and read four features at a time; the functions below
@@ -13,10 +13,13 @@
 // #import tile_memory
 // #import turn_weight
 // #import product_tiles PASS=forward
+// #import product_tiles PASS=forward_unbiased
 // #import product_tiles PASS=backward_input
 // #import product_shuffle PASS=forward
+// #import product_shuffle PASS=forward_unbiased
 // #import product_shuffle PASS=backward_input
 // #import product_cooperative PASS=forward
+// #import product_cooperative PASS=forward_unbiased
 // #import product_cooperative PASS=backward_input
 // #import weight_tiles
 // #import weight_shuffle
@@ -59,6 +62,16 @@ fn forward_b(at: u32) -> vec4<f32> { return weight_vec4[at]; }
 fn forward_start(quad: u32) -> vec4<f32> { return bias_vec4[quad]; }
 fn forward_store(at: u32, value: vec4<f32>) { y_vec4[at] = Activation4(value); }
 
+// The same without a bias: another product, so that its calls need not bind one.
+fn forward_unbiased_product() -> Product { return forward_product(); }
+fn forward_unbiased_place(row: u32) -> vec3<u32> { return forward_place(row); }
+fn forward_unbiased_shift(tap: u32) -> vec2<u32> { return vec2(0u); }
+fn forward_unbiased_tap(place: vec3<u32>, shift: vec2<u32>) -> Tap { return Tap(place.x, true); }
+fn forward_unbiased_a(at: u32) -> vec4<f32> { return vec4<f32>(x_vec4[at]); }
+fn forward_unbiased_b(at: u32) -> vec4<f32> { return weight_vec4[at]; }
+fn forward_unbiased_start(quad: u32) -> vec4<f32> { return vec4(0.0); }
+fn forward_unbiased_store(at: u32, value: vec4<f32>) { y_vec4[at] = Activation4(value); }
+
 fn backward_input_product() -> Product { return Product(params.rows, params.in_features, 1u, params.out_features); }
 fn backward_input_place(row: u32) -> vec3<u32> { return vec3(row * (params.out_features / 4u), 0u, 0u); }
 fn backward_input_shift(tap: u32) -> vec2<u32> { return vec2(0u); }
@@ -67,6 +80,25 @@ fn backward_input_a(at: u32) -> vec4<f32> { return vec4<f32>(d_y_vec4[at]); }
 fn backward_input_b(at: u32) -> vec4<f32> { return turned_weight_vec4[at]; }
 fn backward_input_start(quad: u32) -> vec4<f32> { return vec4(0.0); }
 fn backward_input_store(at: u32, value: vec4<f32>) { d_x_vec4[at] = Activation4(value); }
+
+// x[m] . weight[o] for output index m O + o.
+fn product_at(index: u32) -> f32 {
+    let x_at = index / params.out_features * params.in_features;
+    let w_at = index % params.out_features * params.in_features;
+    var sum = 0.0;
+    for (var i = 0u; i < params.in_features; i++) {
+        sum += f32(x[x_at + i]) * weight[w_at + i];
+    }
+    return sum;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn forward_unbiased(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+                    @builtin(local_invocation_index) local: u32) {
+    let index = flat_index(workgroup, workgroups, local, WORKGROUP);
+    if index >= params.rows * params.out_features { return; }
+    y[index] = Activation(product_at(index));
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,

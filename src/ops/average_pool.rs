@@ -1,4 +1,8 @@
-//! Global average pooling: the mean of every channel over an image's pixels.
+//! Average pooling: the mean of every channel over an image's pixels, or over those of windows that slide over it.
+
+mod window;
+
+pub use window::average_pool_window;
 
 use super::cpu::par_rows;
 use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_nhwc};
@@ -24,8 +28,9 @@ struct Backward {
 /// `length` of the output; `x` is the type of the images.
 fn variant(entry: &'static str, length: usize, x: &TensorType) -> Vec<Variant> {
     let [_, h, w, c] = super::dims(x);
-    let params: Vec<(&'static str, Word)> =
+    let mut params: Vec<(&'static str, Word)> =
         vec![("length", length.into()), ("pixels", (h * w).into()), ("channels", c.into())];
+    params.extend(window::NO_WINDOW.map(|name| (name, 0u32.into())));
     vec![Variant::single(entry, Grid::Invocations(length), params)]
 }
 
@@ -118,11 +123,13 @@ impl Op for Backward {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         Case::new("ragged", Forward, vec![Fill::normal([3, 2, 5, 7])]),
         Case::new("large offset", Forward, vec![Fill::offset([2, 5, 3, 12])]),
         Case::new("image", Forward, vec![Fill::normal([4, 16, 8, 64])]),
         Case::new("ragged", Backward { height: 2, width: 5 }, vec![Fill::normal([3, 7])]),
         Case::new("image", Backward { height: 16, width: 8 }, vec![Fill::normal([4, 64])]),
-    ]
+    ];
+    cases.extend(window::cases());
+    cases
 }

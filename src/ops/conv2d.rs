@@ -13,49 +13,74 @@ use super::{
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
-/// How an image is padded with zeros before a 3x3 convolution.
+/// How an image is padded with zeros before a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
-    /// One row or column on each side; none for a 1x1 kernel.
+    /// Half the kernel on each side, rounded down: for odd kernels and stride 1, the size stays.
     Same,
-    /// One row below and one column to the right (diffusers' `downsample_padding` 0).
+    /// Half the kernel below and to the right, rounded down (diffusers' `downsample_padding` 0).
     RightBottom,
+    /// So many rows above and below, and columns to the left and to the right.
+    Sides {
+        /// Above and below.
+        rows: [usize; 2],
+        /// To the left and to the right.
+        columns: [usize; 2],
+    },
 }
 
-/// Convolution of `x` `[N, H, W, I]` with `weight` `[O, k, k, I]`, k 1 or 3, plus `bias` `[O]`.
+/// Rows and columns from one place of the kernel to the next; made of one number for both, or of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stride([usize; 2]);
+
+impl From<usize> for Stride {
+    fn from(stride: usize) -> Self {
+        Self([stride; 2])
+    }
+}
+
+impl From<[usize; 2]> for Stride {
+    fn from(stride: [usize; 2]) -> Self {
+        Self(stride)
+    }
+}
+
+/// Convolution of `x` `[N, H, W, I]` with `weight` `[O, KH, KW, I]`, plus `bias` `[O]`.
 ///
 /// # Errors
-/// [`GraphError::Shape`] for other shapes.
+/// [`GraphError::Shape`] for other shapes, or a kernel that is larger than the padded image.
 pub fn conv2d(
     graph: &mut Graph,
     x: ValueId,
     weight: ValueId,
     bias: ValueId,
-    stride: usize,
+    stride: impl Into<Stride>,
     padding: Padding,
 ) -> Result<ValueId, GraphError> {
-    graph.apply_one(Forward { stride, padding }, &[x, weight, bias])
+    graph.apply_one(Forward(Settings { stride: stride.into(), padding }), &[x, weight, bias])
+}
+
+/// What all passes of a call agree on.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    stride: Stride,
+    padding: Padding,
 }
 
 #[derive(Debug)]
-struct Forward {
-    stride: usize,
-    padding: Padding,
-}
+struct Forward(Settings);
 
 #[derive(Debug)]
 struct BackwardInput {
-    stride: usize,
-    padding: Padding,
-    /// Height and width of x: a stride hides which of two sizes it was.
+    settings: Settings,
+    /// Height and width of x: a stride hides which of several sizes it was.
     size: [usize; 2],
 }
 
 #[derive(Debug)]
 struct BackwardWeight {
-    stride: usize,
-    padding: Padding,
-    kernel: usize,
+    settings: Settings,
+    kernel: [usize; 2],
 }
 
 /// All sizes of one convolution.
@@ -66,32 +91,46 @@ struct Geometry {
     in_channels: usize,
     out_size: [usize; 2],
     out_channels: usize,
-    kernel: usize,
-    stride: usize,
+    kernel: [usize; 2],
+    stride: [usize; 2],
     /// Rows and columns of zeros before the first.
-    pad: usize,
+    pad: [usize; 2],
 }
 
-impl Geometry {
-    fn new(x: [usize; 4], out_channels: usize, kernel: usize, stride: usize, padding: Padding) -> Self {
-        let [batch, height, width, in_channels] = x;
-        let (pad, pad_both) = match padding {
-            Padding::Same => (kernel / 2, 2 * (kernel / 2)),
-            Padding::RightBottom => (0, kernel / 2),
-        };
-        let out = |size: usize| (size + pad_both).saturating_sub(kernel) / stride + 1;
-        Self {
-            batch,
-            in_size: [height, width],
-            in_channels,
-            out_size: [out(height), out(width)],
-            out_channels,
-            kernel,
-            stride,
-            pad,
+impl Settings {
+    /// Zeros before and after the rows, and the columns, of an image.
+    fn pads(self, kernel: [usize; 2]) -> [[usize; 2]; 2] {
+        match self.padding {
+            Padding::Same => kernel.map(|kernel| [kernel / 2; 2]),
+            Padding::RightBottom => kernel.map(|kernel| [0, kernel / 2]),
+            Padding::Sides { rows, columns } => [rows, columns],
         }
     }
 
+    /// All sizes, checked.
+    fn geometry(self, x: [usize; 4], out_channels: usize, kernel: [usize; 2]) -> Result<Geometry, String> {
+        let (Stride(stride), pads) = (self.stride, self.pads(kernel));
+        let [batch, height, width, in_channels] = x;
+        let in_size = [height, width];
+        expect(!stride.contains(&0), || "the stride must be at least 1".to_owned())?;
+        for ((size, pads), kernel_size) in in_size.into_iter().zip(pads).zip(kernel) {
+            let padded = size + pads[0] + pads[1];
+            expect(kernel_size > 0 && kernel_size <= padded, || {
+                let [kh, kw] = kernel;
+                format!(
+                    "a kernel of {kh}x{kw} does not fit into an image of {height}x{width} and its padding"
+                )
+            })?;
+        }
+        let out =
+            |axis: usize| (in_size[axis] + pads[axis][0] + pads[axis][1] - kernel[axis]) / stride[axis] + 1;
+        let pad = pads.map(|[before, _]| before);
+        let out_size = [out(0), out(1)];
+        Ok(Geometry { batch, in_size, in_channels, out_size, out_channels, kernel, stride, pad })
+    }
+}
+
+impl Geometry {
     fn in_pixels(&self) -> usize {
         self.batch * self.in_size[0] * self.in_size[1]
     }
@@ -104,9 +143,13 @@ impl Geometry {
         self.out_channels * self.patch()
     }
 
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
     /// Inputs that one output depends on.
     fn patch(&self) -> usize {
-        self.kernel * self.kernel * self.in_channels
+        self.taps() * self.in_channels
     }
 
     fn y_shape(&self) -> [usize; 4] {
@@ -115,8 +158,8 @@ impl Geometry {
 
     /// Input pixel that output pixel `(oh, ow)` of image `n` reads under tap `(kh, kw)`; `None` in the padding.
     fn tap(&self, n: usize, oh: usize, ow: usize, kh: usize, kw: usize) -> Option<usize> {
-        let h = (oh * self.stride + kh).checked_sub(self.pad).filter(|&h| h < self.in_size[0])?;
-        let w = (ow * self.stride + kw).checked_sub(self.pad).filter(|&w| w < self.in_size[1])?;
+        let h = (oh * self.stride[0] + kh).checked_sub(self.pad[0]).filter(|&h| h < self.in_size[0])?;
+        let w = (ow * self.stride[1] + kw).checked_sub(self.pad[1]).filter(|&w| w < self.in_size[1])?;
         Some((n * self.in_size[0] + h) * self.in_size[1] + w)
     }
 
@@ -126,10 +169,10 @@ impl Geometry {
         for n in 0..self.batch {
             for oh in 0..self.out_size[0] {
                 for ow in 0..self.out_size[1] {
-                    for kh in 0..self.kernel {
-                        for kw in 0..self.kernel {
+                    for kh in 0..self.kernel[0] {
+                        for kw in 0..self.kernel[1] {
                             if let Some(input) = self.tap(n, oh, ow, kh, kw) {
-                                body(pixel, input, kh * self.kernel + kw);
+                                body(pixel, input, kh * self.kernel[1] + kw);
                             }
                         }
                     }
@@ -144,7 +187,7 @@ impl Geometry {
         Product {
             rows: self.out_pixels(),
             columns: self.out_channels,
-            taps: self.kernel * self.kernel,
+            taps: self.taps(),
             depth: self.in_channels,
         }
     }
@@ -168,9 +211,12 @@ impl Geometry {
             ("out_height", self.out_size[0].into()),
             ("out_width", self.out_size[1].into()),
             ("out_channels", self.out_channels.into()),
-            ("kernel", self.kernel.into()),
-            ("stride", self.stride.into()),
-            ("pad", self.pad.into()),
+            ("kernel_height", self.kernel[0].into()),
+            ("kernel_width", self.kernel[1].into()),
+            ("stride_height", self.stride[0].into()),
+            ("stride_width", self.stride[1].into()),
+            ("pad_top", self.pad[0].into()),
+            ("pad_left", self.pad[1].into()),
         ];
         params.extend(self.forward_product().split_params());
         params
@@ -184,32 +230,34 @@ impl Geometry {
 }
 
 impl Forward {
-    fn geometry(&self, x: &TensorType, weight: &TensorType) -> Geometry {
-        let [out_channels, kernel, _, _] = dims(weight);
-        Geometry::new(dims(x), out_channels, kernel, self.stride, self.padding)
+    fn geometry(&self, x: &TensorType, weight: &TensorType) -> Result<Geometry, String> {
+        let [out_channels, kh, kw, _] = dims(weight);
+        self.0.geometry(dims(x), out_channels, [kh, kw])
     }
 }
 
 impl BackwardInput {
-    fn geometry(&self, d_y: &TensorType, weight: &TensorType) -> Geometry {
-        let [out_channels, kernel, _, in_channels] = dims(weight);
+    fn geometry(&self, d_y: &TensorType, weight: &TensorType) -> Result<Geometry, String> {
+        let [out_channels, kh, kw, in_channels] = dims(weight);
         let [batch, ..] = dims::<4>(d_y);
         let x = [batch, self.size[0], self.size[1], in_channels];
-        Geometry::new(x, out_channels, kernel, self.stride, self.padding)
+        self.settings.geometry(x, out_channels, [kh, kw])
     }
 }
 
 impl BackwardWeight {
-    fn geometry(&self, x: &TensorType, d_y: &TensorType) -> Geometry {
-        Geometry::new(dims(x), d_y.channels(), self.kernel, self.stride, self.padding)
+    fn geometry(&self, x: &TensorType, d_y: &TensorType) -> Result<Geometry, String> {
+        self.settings.geometry(dims(x), d_y.channels(), self.kernel)
     }
 }
 
+/// The geometry of a call whose shapes the shape rule has checked.
+fn checked(geometry: Result<Geometry, String>) -> Geometry {
+    geometry.unwrap_or_else(|fault| unreachable!("a convolution passed its shape rule, but {fault}"))
+}
+
 fn expect_kernel(weight: &TensorType) -> Result<[usize; 4], String> {
-    let [out_channels, kh, kw, in_channels] =
-        weight.shape.as_slice().try_into().map_err(|_| "weight must be [O, k, k, I]".to_owned())?;
-    expect(kh == kw && (kh == 1 || kh == 3), || "the kernel must be 1x1 or 3x3".to_owned())?;
-    Ok([out_channels, kh, kw, in_channels])
+    weight.shape.as_slice().try_into().map_err(|_| "weight must be [O, KH, KW, I]".to_owned())
 }
 
 impl Op for Forward {
@@ -227,43 +275,42 @@ impl Op for Forward {
         let [out_channels, _, _, in_channels] = expect_kernel(inputs[1])?;
         expect(channels == in_channels, || format!("weight takes {in_channels} channels, x has {channels}"))?;
         expect_shape("bias", inputs[2], &[out_channels])?;
-        expect(self.stride > 0, || "the stride must be at least 1".to_owned())?;
-        Ok(vec![inputs[0].with_shape(self.geometry(inputs[0], inputs[1]).y_shape())])
+        Ok(vec![inputs[0].with_shape(self.geometry(inputs[0], inputs[1])?.y_shape())])
     }
     fn gradient(
         &self,
         graph: &mut Graph,
         call: &GradientCall<'_>,
     ) -> Result<Vec<Option<ValueId>>, GraphError> {
-        let (stride, padding) = (self.stride, self.padding);
+        let settings = self.0;
         let d_y = call.d_output(graph, self)?;
         let (x, weight) = (call.inputs[0], call.inputs[1]);
         let [_, height, width, _] = dims(graph.ty(x));
-        let [_, kernel, _, _] = dims(graph.ty(weight));
+        let [_, kh, kw, _] = dims(graph.ty(weight));
         let (mut d_x, mut d_weight, mut d_bias) = (None, None, None);
         if call.needs[1] || call.needs[2] {
-            let grads = graph.apply(BackwardWeight { stride, padding, kernel }, &[x, d_y])?;
+            let grads = graph.apply(BackwardWeight { settings, kernel: [kh, kw] }, &[x, d_y])?;
             (d_weight, d_bias) = (Some(grads[0]), Some(grads[1]));
         }
         if call.needs[0] {
-            let op = BackwardInput { stride, padding, size: [height, width] };
+            let op = BackwardInput { settings, size: [height, width] };
             d_x = Some(graph.apply_one(op, &[d_y, weight])?);
         }
         Ok(vec![d_x, d_weight, d_bias])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let geometry = self.geometry(&types.inputs[0], &types.inputs[1]);
+        let geometry = checked(self.geometry(&types.inputs[0], &types.inputs[1]));
         geometry.forward_product().forward(&geometry.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
-        self.geometry(&types.inputs[0], &types.inputs[1]).cost()
+        checked(self.geometry(&types.inputs[0], &types.inputs[1])).cost()
     }
     fn tolerance(&self) -> f32 {
         1e-5
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x, weight, bias], [y]) = operands.split();
-        let geometry = self.geometry(x.ty, weight.ty);
+        let geometry = checked(self.geometry(x.ty, weight.ty));
         let (channels, patch) = (geometry.in_channels, geometry.patch());
         let mut sums: Vec<f64> =
             (0..y.data.len()).map(|i| f64::from(bias.data[i % geometry.out_channels])).collect();
@@ -281,7 +328,7 @@ impl Op for Forward {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([x, weight, bias], [y]) = operands.split();
-        let geometry = self.geometry(x.ty, weight.ty);
+        let geometry = checked(self.geometry(x.ty, weight.ty));
         let forward = if winograd::suits(&geometry) { winograd::forward } else { compute::forward };
         forward(&geometry, x.data, weight.data, bias.data, y.data);
     }
@@ -300,22 +347,22 @@ impl Op for BackwardInput {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [batch, ..] = expect_nhwc("d_y", inputs[0])?;
         let [_, _, _, in_channels] = expect_kernel(inputs[1])?;
-        expect_shape_like("d_y", inputs[0], &self.geometry(inputs[0], inputs[1]).y_shape(), inputs[0])?;
+        expect_shape_like("d_y", inputs[0], &self.geometry(inputs[0], inputs[1])?.y_shape(), inputs[0])?;
         Ok(vec![inputs[0].with_shape([batch, self.size[0], self.size[1], in_channels])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let geometry = self.geometry(&types.inputs[0], &types.inputs[1]);
+        let geometry = checked(self.geometry(&types.inputs[0], &types.inputs[1]));
         geometry.backward_input_product().backward_input(&geometry.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
-        self.geometry(&types.inputs[0], &types.inputs[1]).cost()
+        checked(self.geometry(&types.inputs[0], &types.inputs[1])).cost()
     }
     fn tolerance(&self) -> f32 {
         1e-5
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([d_y, weight], [d_x]) = operands.split();
-        let geometry = self.geometry(d_y.ty, weight.ty);
+        let geometry = checked(self.geometry(d_y.ty, weight.ty));
         let (channels, patch) = (geometry.in_channels, geometry.patch());
         let mut sums = vec![0.0f64; d_x.data.len()];
         geometry.for_each_tap(|pixel, input, tap| {
@@ -332,7 +379,7 @@ impl Op for BackwardInput {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([d_y, weight], [d_x]) = operands.split();
-        let geometry = self.geometry(d_y.ty, weight.ty);
+        let geometry = checked(self.geometry(d_y.ty, weight.ty));
         let backward_input =
             if winograd::suits(&geometry) { winograd::backward_input } else { compute::backward_input };
         backward_input(&geometry, d_y.data, weight.data, d_x.data);
@@ -352,23 +399,23 @@ impl Op for BackwardWeight {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [_, _, _, in_channels] = expect_nhwc("x", inputs[0])?;
         let [_, _, _, out_channels] = expect_nhwc("d_y", inputs[1])?;
-        expect_shape_like("d_y", inputs[1], &self.geometry(inputs[0], inputs[1]).y_shape(), inputs[0])?;
-        let weight = TensorType::f32([out_channels, self.kernel, self.kernel, in_channels]);
+        expect_shape_like("d_y", inputs[1], &self.geometry(inputs[0], inputs[1])?.y_shape(), inputs[0])?;
+        let weight = TensorType::f32([out_channels, self.kernel[0], self.kernel[1], in_channels]);
         Ok(vec![weight, TensorType::f32([out_channels])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let geometry = self.geometry(&types.inputs[0], &types.inputs[1]);
+        let geometry = checked(self.geometry(&types.inputs[0], &types.inputs[1]));
         geometry.forward_product().backward_weight(&geometry.params())
     }
     fn cost(&self, types: Types<'_>) -> Cost {
-        self.geometry(&types.inputs[0], &types.inputs[1]).cost()
+        checked(self.geometry(&types.inputs[0], &types.inputs[1])).cost()
     }
     fn tolerance(&self) -> f32 {
         2e-5
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_weight, d_bias]) = operands.split();
-        let geometry = self.geometry(x.ty, d_y.ty);
+        let geometry = checked(self.geometry(x.ty, d_y.ty));
         let (channels, patch) = (geometry.in_channels, geometry.patch());
         let mut sums = vec![0.0f64; d_weight.data.len()];
         geometry.for_each_tap(|pixel, input, tap| {
@@ -391,7 +438,7 @@ impl Op for BackwardWeight {
     }
     fn compute(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_weight, d_bias]) = operands.split();
-        let geometry = self.geometry(x.ty, d_y.ty);
+        let geometry = checked(self.geometry(x.ty, d_y.ty));
         let backward_weight = if winograd::suits_weight(&geometry) {
             winograd::backward_weight
         } else {

@@ -52,6 +52,13 @@ impl<'a> Operands<'a> {
             _ => unreachable!("an op split its operands by another number than it declares"),
         }
     }
+
+    /// The outputs by name, for an op whose number of inputs depends on its settings.
+    pub(super) fn split_outputs<const O: usize>(self) -> [Output<'a>; O] {
+        self.outputs
+            .try_into()
+            .unwrap_or_else(|_| unreachable!("an op split its outputs by another number than it declares"))
+    }
 }
 
 /// Elements per task of an element-wise loop: large enough to hide the cost of a task.

@@ -4,19 +4,32 @@ use rayon::prelude::*;
 
 use super::cpu::{Matrix, column_sums, gemm};
 use super::product::Product;
-use super::{Case, Cost, Fill, GradientCall, Op, Operands, Types, Variant, Word, dims, expect, expect_shape};
+use super::{
+    Case, Cost, Fill, GradientCall, Input, Op, Operands, Output, Types, Variant, Word, dims, expect,
+    expect_shape,
+};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
-/// `y = x weight^T + bias` for `x` `[..., I]`, `weight` `[O, I]` and `bias` `[O]`.
+/// `y = x weight^T + bias` for `x` `[..., I]`, `weight` `[O, I]` and `bias` `[O]`; `y = x weight^T` without a bias.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.
-pub fn linear(graph: &mut Graph, x: ValueId, weight: ValueId, bias: ValueId) -> Result<ValueId, GraphError> {
-    graph.apply_one(Forward, &[x, weight, bias])
+pub fn linear(
+    graph: &mut Graph,
+    x: ValueId,
+    weight: ValueId,
+    bias: impl Into<Option<ValueId>>,
+) -> Result<ValueId, GraphError> {
+    match bias.into() {
+        Some(bias) => graph.apply_one(Forward { bias: true }, &[x, weight, bias]),
+        None => graph.apply_one(Forward { bias: false }, &[x, weight]),
+    }
 }
 
 #[derive(Debug)]
-struct Forward;
+struct Forward {
+    bias: bool,
+}
 
 #[derive(Debug)]
 struct BackwardInput;
@@ -66,12 +79,25 @@ impl Sizes {
     }
 }
 
+impl Forward {
+    /// x, weight, bias if there is one, and y.
+    fn split<'a>(&self, operands: Operands<'a>) -> (Input<'a>, Input<'a>, Option<Input<'a>>, Output<'a>) {
+        if self.bias {
+            let ([x, weight, bias], [y]) = operands.split();
+            (x, weight, Some(bias), y)
+        } else {
+            let ([x, weight], [y]) = operands.split();
+            (x, weight, None, y)
+        }
+    }
+}
+
 impl Op for Forward {
     fn name(&self) -> &'static str {
-        "linear.forward"
+        if self.bias { "linear.forward" } else { "linear.forward_unbiased" }
     }
     fn inputs(&self) -> &'static [&'static str] {
-        &["x", "weight", "bias"]
+        if self.bias { &["x", "weight", "bias"] } else { &["x", "weight"] }
     }
     fn outputs(&self) -> &'static [&'static str] {
         &["y"]
@@ -79,7 +105,9 @@ impl Op for Forward {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let outputs = inputs[1].shape.first().copied().unwrap_or(0);
         expect_shape("weight", inputs[1], &[outputs, inputs[0].channels()])?;
-        expect_shape("bias", inputs[2], &[outputs])?;
+        if self.bias {
+            expect_shape("bias", inputs[2], &[outputs])?;
+        }
         let mut shape = inputs[0].shape.clone();
         shape.pop();
         shape.push(outputs);
@@ -93,18 +121,24 @@ impl Op for Forward {
         let d_y = call.d_output(graph, self)?;
         let (x, weight) = (call.inputs[0], call.inputs[1]);
         let (mut d_x, mut d_weight, mut d_bias) = (None, None, None);
-        if call.needs[1] || call.needs[2] {
+        if call.needs[1..].contains(&true) {
+            // The sum that would be a bias's gradient comes along for next to nothing.
             let grads = graph.apply(BackwardWeight, &[x, d_y])?;
             (d_weight, d_bias) = (Some(grads[0]), Some(grads[1]));
         }
         if call.needs[0] {
             d_x = Some(graph.apply_one(BackwardInput, &[d_y, weight])?);
         }
-        Ok(vec![d_x, d_weight, d_bias])
+        let mut gradients = vec![d_x, d_weight, d_bias];
+        gradients.truncate(call.inputs.len());
+        Ok(gradients)
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let sizes = Sizes::new(&types.inputs[0], types.outputs[0].channels());
-        sizes.forward_product().forward(&sizes.params())
+        match self.bias {
+            true => sizes.forward_product().forward(&sizes.params()),
+            false => sizes.forward_product().forward_unbiased(&sizes.params()),
+        }
     }
     fn cost(&self, types: Types<'_>) -> Cost {
         Sizes::new(&types.inputs[0], types.outputs[0].channels()).cost()
@@ -113,25 +147,31 @@ impl Op for Forward {
         1e-5
     }
     fn reference(&self, operands: Operands<'_>) {
-        let ([x, weight, bias], [y]) = operands.split();
+        let (x, weight, bias, y) = self.split(operands);
         let Sizes { rows, inputs, outputs } = Sizes::new(x.ty, y.ty.channels());
         for m in 0..rows {
             for o in 0..outputs {
                 let product: f64 = (0..inputs)
                     .map(|i| f64::from(x.data[m * inputs + i]) * f64::from(weight.data[o * inputs + i]))
                     .sum();
-                y.data[m * outputs + o] = (product + f64::from(bias.data[o])) as f32;
+                let bias = bias.map_or(0.0, |bias| f64::from(bias.data[o]));
+                y.data[m * outputs + o] = (product + bias) as f32;
             }
         }
     }
     fn compute(&self, operands: Operands<'_>) {
-        let ([x, weight, bias], [y]) = operands.split();
+        let (x, weight, bias, y) = self.split(operands);
         let Sizes { inputs, outputs, .. } = Sizes::new(x.ty, y.ty.channels());
         let weight = Matrix::new(weight.data, outputs, inputs).t();
         y.data.par_chunks_mut(BLOCK * outputs).enumerate().for_each(|(block, y)| {
-            y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias.data));
             let x = Matrix::new(&x.data[block * BLOCK * inputs..], y.len() / outputs, inputs);
-            gemm(1.0, x, weight, 1.0, y, outputs);
+            match bias {
+                Some(bias) => {
+                    y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias.data));
+                    gemm(1.0, x, weight, 1.0, y, outputs);
+                }
+                None => gemm(1.0, x, weight, 0.0, y, outputs),
+            }
         });
     }
 }
@@ -255,7 +295,9 @@ pub fn cases() -> Vec<Case> {
         let shape = |features: usize| [rows.as_slice(), &[features]].concat();
         let weight = || Fill::Normal { shape: vec![outputs, inputs], mean: 0.0, std: 0.1 };
         let (x, d_y) = (Fill::normal(shape(inputs)), Fill::normal(shape(outputs)));
-        cases.push(Case::new(name, Forward, vec![x.clone(), weight(), Fill::normal([outputs])]));
+        let biased = vec![x.clone(), weight(), Fill::normal([outputs])];
+        cases.push(Case::new(name, Forward { bias: false }, biased[..2].to_vec()));
+        cases.push(Case::new(name, Forward { bias: true }, biased));
         cases.push(Case::new(name, BackwardInput, vec![d_y.clone(), weight()]));
         cases.push(Case::new(name, BackwardWeight, vec![x, d_y]));
     }

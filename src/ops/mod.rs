@@ -7,6 +7,7 @@ mod case;
 mod cpu;
 mod product;
 mod variant;
+mod window;
 
 pub mod adamw;
 pub mod add;
@@ -21,20 +22,27 @@ pub mod dropout;
 pub mod dynamic_threshold;
 pub mod ema;
 pub mod embedding;
+pub mod geglu;
+pub mod gelu;
 pub mod grad_norm;
 pub mod group_norm;
 pub mod guidance;
+pub mod layer_norm;
 pub mod linear;
 pub mod loss_scale;
+pub mod max_pool;
 pub mod micro_batch;
+pub mod multiply;
 pub mod philox;
 pub mod q_sample;
 pub mod regression_loss;
+pub mod reshape;
 pub mod reverse_step;
 pub mod scale_shift;
 pub mod silu;
 pub mod step_norms;
 pub mod timestep_embedding;
+pub mod transpose;
 pub mod upsample;
 pub mod vlb_loss;
 pub mod weighted_mean;
@@ -42,8 +50,8 @@ pub mod weighted_mean;
 use std::fmt::Debug;
 
 pub use add::add;
-pub use attention::attention;
-pub use average_pool::average_pool;
+pub use attention::{Attention, attention};
+pub use average_pool::{average_pool, average_pool_window};
 pub use case::{Case, Fill};
 pub use cast::cast;
 pub use concat::concat;
@@ -53,19 +61,27 @@ pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
+pub use geglu::geglu;
+pub use gelu::{Gelu, gelu};
 pub use group_norm::group_norm;
+pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use max_pool::max_pool;
+pub use multiply::multiply;
 pub use q_sample::q_sample;
 pub use regression_loss::{Regression, mse_loss, regression_loss};
+pub use reshape::reshape;
 pub use reverse_step::reverse_step;
 pub use scale_shift::scale_shift;
 pub use silu::silu;
 pub use step_norms::step_norms;
 pub use timestep_embedding::timestep_embedding;
+pub use transpose::transpose;
 pub use upsample::upsample;
 pub use variant::{Grid, Pass, Requirements, Variant, Word};
 pub use vlb_loss::vlb_loss;
 pub use weighted_mean::weighted_mean;
+pub use window::Window;
 
 use crate::graph::{DType, Graph, GraphError, TensorType, ValueId};
 
@@ -225,20 +241,27 @@ pub const ALL: &[Room] = rooms![
     dynamic_threshold,
     ema,
     embedding,
+    geglu,
+    gelu,
     grad_norm,
     group_norm,
     guidance,
+    layer_norm,
     linear,
     loss_scale,
+    max_pool,
     micro_batch,
+    multiply,
     philox,
     q_sample,
     regression_loss,
+    reshape,
     reverse_step,
     scale_shift,
     silu,
     step_norms,
     timestep_embedding,
+    transpose,
     upsample,
     vlb_loss,
     weighted_mean,
@@ -270,7 +293,10 @@ macro_rules! shared_wgsl {
 pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     activation,
     activation_f16,
+    attention_lane_passes,
     attention_lanes,
+    attention_tiles,
+    gelu,
     index,
     lanes,
     logarithm,
@@ -285,6 +311,7 @@ pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     turn_weight,
     weight_shuffle,
     weight_tiles,
+    window,
 ];
 
 /// Checks that `condition` holds, as shape rules do.

@@ -95,8 +95,10 @@ macro_rules! tilings {
 }
 
 const FORWARD_COOPERATIVE: Tiling = cooperative("forward_cooperative");
+const UNBIASED_COOPERATIVE: Tiling = cooperative("forward_unbiased_cooperative");
 const BACKWARD_INPUT_COOPERATIVE: Tiling = cooperative("backward_input_cooperative");
 const FORWARD: [Tiling; 5] = tilings!("forward", register tile 4 x 8);
+const UNBIASED: [Tiling; 5] = tilings!("forward_unbiased", register tile 4 x 8);
 const BACKWARD_INPUT: [Tiling; 5] = tilings!("backward_input", register tile 4 x 8);
 const BACKWARD_WEIGHT: [Tiling; 5] = tilings!("backward_weight", register tile 8 x 8);
 
@@ -174,10 +176,25 @@ impl Product {
 
     /// Variants of `y = x weight + bias`, of which this is the product.
     pub(super) fn forward(&self, params: &Params) -> Vec<Variant> {
+        self.products(&FORWARD_COOPERATIVE, &FORWARD, "forward", params)
+    }
+
+    /// Variants of `y = x weight`, of which this is the product.
+    pub(super) fn forward_unbiased(&self, params: &Params) -> Vec<Variant> {
+        self.products(&UNBIASED_COOPERATIVE, &UNBIASED, "forward_unbiased", params)
+    }
+
+    fn products(
+        &self,
+        cooperative: &Tiling,
+        tilings: &[Tiling; 5],
+        plain: &'static str,
+        params: &Params,
+    ) -> Vec<Variant> {
         let size = [self.rows, self.columns];
         let mut variants = Vec::new();
         if self.is_tileable() {
-            let tilings = iter::once(&FORWARD_COOPERATIVE).chain(by_preference(&FORWARD, size, 1));
+            let tilings = iter::once(cooperative).chain(by_preference(tilings, size, 1));
             variants.extend(tilings.map(|tiling| Variant {
                 name: tiling.variant,
                 requires: tiling.requires,
@@ -185,11 +202,7 @@ impl Product {
                 passes: vec![tiling.pass(size, 1, params.clone())],
             }));
         }
-        variants.push(Variant::single(
-            "forward",
-            Grid::Invocations(self.rows * self.columns),
-            params.clone(),
-        ));
+        variants.push(Variant::single(plain, Grid::Invocations(self.rows * self.columns), params.clone()));
         variants
     }
 

@@ -179,7 +179,13 @@ fn products_by_matrix_units_compile_for_vulkan_and_metal() {
         assert!(words.windows(2).any(|pair| pair == [2 << 16 | 17, 6022]), "{}", pipeline.name);
         assert!(words.iter().any(|word| word & 0xffff == 4459 && word >> 16 >= 6), "{}", pipeline.name);
     }
-    let expected = ["conv2d.backward_input", "conv2d.forward", "linear.backward_input", "linear.forward"];
+    let expected = [
+        "conv2d.backward_input",
+        "conv2d.forward",
+        "linear.backward_input",
+        "linear.forward",
+        "linear.forward_unbiased",
+    ];
     assert_eq!(entries, BTreeSet::from(expected));
 }
 

@@ -20,7 +20,7 @@ const MANY_PIXELS: usize = 1024;
 /// Rows of the transposed weights that one task makes.
 const TERMS: usize = 64;
 
-/// `y = conv(x, weight) + bias`: `[pixels, k k I]` times the transpose of `[O, k k I]`.
+/// `y = conv(x, weight) + bias`: `[pixels, KH KW I]` times the transpose of `[O, KH KW I]`.
 pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
     let patch = g.patch();
     let gather = |block: &Block, out: &mut [f32]| gather_patches(g, x, block, out);
@@ -29,7 +29,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], y: 
         product(y, g.out_channels, patch, Some(bias), gather, pack);
         return;
     }
-    let mut transposed = vec![0.0; weight.len()]; // [k k I, O]
+    let mut transposed = vec![0.0; weight.len()]; // [KH KW I, O]
     transposed.par_chunks_mut(TERMS * g.out_channels).enumerate().for_each(|(index, out)| {
         let first = index * TERMS;
         let rows = first..patch.min(first + TERMS);
@@ -44,7 +44,7 @@ pub(super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], y: 
     product(y, g.out_channels, patch, Some(bias), gather, pack);
 }
 
-/// A block of the im2col matrix: its rows are output pixels, its columns `[k, k, I]`.
+/// A block of the im2col matrix: its rows are output pixels, its columns `[KH, KW, I]`.
 fn gather_patches(g: &Geometry, x: &[f32], block: &Block, out: &mut [f32]) {
     let channels = g.in_channels;
     let mut column = block.columns.start;
@@ -70,25 +70,26 @@ vector_functions! {
     ) {
         let [in_height, in_width] = g.in_size;
         let [out_height, out_width] = g.out_size;
-        let (kh, kw) = (tap / g.kernel, tap % g.kernel);
+        let (kh, kw) = (tap / g.kernel[1], tap % g.kernel[1]);
+        let ([down, across], [top, left]) = (g.stride, g.pad);
         // The columns of an output row that read inside the image.
-        let first = g.pad.saturating_sub(kw).div_ceil(g.stride).min(out_width);
-        let end = (in_width + g.pad).saturating_sub(kw).div_ceil(g.stride).clamp(first, out_width);
+        let first = left.saturating_sub(kw).div_ceil(across).min(out_width);
+        let end = (in_width + left).saturating_sub(kw).div_ceil(across).clamp(first, out_width);
         let mut rows = out.chunks_mut(stride).map(|row| &mut row[..channels.len()]);
         let mut pixel = pixels.start;
         while pixel < pixels.end {
             let (line, column) = (pixel / out_width, pixel % out_width);
             let columns = column..out_width.min(column + pixels.end - pixel);
             pixel += columns.len();
-            let (n, h) = (line / out_height, (line % out_height * g.stride + kh).wrapping_sub(g.pad));
+            let (n, h) = (line / out_height, (line % out_height * down + kh).wrapping_sub(top));
             let (first, end) = match h < in_height {
                 true => (first.clamp(columns.start, columns.end), end.clamp(columns.start, columns.end)),
                 false => (columns.end, columns.end),
             };
             rows.by_ref().take(first - columns.start).for_each(|row| row.fill(0.0));
             if first < end {
-                let at = ((n * in_height + h) * in_width + first * g.stride + kw - g.pad) * g.in_channels;
-                let inputs = x[at + channels.start..].chunks(g.stride * g.in_channels);
+                let at = ((n * in_height + h) * in_width + first * across + kw - left) * g.in_channels;
+                let inputs = x[at + channels.start..].chunks(across * g.in_channels);
                 let pairs = inputs.take(end - first).zip(rows.by_ref());
                 // The width of a panel of the weight gradient, where copying counts.
                 if channels.len() == 32 {
@@ -105,10 +106,10 @@ vector_functions! {
         }
     }
 
-    /// A block of the kernel turned by 180 degrees, `[k, k, O]` by input channels: row `(tap, o)` of it is a part of a
-    /// row of the weight `[O, k, k, I]`.
+    /// A block of the kernel turned by 180 degrees, `[KH, KW, O]` by input channels: row `(tap, o)` of it is a part of a
+    /// row of the weight `[O, KH, KW, I]`.
     fn pack_turned(g: Geometry, weight: &[f32], block: &Block, out: &mut [f32]) {
-        let taps = g.kernel * g.kernel;
+        let taps = g.taps();
         let (mut tap, mut o) = (block.rows.start / g.out_channels, block.rows.start % g.out_channels);
         for out in out.chunks_mut(block.stride).take(block.rows.len()) {
             let row = &weight[(o * taps + taps - 1 - tap) * g.in_channels..][block.columns.clone()];
@@ -123,13 +124,14 @@ vector_functions! {
 
 /// `d_x` from `d_y`: a convolution with the turned kernel where the stride is 1, else products scattered back.
 pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mut [f32]) {
-    if g.stride == 1 {
+    let can_turn = (0..2).all(|axis| g.stride[axis] == 1 && g.pad[axis] < g.kernel[axis]);
+    if can_turn {
         let turned = Geometry {
             in_size: g.out_size,
             in_channels: g.out_channels,
             out_size: g.in_size,
             out_channels: g.in_channels,
-            pad: g.kernel - 1 - g.pad,
+            pad: [g.kernel[0] - 1 - g.pad[0], g.kernel[1] - 1 - g.pad[1]],
             ..*g
         };
         let gather = |block: &Block, out: &mut [f32]| gather_patches(&turned, d_y, block, out);
@@ -152,7 +154,9 @@ pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mu
                 for (index, patch) in columns.chunks_exact(patch).take(rows).enumerate() {
                     let (oh, ow) = ((first + index) / g.out_size[1], (first + index) % g.out_size[1]);
                     for (tap, values) in patch.chunks_exact(channels).enumerate() {
-                        let Some(pixel) = g.tap(0, oh, ow, tap / g.kernel, tap % g.kernel) else { continue };
+                        let Some(pixel) = g.tap(0, oh, ow, tap / g.kernel[1], tap % g.kernel[1]) else {
+                            continue;
+                        };
                         for (d, value) in d_x[pixel * channels..].iter_mut().zip(values) {
                             *d += value;
                         }
@@ -163,7 +167,7 @@ pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mu
     });
 }
 
-/// `d_weight` from `x` and `d_y`: the transpose of `[pixels, O]` times `[pixels, k k I]`.
+/// `d_weight` from `x` and `d_y`: the transpose of `[pixels, O]` times `[pixels, KH KW I]`.
 pub(super) fn backward_weight(g: &Geometry, x: &[f32], d_y: &[f32], d_weight: &mut [f32]) {
     let right = |block: &Block, out: &mut [f32]| gather_patches(g, x, block, out);
     transposed_product(d_weight, g.patch(), d_y, right);

@@ -34,7 +34,7 @@ const POSITIONS: usize = 16;
 
 /// Whether this convolution can be computed so: channels fill vectors, images fill tiles.
 pub(super) fn suits(g: &Geometry) -> bool {
-    let same = g.kernel == 3 && g.stride == 1 && g.in_size == g.out_size;
+    let same = g.kernel == [3; 2] && g.stride == [1; 2] && g.pad == [1; 2] && g.in_size == g.out_size;
     let [height, width] = g.in_size;
     same && height % 2 == 0
         && width % 2 == 0
