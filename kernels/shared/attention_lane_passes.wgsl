@@ -46,9 +46,9 @@ fn forward_FORM_lanes(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_
                 scale_rows(sums.c4, 1.0 / total_a, 1.0 / total_b));
     let left = min(LANES, params.queries - task.own);
     if task.channel == lane && lane < left {
-        let logs_a = highest_a + natural_log(total_a);
-        let logs_b = highest_b + natural_log(total_b);
-        logsumexp[task.head * params.queries + task.own + lane] = select(logs_a, logs_b, lane >= 4u)[lane % 4u];
+        let highest = select(highest_a, highest_b, lane >= 4u)[lane % 4u];
+        let total = select(total_a, total_b, lane >= 4u)[lane % 4u];
+        logsumexp[task.head * params.queries + task.own + lane] = highest + natural_log(total);
     }
     var at = token_at(task, true, task.own) + task.channel;
     for (var row = 0u; row < left; row++) {
