@@ -38,8 +38,8 @@ struct Params { samples: u32, queries: u32, keys: u32, channels: u32, heads: u32
 @group(0) @binding(6) var<storage, read> d_y: array<Activation>;              // [N, T, C]
 @group(0) @binding(7) var<storage, read> saved_y: array<Activation>;          // [N, T, C]
 @group(0) @binding(8) var<storage, read> saved_logsumexp: array<f32>;         // [N, heads, T]
-@group(0) @binding(9) var<storage, read_write> rows: array<vec2<f32>>;        // [N, heads, T, 2]: log sum exp, dot
-@group(0) @binding(10) var<storage, read> saved_rows: array<vec2<f32>>;       // [N, heads, T, 2]
+@group(0) @binding(9) var<storage, read_write> rows: array<vec2<f32>>;        // [N, heads, 2 T]: log sum exp, dot
+@group(0) @binding(10) var<storage, read> saved_rows: array<vec2<f32>>;       // [N, heads, 2 T]
 @group(0) @binding(11) var<storage, read_write> d_q: array<Activation>;       // [N, T, C]
 @group(0) @binding(12) var<storage, read_write> d_k: array<Activation>;       // [N, S, C]
 @group(0) @binding(13) var<storage, read_write> d_v: array<Activation>;       // [N, S, C]

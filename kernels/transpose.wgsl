@@ -63,7 +63,8 @@ fn forward(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
 // y is [size2, size3, size4] and x is [size2, size4, size3].
 @compute @workgroup_size(TILE, TILE)
 fn forward_tiled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
-                 @builtin(local_invocation_id) own: vec3<u32>) {
+                 @builtin(local_invocation_index) local: u32) {
+    let own = vec2(local % TILE, local / TILE);
     let across = (params.size4 + TILE - 1u) / TILE;
     let down = (params.size3 + TILE - 1u) / TILE;
     let flat = flat_workgroup(workgroup, workgroups);

@@ -104,7 +104,7 @@ impl Settings {
         let (tensors, rest) = inputs.split_at(4);
         let shared = [tensors, &rest[1..]].concat();
         let [n, heads, queries] = self.expect(&["q", "k", "v", "d_y", "mask"], &shared)?;
-        expect_shape(BACKWARD[4], rest[0], &[n, heads, queries, 2])
+        expect_shape(BACKWARD[4], rest[0], &[n, heads, 2 * queries])
     }
 }
 
@@ -270,7 +270,7 @@ impl Op for BackwardDot {
         expect_like("saved_y", inputs[1], inputs[0])?;
         expect_shape("saved_logsumexp", inputs[2], &statistics)?;
         let [n, heads, queries] = statistics;
-        Ok(vec![TensorType::f32([n, heads, queries, 2])])
+        Ok(vec![TensorType::f32([n, heads, 2 * queries])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
         let settings = Settings { heads: self.heads, causal: false, masked: false };

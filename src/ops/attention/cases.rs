@@ -2,7 +2,7 @@
 
 use super::{Attention, BackwardDot, BackwardKeyValue, BackwardQuery, Forward, MASKED, Settings};
 use crate::graph::TensorType;
-use crate::ops::{Case, Fill, Input, Op, Operands, Output};
+use crate::ops::{Case, Fill, Input, Op, Operands, Output, dims};
 
 /// A call: its name, the shape of q, keys of a sample where they are others than the queries, and what queries look at.
 struct Call {
@@ -117,5 +117,6 @@ fn logsumexp_of(operands: &[Fill], settings: Settings) -> Option<Fill> {
 fn rows_of(logsumexp: &Fill) -> Fill {
     let dots = Fill::normal(logsumexp.ty().shape).data(8);
     let data = logsumexp.data(0).into_iter().zip(dots).flat_map(|(sum, dot)| [sum, dot]).collect();
-    Fill::Floats { shape: [logsumexp.ty().shape, vec![2]].concat(), data }
+    let [n, heads, queries] = dims(&logsumexp.ty());
+    Fill::Floats { shape: vec![n, heads, 2 * queries], data }
 }
