@@ -69,7 +69,7 @@ fn check_passes_and_tells_what_it_checked() {
 #[test]
 fn a_broken_kernel_is_caught_and_found() {
     let workspace = Workspace::new();
-    break_kernel(&workspace, "silu.wgsl", "(1.0 + x * (1.0 - sigmoid))", "(1.0 - x * (1.0 - sigmoid))");
+    break_kernel(&workspace, "silu.wgsl", "(1.0 + x * (1.0 - s))", "(1.0 - x * (1.0 - s))");
     for device in devices().into_iter().filter(|device| *device != "cpu") {
         let checked = run_with_kernels(&workspace, &format!("kernels check silu --device {device}"));
         assert_eq!(checked.code, Some(1), "{}", checked.stderr);
