@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ddpm_gpu::checkpoint::{Pipeline, resolve};
 
+use super::bounds::finite_in;
+
 /// The model in a folder, or the newest checkpoint there; what had to be assumed of it is printed.
 pub(super) fn load_model(folder: &Path) -> anyhow::Result<Pipeline> {
     Ok(noted(Pipeline::open(&resolve(folder)?)?))
@@ -31,7 +33,7 @@ pub(super) struct CheckpointArgs {
 pub(super) struct AverageArgs {
     /// Which average of the weights to take, of several that a model was trained with (train --ema-decay A,B): its decay.
     /// By default the first
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = finite_in(0.0..1.0))]
     ema_decay: Option<f64>,
 }
 

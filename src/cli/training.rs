@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use ddpm_gpu::data::{self, Dataset, OpenOptions, Split};
+use ddpm_gpu::data::{self, DataError, Dataset, OpenOptions, Split};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::files::read_regular_text;
 use ddpm_gpu::log::Scalars;
@@ -181,9 +181,16 @@ impl DataArgs {
         Ok(dataset)
     }
 
-    /// The images held out from training, where the data set has any.
+    /// The images held out from training, where the data set has any; says why there are none where they cannot be read.
     pub(super) fn open_held_out(&self, model: &UNetConfig) -> anyhow::Result<Option<Arc<dyn Dataset>>> {
-        Ok(data::open(&self.dataset, &self.open_options(model, Split::Test)?).ok().map(Arc::from))
+        Ok(match data::open(&self.dataset, &self.open_options(model, Split::Test)?) {
+            Ok(dataset) => Some(dataset.into()),
+            Err(DataError::NoSplit { .. }) => None,
+            Err(error) => {
+                eprintln!("note: no held-out images, so accuracy is that on the training images: {error}");
+                None
+            }
+        })
     }
 
     fn open_options(&self, model: &UNetConfig, split: Split) -> anyhow::Result<OpenOptions> {

@@ -1,5 +1,6 @@
 //! A whole training run: from its options to its last checkpoint.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::sample_grid::{self, SAMPLES_FOLDER};
 use super::soundness::Soundness;
@@ -535,9 +536,10 @@ pub(super) fn changes<T: PartialEq + Serialize>(then: &T, now: &T) -> Vec<String
 
 /// What is other in an object than in an earlier one.
 fn changed_keys(then: &Value, now: &Value) -> Vec<String> {
-    let keys = now.as_object().into_iter().flatten();
-    let changed = keys.filter_map(|(key, now)| {
-        let then = then.get(key).unwrap_or(&Value::Null);
+    let keys: BTreeSet<&String> =
+        [then, now].into_iter().filter_map(Value::as_object).flat_map(Map::keys).collect();
+    let changed = keys.into_iter().filter_map(|key| {
+        let [then, now] = [then, now].map(|of| of.get(key).unwrap_or(&Value::Null));
         (then != now).then(|| format!("{key} was {}, now it is {}", brief(then), brief(now)))
     });
     changed.collect()
@@ -575,13 +577,12 @@ pub(super) fn check_resume(run: &Run, of_model: &[String], state: &TrainingState
         }
     }
     // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
-    let now = run.options.to_json()?;
-    let then = match serde_json::from_value::<TrainOptions>(state.options.clone()) {
+    let mut now = run.options.to_json()?;
+    let mut then = match serde_json::from_value::<TrainOptions>(state.options.clone()) {
         Ok(then) => then.to_json()?,
         Err(_) => state.options.clone(),
     };
-    let mut now = now;
-    if let Some(settings) = now.as_object_mut() {
+    for settings in [&mut then, &mut now].into_iter().filter_map(Value::as_object_mut) {
         settings.retain(|key, _| !["steps", "checkpointing"].contains(&key.as_str()));
     }
     let changed = changed_keys(&then, &now);

@@ -85,6 +85,7 @@ fn collect(folder: &Path, relative: &Path, files: &mut Files) {
 /// All pictures of the golden files, without the expected pixels.
 fn images() -> Files {
     let mut files = folder("data/images", "");
+    files.extend(folder("data/formats", ""));
     files.retain(|(path, _)| path.extension().is_some_and(|ending| ending != "safetensors"));
     files
 }
@@ -237,7 +238,8 @@ fn draw(folder: &Path, _: &Path) -> Result<(), String> {
     request.options.steps = Some(Respacing::Steps(1));
     request.class_labels = pipeline.unet.num_class_embeds.map(|_| vec![0]);
     let drawn = block_on(sample(&Device::Cpu, &pipeline, &request, &mut |_| ()));
-    let images = drawn.map_err(|error| error.to_string())?.images;
+    // The files make sense: which model it is, the command line says.
+    let images = drawn.map_err(|error| format!("{}: {error}", checkpoint.display()))?.images;
     match images.data.iter().find(|value| !value.is_finite()) {
         Some(value) => Err(format!("MISREAD: the picture has the value {value}")),
         None => Ok(()),

@@ -108,13 +108,14 @@ fn read(format: &Format, folder: &Path, damaged: &Path, place: &str) -> Result<(
 
 /// What is wrong with an error's sentence, if anything is.
 fn fault_of(sentence: &str, folder: &Path) -> Option<&'static str> {
-    let is_debug_output = ["Custom {", "Os {", "Error(", "Some(", "None,", ".;", "..;"]
-        .iter()
-        .any(|mark| sentence.contains(mark));
+    // An ellipsis may come before a semicolon, the full stop of another sentence may not.
+    let text = sentence.replace("...", "");
+    let is_raw =
+        ["Custom {", "Os {", "Error(", "Some(", "None,", ".;"].iter().any(|mark| text.contains(mark));
     if sentence.contains("MISREAD") {
         Some("misread")
-    } else if is_debug_output {
-        Some("has Debug output")
+    } else if is_raw {
+        Some("is not a sentence for people")
     } else if !sentence.contains(&*folder.to_string_lossy()) {
         Some("names no file")
     } else {
