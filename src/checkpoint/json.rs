@@ -24,10 +24,10 @@ pub(super) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
         let message = match error.is_eof() {
             true if text.trim().is_empty() => "the file is empty; copy it again".to_owned(),
             true => format!(
-                "the file is incomplete, it ends at line {} within the JSON; copy it again",
+                "the file is incomplete, it ends at line {} within the JSON; complete it, or copy it again",
                 error.line()
             ),
-            false => format!("this is no JSON text ({error}); copy it again"),
+            false => format!("this is no JSON text ({error}); correct it there, or copy it again"),
         };
         CheckpointError::invalid(path, message)
     })

@@ -164,9 +164,9 @@ impl PrecisionArgs {
 }
 
 impl Command {
-    /// Whether it trains a model.
-    fn trains(&self) -> bool {
-        matches!(self, Self::Train(_) | Self::TrainClassifier(_))
+    /// Whether it has files to write when its first results are printed.
+    fn writes_files(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::TrainClassifier(_) | Self::Evaluate(_) | Self::Data(_))
     }
 }
 
@@ -198,7 +198,7 @@ pub(crate) fn main() -> ExitCode {
     show_warnings();
     memory::set_free(free_memory);
     let (cli, settings) = config::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
-    if cli.command.trains() {
+    if cli.command.writes_files() {
         terminal::outlive_reader();
     }
     terminal::end(pollster::block_on(async {

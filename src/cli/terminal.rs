@@ -4,7 +4,7 @@
 //! names are macros of this file, which never do:
 //!
 //! - A result that cannot be written is an error at the end of the command, which has written its files by then. A pipe whose
-//!   reader has gone (`| head`) ends the program without a word, but never a training run.
+//!   reader has gone (`| head`) ends the program without a word, but no command that goes on to write files.
 //! - What goes to standard error is dropped where it cannot be written.
 //! - Text may come from files: names, labels, values of a config. Characters that steer a terminal are shown escaped.
 
@@ -44,7 +44,7 @@ static OUTLIVES_READER: AtomicBool = AtomicBool::new(false);
 /// The first error in writing results.
 static FAILURE: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Lets the program go on when nobody reads its results any more: a training run is worth more than its lines.
+/// Lets the program go on when nobody reads its results any more: what it writes to files is worth more than its lines.
 pub(super) fn outlive_reader() {
     OUTLIVES_READER.store(true, Ordering::Relaxed);
 }

@@ -109,13 +109,12 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
     };
     let mut labels = Vec::new();
     for path in paths {
-        let (samples, damage) = index(&path, shards.files.len(), &mut rest)?;
-        match damage {
-            Some(damage) if options.skip_bad_images => {
-                shards.skipped.push(Skipped { path: path.clone(), reason: damage.reason() });
+        let (samples, faults) = index(&path, shards.files.len(), &mut rest)?;
+        for fault in faults {
+            if !options.skip_bad_images {
+                return Err(fault);
             }
-            Some(damage) => return Err(damage),
-            None => {}
+            shards.skipped.push(Skipped { path: path.clone(), reason: fault.reason() });
         }
         let (file, _) = open_regular_file(&path)?;
         shards.files.push(PositionedFile::new(file, path));
@@ -133,14 +132,16 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
     Ok(Box::new(shards))
 }
 
-/// The pictures of a tar file with their labels, and what is wrong with the rest of it.
-type Indexed = (Vec<(Sample, Option<Label>)>, Option<DataError>);
+/// The pictures of a tar file with their labels, and what is wrong with others and with the file.
+type Indexed = (Vec<(Sample, Option<Label>)>, Vec<DataError>);
 
 /// The members of a tar file that matter, by their keys, in the order of the file.
 #[derive(Default)]
 struct Members {
     pictures: Vec<(String, Sample)>,
     labels: Vec<(String, Written)>,
+    /// Keys of the labels that cannot be read, and what is wrong with these.
+    bad_labels: Vec<(String, DataError)>,
     /// Key of the last member of either kind.
     last: String,
 }
@@ -154,14 +155,23 @@ struct Written {
 fn index(path: &Path, shard: usize, rest: &mut Rest) -> Result<Indexed, DataError> {
     let mut members = Members::default();
     let damage = read_members(path, shard, &mut members, rest)?;
-    let is_whole = damage.is_none();
-    if !is_whole {
+    if damage.is_some() {
         // the last sample of a file that breaks off may lack its label, or its picture
         let last = members.last.clone();
         members.pictures.retain(|(key, _)| *key != last);
         members.labels.retain(|(key, _)| *key != last);
     }
-    Ok((join(path, members, rest)?, damage))
+    let mut faults = Vec::new();
+    for (bad_key, fault) in std::mem::take(&mut members.bad_labels) {
+        // A picture whose label is bad is as bad; without it, it would count as one that has none.
+        members.pictures.retain(|(key, _)| *key != bad_key && prefixes(key).all(|prefix| prefix != bad_key));
+        members.labels.retain(|(key, _)| *key != bad_key);
+        faults.push(fault);
+    }
+    faults.extend(damage);
+    // Where a part of the file is missing, so may be pictures whose labels came first.
+    let is_whole = faults.is_empty();
+    Ok((join(path, members, is_whole, rest)?, faults))
 }
 
 /// Reads the headers of all members, and the labels. Gives what is wrong where the file cannot be read to its end.
@@ -198,7 +208,9 @@ fn read_members(
             } else if extension == "cls" || extension == "json" {
                 members.last = key.to_owned();
                 if length > MAX_LABEL_BYTES {
-                    return Err(bad(path, "a short label", format!("{length} bytes in {name}"), "remove it"));
+                    let fault = bad(path, "a short label", format!("{length} bytes in {name}"), "remove it");
+                    members.bad_labels.push((key.to_owned(), fault));
+                    return Ok(());
                 }
                 let mut text = vec![0; length as usize];
                 label_file
@@ -206,12 +218,16 @@ fn read_members(
                     .and_then(|_| label_file.read_exact(&mut text))
                     .map_err(io_error)?;
                 let found = if extension == "cls" { Some(parse_cls(&text)) } else { parse_json(&text) };
-                let label = found.transpose().map_err(|found: String| {
-                    let expected = format!("a label in {name}");
-                    bad(path, &expected, found, "correct it and write the tar file again")
-                })?;
                 let key = key.to_owned();
-                members.labels.extend(label.map(|label| (key, Written { label, member: name })));
+                match found {
+                    Some(Ok(label)) => members.labels.push((key, Written { label, member: name })),
+                    Some(Err(found)) => {
+                        let expected = format!("a label in {name}");
+                        let fault = bad(path, &expected, found, "correct it and write the tar file again");
+                        members.bad_labels.push((key, fault));
+                    }
+                    None => {}
+                }
             } else {
                 rest.add(path.join(name));
             }
@@ -252,8 +268,14 @@ impl Seek for Headers<'_> {
     }
 }
 
-/// Finds the label of each picture, by the rule at the top of this file.
-fn join(path: &Path, members: Members, rest: &mut Rest) -> Result<Vec<(Sample, Option<Label>)>, DataError> {
+/// Finds the label of each picture, by the rule at the top of this file. A label without a picture is refused where the file
+/// is whole.
+fn join(
+    path: &Path,
+    members: Members,
+    is_whole: bool,
+    rest: &mut Rest,
+) -> Result<Vec<(Sample, Option<Label>)>, DataError> {
     let Members { pictures, labels, .. } = members;
     let mut by_key: HashMap<&str, usize> = HashMap::new();
     for (position, (key, sample)) in pictures.iter().enumerate() {
@@ -286,6 +308,7 @@ fn join(path: &Path, members: Members, rest: &mut Rest) -> Result<Vec<(Sample, O
                     "give each picture a label of its own name",
                 ));
             }
+            (None, _) if !is_whole => continue,
             (None, _) => {
                 let found = match plainer(&key) {
                     Some(position) => format!("none; the nearest is {}", pictures[position].1.name),

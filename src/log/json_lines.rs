@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: an object a line, for scripts and for `ddpm-gpu plot`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -56,12 +56,9 @@ impl JsonLines {
         let io_error = |source| LogError::Io { path: path.to_owned(), source };
         let mut foreign = 0;
         if path.exists() {
-            if !path.is_file() {
-                // A pipe or a device, which may block, or have no end.
-                return Err(io_error(io::Error::other("it is no regular file")));
-            }
             // Bytes, since a disk may have left anything there.
-            let text = fs::read(path).map_err(|source| LogError::Read { path: path.to_owned(), source })?;
+            let text =
+                read_regular(path).map_err(|source| LogError::Read { path: path.to_owned(), source })?;
             let mut kept = Vec::with_capacity(text.len());
             for line in text.split_inclusive(|&byte| byte == b'\n') {
                 let is_whole = line.ends_with(b"\n");
@@ -142,6 +139,8 @@ fn beginning(line: &[u8]) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn scalars(step: u64) -> Scalars {

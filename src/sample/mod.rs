@@ -70,7 +70,7 @@ pub enum SampleError {
     Memory(#[from] TooLarge),
 }
 
-/// Most numbers that the images of one call may hold: 8 GiB of them.
+/// Most numbers of the images, and of their frames, that one call draws: 8 GiB.
 const MOST_NUMBERS: usize = 1 << 31;
 
 /// Refuses results that are not finite; `what` names them, given the number of the first image that is wrong.
@@ -148,12 +148,22 @@ impl SampleRequest {
     /// Refuses more images than the host has memory for, with as many `frames` of each.
     ///
     /// # Errors
-    /// [`SampleError::Memory`]
+    /// [`SampleError::Memory`], or [`SampleError::Request`] for more than any call draws.
     pub fn check_memory(pipeline: &Pipeline, num_images: usize, frames: usize) -> Result<(), SampleError> {
         let [height, width] = pipeline.unet.image_size()?;
+        let size = [height, width, pipeline.unet.image_channels()];
+        let product = |factor: usize| {
+            size.iter().fold(num_images.saturating_mul(factor), |product, &size| product.saturating_mul(size))
+        };
+        if product(frames.max(1)) > MOST_NUMBERS {
+            let along = if frames > 0 { format!(" with {frames} frames of each") } else { String::new() };
+            return Err(SampleError::Request(format!(
+                "{num_images} images of {width}x{height}{along} are more than {MOST_NUMBERS} numbers, the most that are \
+                 drawn at once; draw fewer images at a time"
+            )));
+        }
         // The images, a copy in another order, and the frames.
-        let image = [4, 2 + frames, height, width, pipeline.unet.image_channels()];
-        let bytes = image.iter().fold(num_images, |bytes, &factor| bytes.saturating_mul(factor));
+        let bytes = product(2 + frames).saturating_mul(4);
         Ok(memory::check(bytes, || format!("{num_images} images of {width}x{height}"))?)
     }
 
@@ -290,19 +300,6 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
     SampleRequest::check_memory(pipeline, request.num_images, request.frames)?;
     if request.num_images == 0 || request.batch_size == 0 {
         return fault("the number of images and the batch size must be at least 1".to_owned());
-    }
-    // x_T, the images, and the frames of an animation.
-    let mut numbers = image.into_iter().chain([request.frames.max(1)]);
-    let numbers = numbers.try_fold(request.num_images, |product, size| product.checked_mul(size));
-    if numbers.is_none_or(|numbers| numbers > MOST_NUMBERS) {
-        let [h, w, c] = image;
-        let frames =
-            if request.frames > 0 { format!(", at {} moments,", request.frames) } else { String::new() };
-        return fault(format!(
-            "{} images of {w}x{h} with {c} channels{frames} are too many to be held in memory at once, at most \
-             {MOST_NUMBERS} numbers: draw fewer, and others with another seed",
-            request.num_images
-        ));
     }
     if request.sampler.inverts && request.init_noise.is_none() {
         return fault(format!(

@@ -93,6 +93,7 @@ fn exceeded_limit(device: &Device, plan: &Plan, memory: Option<usize>) -> Option
 /// What the run would fail with.
 pub async fn time_steps(run: &Run, count: usize) -> Result<f64, TrainError> {
     check_fit(run)?;
+    run.check_host_memory()?;
     let (config, scheduler) = (run.config.clone(), run.scheduler.clone());
     let mut trainer = Trainer::new(&run.device, config, scheduler, run.options.clone(), None).await?;
     let mut loader = run.loader(0)?;

@@ -167,8 +167,10 @@ fn with_largest_batch(run: &Run, error: TrainError) -> TrainError {
                 | DeviceError::BindingTooLarge { .. }
         )
     );
+    let asked = run.options.images_at_once();
     match is_of_size.then(|| largest_batch(run, run.device.free_memory())) {
-        Some(Ok(LargestBatch { batch_size, .. })) => {
+        // What a GPU has left is not known: there a batch may be too large that no limit speaks against.
+        Some(Ok(LargestBatch { batch_size, .. })) if batch_size < asked => {
             TrainError::DoesNotFit { error: Box::new(error), largest: batch_size }
         }
         _ => error,
@@ -330,7 +332,10 @@ pub(super) async fn go_on(
         Err(Halt::Inside(error)) => Err(error),
         Err(Halt::Beside(error)) => {
             // Why the run ends is what is to be reported, also where it cannot be saved.
-            let _ = course.save_last().await;
+            if let Err(unsaved) = course.save_last().await {
+                course.say(format!("the steps since the last checkpoint could not be saved: {unsaved}"));
+                course.record_dataset();
+            }
             Err(error)
         }
     };
@@ -407,16 +412,23 @@ impl<T: Training> Course<'_, T> {
             self.dataset.mark_bad(self.run.dataset.as_ref(), image);
         }
         let done = self.trainer.done();
-        let recorded = match &self.saved {
-            // A checkpoint of this step does not know of the bad image yet.
-            Some(saved) if saved.step == done => checkpoint::record_dataset(&saved.folder, &self.dataset),
-            _ => Ok(()),
-        };
-        match recorded {
-            Err(error) => Halt::Inside(error.into()),
-            Ok(()) if done == 0 => Halt::Inside(error.into()),
-            Ok(()) => Halt::Beside(error.into()),
+        if self.saved.as_ref().is_some_and(|saved| saved.step == done) {
+            self.record_dataset();
         }
+        // Before the first step there is nothing to save.
+        if done == 0 { Halt::Inside(error.into()) } else { Halt::Beside(error.into()) }
+    }
+
+    /// Writes what is known of the images by now into the last checkpoint, which was saved before.
+    fn record_dataset(&mut self) {
+        let Some(saved) = &self.saved else { return };
+        if let Err(error) = checkpoint::record_dataset(&saved.folder, &self.dataset) {
+            self.say(format!("the bad image could not be noted in {}: {error}", saved.folder.display()));
+        }
+    }
+
+    fn say(&mut self, text: String) {
+        (self.report)(Event::Warning(text));
     }
 
     /// Reports what the averaged weights can do. Pictures that cannot be written are left out.

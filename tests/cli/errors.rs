@@ -222,7 +222,7 @@ fn samples_that_cannot_be_drawn() {
         ("--noise-in-last-step", &["`ddim` takes no --noise-in-last-step", "ddpm, pc"]),
         (
             "--num-images 10000000 --animate moving.png",
-            &["10000000 images of 8x8", "MiB are free", "draw fewer"],
+            &["10000000 images of 8x8 with 40 frames of each", "draw fewer"],
         ),
         ("--sampler pndm", &["`pndm` takes at least 4 steps, not 2"]),
         ("--sampler ddim_inverse", &["from images to noise", "--init-noise"]),

@@ -99,6 +99,33 @@ fn labels_that_make_no_sense_are_errors_that_name_the_member() {
     assert!(message.contains("odd.tar/b.png"), "{message}");
 }
 
+#[test]
+fn a_bad_label_is_one_bad_image_and_a_cut_is_named_where_labels_come_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.tar");
+    let picture = fs::read(golden("images").join("rgb.png")).unwrap();
+    let whole = tar_of(&[
+        ("a.png", &picture),
+        ("a.cls", b"1"),
+        ("b.input.png", &picture),
+        ("b.cls", b" "),
+        ("c.png", &picture),
+        ("c.cls", b"2"),
+    ]);
+    fs::write(&path, &whole).unwrap();
+    let skipping = OpenOptions { skip_bad_images: true, ..OpenOptions::default() };
+    let images = super::super::open(path.to_str().unwrap(), &skipping).unwrap();
+    assert_eq!((images.len(), images.skipped().len()), (2, 1));
+    assert!(images.skipped()[0].reason.contains("b.cls"), "{:?}", images.skipped());
+
+    let labels_first = tar_of(&[("a.cls", b"1"), ("b.cls", b"2"), ("a.png", &picture), ("b.png", &picture)]);
+    let second = labels_first.windows(picture.len()).rposition(|bytes| bytes == picture).unwrap();
+    fs::write(&path, &labels_first[..second + 20]).unwrap();
+    assert!(open_path(&path).err().unwrap().to_string().contains("cut short"));
+    let images = super::super::open(path.to_str().unwrap(), &skipping).unwrap();
+    assert_eq!((images.len(), images.skipped().len()), (1, 1));
+}
+
 /// Names of pictures with their labels.
 type Labelled = Vec<(String, Option<u32>)>;
 

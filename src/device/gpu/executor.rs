@@ -14,6 +14,7 @@ use crate::ops::{Op, Types};
 
 /// What runs while a step does, for errors.
 const STEP: &str = " while it ran a step (--submit-each-dispatch names the kernel)";
+const STEP_OF_DISPATCHES: &str = " while it ran a step";
 
 /// Runs a plan on a wgpu device.
 pub struct GpuExecutor {
@@ -284,16 +285,16 @@ impl GpuExecutor {
         // Dispatches are in the order of their nodes.
         let first_of = |node| self.dispatches.partition_point(|dispatch| dispatch.node < node);
         let range = first_of(nodes.start)..first_of(nodes.end);
-        let index = match self.device.submits_each_dispatch() {
-            true => self.submit_each(range)?,
-            false => self.submit_dispatches(range, STEP)?,
+        let (index, during) = match self.device.submits_each_dispatch() {
+            true => (self.submit_each(range)?, STEP_OF_DISPATCHES),
+            false => (self.submit_dispatches(range, STEP)?, STEP),
         };
         let [older, last] = std::mem::take(&mut self.submitted);
         self.submitted = [last, Some(index)];
         if let Some(submission_index) = older {
-            self.device.wait(Some(submission_index), STEP)?;
+            self.device.wait(Some(submission_index), during)?;
         }
-        self.device.check(STEP)
+        self.device.check(during)
     }
 
     /// Whether [`GpuExecutor::run_timed`] reads the device's own clock.
