@@ -6,6 +6,7 @@ use anyhow::bail;
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Skipped, Split};
 use ddpm_gpu::output::{self, GridOptions};
 
+use super::bounds::{MOST_PIXELS, count_in};
 use super::dataset::{DatasetArgs, describe, describe_passed_over};
 
 /// Show what training sees in a data set
@@ -22,7 +23,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE.png")]
     output: Option<PathBuf>,
     /// Height and width of the images on the sheet, a model's sample_size; by default that of the first image
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_PIXELS))]
     image_size: Option<usize>,
     /// Look at the held-out images instead of those for training
     #[arg(long)]

@@ -9,7 +9,7 @@ use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
 use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
 
-use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, finite_in};
+use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, count_u64_in, finite_in};
 use super::checkpoint::CheckpointArgs;
 use super::images::write_floats;
 use super::model::square;
@@ -127,7 +127,7 @@ pub(super) struct SamplingArgs {
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = count_in(1..=MOST))]
     steps: usize,
     /// Decides all noise
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     pub(super) seed: u64,
     /// Class of all images; or one class for each image, separated by commas. By default none, where the model has a class for
     /// that
