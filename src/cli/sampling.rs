@@ -72,7 +72,8 @@ pub(super) struct SamplerArgs {
     #[arg(long)]
     noise_in_last_step: bool,
     /// Clamp estimates of x_0 to -R..R, 1 if R is left out; by default as the model's scheduler config says
-    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1", value_parser = finite_in(above_up_to(0.0, MOST_SCALE)))]
+    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(value_parser = finite_in(above_up_to(0.0, MOST_SCALE)))]
     clip_sample: Option<f64>,
     /// Leave estimates of x_0 as they are
     #[arg(long, conflicts_with_all = ["clip_sample", "dynamic_thresholding"])]
@@ -217,7 +218,7 @@ impl SamplingArgs {
     }
 }
 
-/// Says what is to be feared of a sampler's choices that are no error.
+/// Says what to warn of in a sampler's choices that are no error.
 pub(super) fn warn_of(request: &SampleRequest, pipeline: &Pipeline) -> anyhow::Result<()> {
     if let Some(warning) = request.sampler.warning(&pipeline.scheduler, &request.options)? {
         eprintln!("warning: {warning}");

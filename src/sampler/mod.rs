@@ -114,7 +114,7 @@ impl Sampler {
         (self.steps)(&Process::new(self, config, options)?)
     }
 
-    /// What is to be feared of a choice that is no error, in one sentence; `None` where there is nothing to fear.
+    /// What to warn of in a choice that is no error, in one sentence; `None` where there is nothing.
     ///
     /// # Errors
     /// As [`Sampler::start`].

@@ -4,7 +4,7 @@
 //! drivers after a few. A training step is more than that on a slow card. So a run is cut into submissions of about
 //! [`TARGET`] each, far below any limit and far above the cost of submitting.
 //!
-//! What a submission will take is foretold by the work of its dispatches, at rates of their kernels that are measured: the
+//! What a submission will take is estimated from the work of its dispatches, at rates of their kernels that are measured: the
 //! first runs of an executor wait for each of their submissions, and look at the clock. That is the host's clock and not the
 //! device's timestamps. A limit counts from submission to end, and so does the host; timestamps leave out what lies between
 //! kernels, not every adapter has them, and reading them takes submissions of its own. Later runs neither wait nor measure:
