@@ -15,8 +15,8 @@ use super::dataset::{DatasetArgs, describe, describe_passed_over};
 /// read; --output draws some of the images as the model would get them.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), a .npy or .npz file, WebDataset tar files, a folder of CIFAR-10's or of
-    /// MNIST's files; or a name: digits, fashion-mnist, cifar10
+    /// A folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), a .npy or .npz file, WebDataset tar files, a
+    /// folder of CIFAR-10's or of MNIST's files; or a name: digits, fashion-mnist, cifar10
     #[arg(value_name = "NAME|PATH")]
     dataset: String,
     /// Contact sheet: a row for each of the first 16 classes, or 64 images that are spread over the data set

@@ -67,8 +67,8 @@ pub(super) struct SamplerArgs {
     /// Signal-to-noise ratio of these steps; 0.16 by default
     #[arg(long, value_name = "X", value_parser = finite_in(above(0.0)))]
     snr: Option<f64>,
-    /// Add noise in the last step of ddpm and pc too, where trailing spacing or a steps_offset let it begin at a timestep other
-    /// than 0: as diffusers does, at the image's cost
+    /// Add noise in the last step of ddpm and pc too, where trailing spacing or a steps_offset let it begin at a
+    /// timestep other than 0: as diffusers does, at the image's cost
     #[arg(long)]
     noise_in_last_step: bool,
     /// Clamp estimates of x_0 to -R..R, 1 if R is left out; by default as the model's scheduler config says

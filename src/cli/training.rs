@@ -29,9 +29,9 @@ use super::{DeviceArgs, PrecisionArgs, model, one_of};
 /// The images and the model.
 #[derive(clap::Args)]
 pub(super) struct DataArgs {
-    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), with a
-    /// subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a folder of them. `ddpm-gpu
-    /// data` shows what is seen in it
+    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP, GIF,
+    /// BMP, TIFF, Netpbm), with a subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a
+    /// folder of them. `ddpm-gpu data` shows what is seen in it
     #[arg(long, value_name = "NAME|PATH")]
     pub(super) dataset: String,
     /// Preset (digits, fashion, emoji, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the preset that
@@ -190,7 +190,8 @@ impl DataArgs {
         Ok(dataset)
     }
 
-    /// The images held out from training, where the data set has any; says why there are none where they cannot be read.
+    /// The images held out from training, where the data set has any; says why there are none where they cannot be
+    /// read.
     pub(super) fn open_held_out(&self, model: &UNetConfig) -> anyhow::Result<Option<Arc<dyn Dataset>>> {
         Ok(match data::open(&self.dataset, &self.open_options(model, Split::Test)?) {
             Ok(dataset) => Some(dataset.into()),

@@ -36,8 +36,8 @@ impl From<usize> for Attention {
     }
 }
 
-/// `softmax(q k^T / sqrt(D) + mask) v` in each head, for `q` `[N, ..., C]` and `k` and `v` `[N, ..., C]` of one shape; what
-/// lies between N and C are tokens in a row, such as pixels.
+/// `softmax(q k^T / sqrt(D) + mask) v` in each head, for `q` `[N, ..., C]` and `k` and `v` `[N, ..., C]` of one shape;
+/// what lies between N and C are tokens in a row, such as pixels.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes, or if the heads do not divide the channels.
