@@ -14,8 +14,9 @@ use clap::Parser;
 
 /// Damages files of every format that the program reads, and reads them.
 ///
-/// A reader may refuse a file with a sentence that names it, or read what is there. It may not panic, allocate much more
-/// than the file has, go on for ever, or deliver numbers that are none. Exit status: 0 no fault, 1 some, 2 wrong usage.
+/// A reader may refuse a file with a sentence that names it, or read what is there. It may not panic, allocate much
+/// more than the file has, go on for ever, or deliver numbers that are none. Exit status: 0 no fault, 1 some, 2 wrong
+/// usage.
 #[derive(Parser)]
 #[command(name = "tools/mutate-inputs", max_term_width = 110)]
 struct Args {

@@ -63,7 +63,7 @@ const WORKGROUP = 256u;  // OWN * OTHER / 2
 const TILE = 4u;         // vec4s of channels of a tile
 const PITCH = 5u;        // of the other rows' tile, one more against bank conflicts
 const LOWEST = -1.0e30;  // below every score, and a driver that multiplies it by a constant has no infinity
-const MASKED = -1.0e4;   // masks below this count as this
+const MASKED = -1.0e4;   // numbers of a mask beyond +-1e4 count as +-1e4
 
 var<workgroup> own_a: array<vec4<f32>, 64>;     // [OWN, TILE]: of q or k
 var<workgroup> own_b: array<vec4<f32>, 64>;     // [OWN, TILE]: of d_y or v

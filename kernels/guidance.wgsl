@@ -6,8 +6,8 @@
 //              sample: keeps images from overexposure (Lin et al. 2023, equations 15 and 16)
 //   shift:     y = output + f gradient: classifier guidance (Dhariwal and Nichol 2021), the gradient being that of
 //              log p(class | x_t), f factors[n]
-//   shift_mean:  y += f exp(r v) gradient, in place, f and r being factors[n]; v is what the output says of the variance,
-//              where it does
+//   shift_mean:  y += f exp(r v) gradient, in place, f and r being factors[n]; v is what the output says of
+//              the variance, where it does
 // Of an output with learned variance, the channels beyond those of x stay as the conditional half has them. One invocation
 // per element; forward_rescaled takes one workgroup per sample, and its sums end in a tree whose order never changes.
 
@@ -18,7 +18,8 @@ struct Params { samples: u32, elements: u32, channels: u32, output_channels: u32
 @group(0) @binding(0) var<uniform> params: Params;                    // elements of a sample of the first operand
 @group(0) @binding(1) var<storage, read> x: array<f32>;               // [N, E]
 @group(0) @binding(2) var<storage, read> outputs: array<f32>;         // [2 N, P, output_channels]
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;         // [2 N, E], [N, P, output_channels]; shift_mean: [N, P, channels]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;         // [2 N, E], [N, P, output_channels];
+//                                                                       shift_mean: [N, P, channels]
 @group(0) @binding(4) var<storage, read> output: array<f32>;          // [N, P, output_channels]
 @group(0) @binding(5) var<storage, read> gradient: array<f32>;        // [N, P, channels]
 @group(0) @binding(6) var<storage, read> factors: array<f32>;         // [N]; shift_mean: [N, 2]

@@ -7,10 +7,11 @@ use std::path::Path;
 /// Opens a regular file, through links, and returns it with its length in bytes.
 ///
 /// # Errors
-/// What the operating system says; and a sentence that names the kind where the path leads to a folder, a pipe, a device
-/// or a socket, which could block for ever or have no end.
+/// What the operating system says; and a sentence that names the kind where the path leads to a folder, a pipe, a
+/// device or a socket, which could block for ever or have no end.
 pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
-    // Before opening, because opening a pipe waits for a writer; and after, because the path may lead elsewhere by then.
+    // Before opening, because opening a pipe waits for a writer; and after, because the path may lead elsewhere by
+    // then.
     require_regular(&fs::metadata(path)?)?;
     let file = File::open(path)?;
     let metadata = file.metadata()?;

@@ -1,5 +1,5 @@
-//! How much memory the host has to spare: asked before much of it is allocated, since a program that takes more than there
-//! is is ended by the system without a word.
+//! How much memory the host has to spare: asked before much of it is allocated, since a program that takes more than
+//! there is is ended by the system without a word.
 
 use std::sync::OnceLock;
 

@@ -6,8 +6,8 @@
 //   PASS_a(at), PASS_b(at)  four steps of the depth of A, of B; B is [columns, taps, depth], read in units of four
 //   PASS_start(quad)        what columns 4 quad .. 4 quad + 3 start from
 //   PASS_store(at, value)   writes four columns of C, which is [rows, columns], in units of four
-// Tiles that hang over an end repeat the last row or column there, and do not write it. No index reaches past the end of a
-// tensor, not even where the number read is thrown away: what a driver does about that is its own affair.
+// Tiles that hang over an end repeat the last row or column there, and do not write it. No index reaches past the end
+// of a tensor, not even where the number read is thrown away: what a driver does about that is its own affair.
 
 fn PASS_write(tile: Tile4x4, row: u32, quad: u32, product: Product) {
     let quads = product.columns / 4u;
@@ -29,8 +29,8 @@ fn PASS_row_or_zeros(tap: Tap, step: u32, steps: u32) -> vec4<f32> {
     return select(vec4(0.0), PASS_a(tap.at + min(step, steps - 1u)), tap.inside && step < steps);
 }
 
-// Where `step` of a column of B is that begins at `line`. Beyond the depth it is the last step, which zeros of A make count
-// for nothing, but it must be finite.
+// Where `step` of a column of B is that begins at `line`. Beyond the depth it is the last step, which zeros of A make
+// count for nothing, but it must be finite.
 fn PASS_step_of_b(line: u32, step: u32, steps: u32) -> u32 { return line + min(step, steps - 1u); }
 
 // One invocation makes 4 rows x 8 columns in registers and shares nothing: neighbours find the same rows of A in the

@@ -46,7 +46,8 @@ fn step_in_name(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok()
 }
 
-/// The folders in `output` that are called as checkpoints are and hold a model, by the step in their names, oldest first.
+/// The folders in `output` that are called as checkpoints are and hold a model, by the step in their names, oldest
+/// first.
 fn list(output: &Path, is_model: fn(&Path) -> bool) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     let entries = match fs::read_dir(output) {
         Ok(entries) => entries,
@@ -66,16 +67,16 @@ fn list(output: &Path, is_model: fn(&Path) -> bool) -> Result<Vec<(u64, PathBuf)
     Ok(found)
 }
 
-/// The last of [`list`]; refuses a folder whose training state is of another step than its name says, since the name decides
-/// which is the newest.
+/// The last of [`list`]; refuses a folder whose training state is of another step than its name says, since the name
+/// decides which is the newest.
 fn last(output: &Path, is_model: fn(&Path) -> bool) -> Result<Option<PathBuf>, CheckpointError> {
     let mut found = list(output, is_model)?;
     let differs = |(named, path): &&(u64, PathBuf)| step_of(path).is_some_and(|step| step != *named);
     if let Some((named, path)) = found.iter().find(differs) {
         let step = step_of(path).unwrap_or_default();
         let message = format!(
-            "its name says step {named}, its training state is of step {step}; rename it to {PREFIX}{step:06}, or move it \
-             elsewhere if it is not of this run"
+            "its name says step {named}, its training state is of step {step}; rename it to {PREFIX}{step:06}, or move \
+             it elsewhere if it is not of this run"
         );
         return Err(CheckpointError::invalid(path, message));
     }

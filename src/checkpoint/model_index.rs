@@ -21,8 +21,8 @@ pub(super) fn path(folder: &Path) -> Option<PathBuf> {
 /// The class that an index names.
 fn class_of(path: &Path, index: &Value) -> Result<String, CheckpointError> {
     index.get("_class_name").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
-        let message = "it names no `_class_name`, so it is not known what the folder holds; save the pipeline again with \
-                       diffusers' save_pretrained";
+        let message = "it names no `_class_name`, so it is not known what the folder holds; save the pipeline again \
+                       with diffusers' save_pretrained";
         CheckpointError::invalid(path, message)
     })
 }
@@ -38,8 +38,8 @@ pub(super) fn check(folder: &Path) -> Result<(), CheckpointError> {
     let invalid = |message: String| Err(CheckpointError::invalid(&path, message));
     if !PIPELINES.contains(&class.as_str()) {
         return invalid(format!(
-            "the pipeline is of the class {class}, which this program does not have: it draws images with a UNet2DModel \
-             and a scheduler, as {} do",
+            "the pipeline is of the class {class}, which this program does not have: it draws images with a \
+             UNet2DModel and a scheduler, as {} do",
             PIPELINES.join(", ")
         ));
     }
@@ -71,8 +71,8 @@ fn check_parts(folder: &Path) -> Result<(), CheckpointError> {
         // accelerate writes the averaged weights beside the others.
         if !["unet", "unet_ema", "scheduler"].contains(&name.as_str()) && path.join("config.json").is_file() {
             let message = format!(
-                "there is no {FILE}, and beside the network there is {name}, whose part in drawing is not known; save the \
-                 whole pipeline with diffusers' save_pretrained"
+                "there is no {FILE}, and beside the network there is {name}, whose part in drawing is not known; save \
+                 the whole pipeline with diffusers' save_pretrained"
             );
             return Err(CheckpointError::invalid(folder, message));
         }

@@ -24,8 +24,8 @@ pub struct Pipeline {
     pub weights: Tensors,
 }
 
-/// The folder of a part: `folder/unet`; or `folder` itself, as a network saved alone and the oldest pipelines on the hub
-/// have it.
+/// The folder of a part: `folder/unet`; or `folder` itself, as a network saved alone and the oldest pipelines on the
+/// hub have it.
 fn part(folder: &Path, part: &str, file: &str) -> PathBuf {
     let nested = folder.join(part);
     let is_flat = !nested.join(file).exists() && folder.join(file).exists();
@@ -68,8 +68,8 @@ impl Pipeline {
         Ok(Self::open(folder)?.0)
     }
 
-    /// Loads the pipeline in `folder`, or a network that was saved alone, and gives in sentences what had to be assumed of
-    /// it.
+    /// Loads the pipeline in `folder`, or a network that was saved alone, and gives in sentences what had to be assumed
+    /// of it.
     ///
     /// The weights are exactly those of the network, and finite.
     ///
@@ -101,8 +101,8 @@ impl Pipeline {
             read_scheduler(&path)?
         } else {
             notes.push(format!(
-                "{}: there is no {SCHEDULER}; taken to be trained as DDPMScheduler does by default: 1000 timesteps, linear \
-                 betas, the noise predicted. If that is not so, put a {SCHEDULER} there",
+                "{}: there is no {SCHEDULER}; taken to be trained as DDPMScheduler does by default: 1000 timesteps, \
+                 linear betas, the noise predicted. If that is not so, put a {SCHEDULER} there",
                 folder.display()
             ));
             SchedulerConfig::default()
@@ -120,8 +120,8 @@ impl Pipeline {
         Ok((Self { unet, scheduler, weights }, notes))
     }
 
-    /// As [`Pipeline::open`], of a folder that a training run has written, with the average of the weights that has this
-    /// decay.
+    /// As [`Pipeline::open`], of a folder that a training run has written, with the average of the weights that has
+    /// this decay.
     ///
     /// # Errors
     /// [`CheckpointError`] that lists the decays that there are.
@@ -136,8 +136,8 @@ impl Pipeline {
     /// Writes the pipeline alone into a new folder, without what only training needs; with f16 the weights are rounded.
     ///
     /// # Errors
-    /// [`CheckpointError::Taken`] for a folder that is there already; [`CheckpointError::Write`]; for f16, a weight that is
-    /// too large.
+    /// [`CheckpointError::Taken`] for a folder that is there already; [`CheckpointError::Write`]; for f16, a weight
+    /// that is too large.
     pub fn export(&self, folder: &Path, precision: Precision) -> Result<(), CheckpointError> {
         write_new(folder, |temporary| self.write_as(temporary, precision))
     }

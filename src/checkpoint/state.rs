@@ -77,8 +77,8 @@ fn header_path(checkpoint: &Path) -> PathBuf {
 fn damaged(checkpoint: &Path, path: &Path, what: impl Display) -> CheckpointError {
     let name = checkpoint.file_name().unwrap_or_default().display();
     let message = format!(
-        "{what}; the training state is not whole: move {name} elsewhere to go on from the checkpoint before it, or start \
-         anew in another folder"
+        "{what}; the training state is not whole: move {name} elsewhere to go on from the checkpoint before it, or \
+         start anew in another folder"
     );
     CheckpointError::invalid(path, message)
 }

@@ -51,8 +51,8 @@ pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
         let tensor = Tensor { shape: view.shape().to_vec(), data };
         if let Some((index, value)) = tensor.find(|value| !value.is_finite()) {
             return Err(invalid(format!(
-                "the tensor {name} has {value} at {index:?}, which is no number to go on with; take weights of before, or \
-                 copy the file again"
+                "the tensor {name} has {value} at {index:?}, which is no number to go on with; take earlier weights, \
+                 or copy the file again"
             )));
         }
         tensors.insert(name.to_owned(), tensor);

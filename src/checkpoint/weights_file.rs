@@ -60,8 +60,8 @@ fn find(folder: &Path, notes: &mut Vec<String>) -> Result<PathBuf, CheckpointErr
     let stored = of(EXTENSION);
     if let Some(shard) = stored.iter().find(|name| name.contains("-of-")) {
         let message = format!(
-            "the weights are split over {} files, of which {shard} is the first; they are read from one file: load the model \
-             in diffusers and save it with save_pretrained(..., max_shard_size=\"100GB\")",
+            "the weights are split over {} files, of which {shard} is the first; they are read from one file: load the \
+             model in diffusers and save it with save_pretrained(..., max_shard_size=\"100GB\")",
             stored.len()
         );
         return Err(CheckpointError::invalid(folder, message));

@@ -40,8 +40,8 @@ pub(super) fn count_u64_in(
     }
 }
 
-/// A value parser of finite numbers within a range, such as `finite_in(0.0..=1.0)`, `finite_in(..)` or, without the lower
-/// end, `finite_in(above(0.0))`.
+/// A value parser of finite numbers within a range, such as `finite_in(0.0..=1.0)`, `finite_in(..)` or, without the
+/// lower end, `finite_in(above(0.0))`.
 pub(super) fn finite_in(
     range: impl RangeBounds<f64> + Clone + Send + Sync + 'static,
 ) -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {

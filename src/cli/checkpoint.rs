@@ -21,7 +21,8 @@ fn noted((pipeline, notes): (Pipeline, Vec<String>)) -> Pipeline {
 /// The model to use.
 #[derive(clap::Args)]
 pub(super) struct CheckpointArgs {
-    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline or UNet2DModel saved by diffusers
+    /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline or UNet2DModel saved by
+    /// diffusers
     #[arg(value_name = "DIR")]
     pub(super) checkpoint: PathBuf,
     #[command(flatten)]

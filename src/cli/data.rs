@@ -6,6 +6,7 @@ use anyhow::bail;
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Skipped, Split};
 use ddpm_gpu::output::{self, GridOptions};
 
+use super::bounds::{MOST_PIXELS, count_in};
 use super::dataset::{DatasetArgs, describe, describe_passed_over};
 
 /// Show what training sees in a data set
@@ -14,15 +15,15 @@ use super::dataset::{DatasetArgs, describe, describe_passed_over};
 /// read; --output draws some of the images as the model would get them.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), a .npy or .npz file, WebDataset tar files, a folder of CIFAR-10's or of
-    /// MNIST's files; or a name: digits, fashion-mnist, cifar10
+    /// A folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), a .npy or .npz file, WebDataset tar files, a
+    /// folder of CIFAR-10's or of MNIST's files; or a name: digits, fashion-mnist, cifar10
     #[arg(value_name = "NAME|PATH")]
     dataset: String,
     /// Contact sheet: a row for each of the first 16 classes, or 64 images that are spread over the data set
     #[arg(long, value_name = "FILE.png")]
     output: Option<PathBuf>,
     /// Height and width of the images on the sheet, a model's sample_size; by default that of the first image
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_PIXELS))]
     image_size: Option<usize>,
     /// Look at the held-out images instead of those for training
     #[arg(long)]

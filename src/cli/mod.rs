@@ -105,9 +105,9 @@ fn parse_backend(name: &str) -> Result<Backend, String> {
 /// Where to compute, for commands that choose kernels by themselves.
 #[derive(clap::Args)]
 struct AdapterArgs {
-    /// auto: the first hardware GPU, else the CPU executor; cpu; gpu: any wgpu adapter, software ones included; the number
-    /// that `devices` gives an adapter; or its name, or a part of its or its driver's name that no other has, such as
-    /// llvmpipe or RTX
+    /// auto: the first hardware GPU, else the CPU executor; cpu; gpu: any wgpu adapter, software ones included; the
+    /// number that `devices` gives an adapter; or its name, or a part of its or its driver's name that no other has,
+    /// such as llvmpipe or RTX
     #[arg(long, default_value = "auto", value_name = "auto|cpu|gpu|NUMBER|NAME")]
     device: Selection,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
 use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::forward_process;
 
-use super::bounds::{MOST_IMAGES, MOST_PIXELS, count_in};
+use super::bounds::{MOST_IMAGES, MOST_PIXELS, count_in, count_u64_in};
 use super::checkpoint::load_model;
 use super::images::{SOURCES, read_images, write_floats};
 use super::parse_list;
@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = count_in(1..=MOST_IMAGES))]
     num_images: usize,
     /// Decides the noise
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     seed: u64,
     /// Also write x_t as floats [N T, C, H, W], unclipped
     #[arg(long, value_name = "FILE.npy")]

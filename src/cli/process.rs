@@ -19,16 +19,19 @@ pub(super) struct ProcessArgs {
     #[arg(long, alias = "noise-schedule", default_value = "linear", value_name = "NAME", value_parser = parse_schedule)]
     beta_schedule: NoiseSchedule,
     /// First beta of the schedules that have one
-    #[arg(long, default_value_t = SchedulerConfig::default().beta_start, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)))]
+    #[arg(long, default_value_t = SchedulerConfig::default().beta_start, value_name = "X")]
+    #[arg(value_parser = finite_in(above_up_to(0.0, 1.0)))]
     beta_start: f64,
     /// Last beta of the schedules that have one
-    #[arg(long, default_value_t = SchedulerConfig::default().beta_end, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)))]
+    #[arg(long, default_value_t = SchedulerConfig::default().beta_end, value_name = "X")]
+    #[arg(value_parser = finite_in(above_up_to(0.0, 1.0)))]
     beta_end: f64,
     /// A JSON file with a list of betas, one for each timestep, in place of a schedule by name
     #[arg(long, value_name = "FILE", conflicts_with_all = ["beta_schedule", "num_train_timesteps"])]
     trained_betas: Option<PathBuf>,
     /// Number of timesteps
-    #[arg(long, default_value_t = SchedulerConfig::default().num_train_timesteps, value_name = "T", value_parser = count_in(1..=MOST_TIMESTEPS))]
+    #[arg(long, default_value_t = SchedulerConfig::default().num_train_timesteps, value_name = "T")]
+    #[arg(value_parser = count_in(1..=MOST_TIMESTEPS))]
     num_train_timesteps: usize,
     /// Change the schedule so that nothing of the image is left at the last timestep (Lin et al. 2023); needs
     /// --prediction-type v_prediction or sample

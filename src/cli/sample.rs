@@ -11,7 +11,7 @@ use ddpm_gpu::output::{
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
-use super::bounds::{MOST, MOST_IMAGES, count_in};
+use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in};
 use super::checkpoint::{CheckpointArgs, load_model};
 use super::images::{SOURCES, read_floats, read_images};
 use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, warn_of};
@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[command(flatten)]
     options: SamplerArgs,
     /// Decides all noise; image i is the same however many are drawn, up to rounding
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     seed: u64,
     /// Class of all images; or one class for each image, separated by commas. By default all classes take equal turns
     #[arg(long, value_name = "K,...", alias = "class-labels")]

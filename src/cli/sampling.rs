@@ -9,7 +9,7 @@ use ddpm_gpu::output::{GridOptions, check_writable, tile};
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
 use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
 
-use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, finite_in};
+use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, count_u64_in, finite_in};
 use super::checkpoint::CheckpointArgs;
 use super::images::write_floats;
 use super::model::square;
@@ -67,12 +67,13 @@ pub(super) struct SamplerArgs {
     /// Signal-to-noise ratio of these steps; 0.16 by default
     #[arg(long, value_name = "X", value_parser = finite_in(above(0.0)))]
     snr: Option<f64>,
-    /// Add noise in the last step of ddpm and pc too, where trailing spacing or a steps_offset let it begin at a timestep other
-    /// than 0: as diffusers does, at the image's cost
+    /// Add noise in the last step of ddpm and pc too, where trailing spacing or a steps_offset let it begin at a
+    /// timestep other than 0: as diffusers does, at the image's cost
     #[arg(long)]
     noise_in_last_step: bool,
     /// Clamp estimates of x_0 to -R..R, 1 if R is left out; by default as the model's scheduler config says
-    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1", value_parser = finite_in(above_up_to(0.0, MOST_SCALE)))]
+    #[arg(long, value_name = "R", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(value_parser = finite_in(above_up_to(0.0, MOST_SCALE)))]
     clip_sample: Option<f64>,
     /// Leave estimates of x_0 as they are
     #[arg(long, conflicts_with_all = ["clip_sample", "dynamic_thresholding"])]
@@ -127,7 +128,7 @@ pub(super) struct SamplingArgs {
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = count_in(1..=MOST))]
     steps: usize,
     /// Decides all noise
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     pub(super) seed: u64,
     /// Class of all images; or one class for each image, separated by commas. By default none, where the model has a class for
     /// that
@@ -217,7 +218,7 @@ impl SamplingArgs {
     }
 }
 
-/// Says what is to be feared of a sampler's choices that are no error.
+/// Says what to warn of in a sampler's choices that are no error.
 pub(super) fn warn_of(request: &SampleRequest, pipeline: &Pipeline) -> anyhow::Result<()> {
     if let Some(warning) = request.sampler.warning(&pipeline.scheduler, &request.options)? {
         eprintln!("warning: {warning}");

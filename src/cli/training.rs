@@ -29,9 +29,9 @@ use super::{DeviceArgs, PrecisionArgs, model, one_of};
 /// The images and the model.
 #[derive(clap::Args)]
 pub(super) struct DataArgs {
-    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP, GIF, BMP, TIFF, Netpbm), with a
-    /// subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a folder of them. `ddpm-gpu
-    /// data` shows what is seen in it
+    /// What to train on: digits (in the program), fashion-mnist, cifar10; a folder of images (PNG, JPEG, WebP, GIF,
+    /// BMP, TIFF, Netpbm), with a subfolder for each class or without; a .npy or .npz file; a WebDataset tar file or a
+    /// folder of them. `ddpm-gpu data` shows what is seen in it
     #[arg(long, value_name = "NAME|PATH")]
     pub(super) dataset: String,
     /// Preset (digits, fashion, emoji, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the preset that
@@ -54,10 +54,12 @@ pub(super) struct TrainingArgs {
     #[command(flatten)]
     pub(super) config: ConfigArgs,
     /// Steps in all, those before a resume included
-    #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N", value_parser = count_u64_in(1..=MOST_STEPS))]
+    #[arg(long, default_value_t = TrainOptions::default().steps, value_name = "N")]
+    #[arg(value_parser = count_u64_in(1..=MOST_STEPS))]
     pub(super) steps: u64,
     /// Images in a step
-    #[arg(long, default_value_t = TrainOptions::default().batch_size, value_name = "N", value_parser = count_in(1..=MOST))]
+    #[arg(long, default_value_t = TrainOptions::default().batch_size, value_name = "N")]
+    #[arg(value_parser = count_in(1..=MOST))]
     pub(super) batch_size: usize,
     /// Images that are on the device at once, of which --batch-size is a multiple: less memory, the same steps but for
     /// rounding. By default all
@@ -67,30 +69,37 @@ pub(super) struct TrainingArgs {
     #[arg(long, default_value = "adamw", value_name = "NAME", value_parser = parse_optimizer)]
     pub(super) optimizer: OptimizerKind,
     /// Learning rate
-    #[arg(long, default_value_t = TrainOptions::default().learning_rate, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1e30)))]
+    #[arg(long, default_value_t = TrainOptions::default().learning_rate, value_name = "X")]
+    #[arg(value_parser = finite_in(above_up_to(0.0, 1e30)))]
     pub(super) learning_rate: f64,
     /// Steps over which the learning rate grows from 0
-    #[arg(long, default_value_t = TrainOptions::default().warmup_steps, value_name = "N", value_parser = count_u64_in(0..=MOST_STEPS))]
+    #[arg(long, default_value_t = TrainOptions::default().warmup_steps, value_name = "N")]
+    #[arg(value_parser = count_u64_in(0..=MOST_STEPS))]
     pub(super) warmup_steps: u64,
     /// What the learning rate does after that: constant; cosine or linear: fall to 0 at the last step
     #[arg(long, default_value = "constant", value_name = "NAME", value_parser = parse_lr_schedule)]
     pub(super) lr_schedule: LrSchedule,
     /// Decay of the first moment
-    #[arg(long, default_value_t = TrainOptions::default().betas[0], value_name = "X", value_parser = finite_f32_in(0.0..1.0))]
+    #[arg(long, default_value_t = TrainOptions::default().betas[0], value_name = "X")]
+    #[arg(value_parser = finite_f32_in(0.0..1.0))]
     pub(super) adam_beta1: f32,
     /// Decay of the second moment
-    #[arg(long, default_value_t = TrainOptions::default().betas[1], value_name = "X", value_parser = finite_f32_in(0.0..1.0))]
+    #[arg(long, default_value_t = TrainOptions::default().betas[1], value_name = "X")]
+    #[arg(value_parser = finite_f32_in(0.0..1.0))]
     pub(super) adam_beta2: f32,
     /// Weight decay
-    #[arg(long, default_value_t = TrainOptions::default().weight_decay, value_name = "X", value_parser = finite_f32_in(0.0..=1e9))]
+    #[arg(long, default_value_t = TrainOptions::default().weight_decay, value_name = "X")]
+    #[arg(value_parser = finite_f32_in(0.0..=1e9))]
     pub(super) weight_decay: f32,
     /// Largest norm of all gradients; 0 for no clip
-    #[arg(long, default_value_t = TrainOptions::default().max_grad_norm, value_name = "X", value_parser = finite_f32_in(0.0..=1e9))]
+    #[arg(long, default_value_t = TrainOptions::default().max_grad_norm, value_name = "X")]
+    #[arg(value_parser = finite_f32_in(0.0..=1e9))]
     pub(super) max_grad_norm: f32,
     /// Largest decay of the moving average of the weights, which is what samples are drawn with. Or several, separated by
     /// commas: averages of all of them are kept in every checkpoint, and sample --ema-decay X chooses one afterwards; the
     /// first is the one taken by default
-    #[arg(long, default_values_t = [TrainOptions::default().ema_decay], value_delimiter = ',', value_name = "X,...", value_parser = finite_in(0.0..1.0))]
+    #[arg(long, default_values_t = [TrainOptions::default().ema_decay], value_delimiter = ',', value_name = "X,...")]
+    #[arg(value_parser = finite_in(0.0..1.0))]
     pub(super) ema_decay: Vec<f64>,
     /// What the decay grows by from the first step on, up to --ema-decay: ratio, (1 + step) / (10 + step); or power, as
     /// diffusers' use_ema_warmup, 1 - (1 + step / G)^-P
@@ -181,7 +190,8 @@ impl DataArgs {
         Ok(dataset)
     }
 
-    /// The images held out from training, where the data set has any; says why there are none where they cannot be read.
+    /// The images held out from training, where the data set has any; says why there are none where they cannot be
+    /// read.
     pub(super) fn open_held_out(&self, model: &UNetConfig) -> anyhow::Result<Option<Arc<dyn Dataset>>> {
         Ok(match data::open(&self.dataset, &self.open_options(model, Split::Test)?) {
             Ok(dataset) => Some(dataset.into()),

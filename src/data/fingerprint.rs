@@ -1,9 +1,9 @@
 //! What tells data sets apart, so that a run does not go on with other images.
 //!
-//! Every image counts, by what is stored of it: its file's length and content, or its values where a file holds many. Times
-//! of change are left out, because copying a dataset to another machine changes them. Of a file of more than 64 KiB three
-//! parts of 16 KiB are read: its beginning, its middle and its end, so that a large dataset is known without reading all of
-//! it. Checkpoints of earlier versions know sixteen images; they are compared with those.
+//! Every image counts, by what is stored of it: its file's length and content, or its values where a file holds many.
+//! Times of change are left out, because copying a dataset to another machine changes them. Of a file of more than 64
+//! KiB three parts of 16 KiB are read: its beginning, its middle and its end, so that a large dataset is known without
+//! reading all of it. Checkpoints of earlier versions know sixteen images; they are compared with those.
 
 use std::fmt::{self, Display};
 
@@ -28,8 +28,8 @@ pub struct Fingerprint {
     pub images: usize,
     /// Number of classes.
     pub classes: usize,
-    /// CRC-32C of the names of the classes and of what is stored of every image. In checkpoints without `contents`: of the
-    /// names of the classes, all labels, and the values of sixteen images.
+    /// CRC-32C of the names of the classes and of what is stored of every image. In checkpoints without `contents`: of
+    /// the names of the classes, all labels, and the values of sixteen images.
     pub checksum: u32,
     /// Every image; `None` in checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,8 +102,8 @@ impl Fingerprint {
         }
     }
 
-    /// How the images of `dataset`, whose fingerprint is `now`, differ from those that this is of, in words; `None` where
-    /// they are the same but for images that could not be read. A folder may have another path than before.
+    /// How the images of `dataset`, whose fingerprint is `now`, differ from those that this is of, in words; `None`
+    /// where they are the same but for images that could not be read. A folder may have another path than before.
     ///
     /// # Errors
     /// What reading them fails with.

@@ -26,9 +26,9 @@ const NAMED: usize = 3;
 /// The images of a folder.
 ///
 /// Images directly in the folder carry no labels. Images in subfolders, at any depth, belong to the class that the
-/// subfolder of the dataset's folder names; the classes are numbered in the order of their names. Where no subfolder has
-/// images directly in it, it is unclear at which depth the classes are, and the folder is refused. Names that start with
-/// a dot are passed over.
+/// subfolder of the dataset's folder names; the classes are numbered in the order of their names. Where no subfolder
+/// has images directly in it, it is unclear at which depth the classes are, and the folder is refused. Names that start
+/// with a dot are passed over.
 struct Folder {
     classes: Vec<String>,
     /// Sorted by path, so that an index means the same image on every machine.
@@ -66,8 +66,8 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
         }
         (false, false) => {
             let found = format!(
-                "both, so that some images have a class and others have none: {} in the folder, {} in subfolders, such as \
-                 {}",
+                "both, so that some images have a class and others have none: {} in the folder, {} in subfolders, such \
+                 as {}",
                 direct.len(),
                 labelled.iter().map(|folder| folder.len()).sum::<usize>(),
                 labelled[0].first().map_or(path, PathBuf::as_path).display()

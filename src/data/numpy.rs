@@ -15,7 +15,7 @@ use super::picture::{Layout, Samples};
 use super::value_range::{Elements, Scale, Unclear, ValueRange};
 use super::{DataError, OpenOptions, Split, require_train};
 use crate::output::nchw_to_nhwc;
-use crate::output::npy::{Header, Kind, Problem, WHOLE, floats, in_c_order, integers, problem, room};
+use crate::output::npy::{Header, Kind, Problem, WHOLE, floats, in_c_order, integers, problem, reserve};
 
 pub(super) const FORMAT: Format = Format {
     description: "a NumPy file, .npy or .npz",
@@ -155,7 +155,7 @@ fn read_images(mut reader: impl Read, length: u64) -> Result<Images, Problem> {
             (Samples::Float(values), ValueRange::of(elements, least, largest).map_err(unclear)?)
         }
         Elements::Bool | Elements::Byte => {
-            let mut values: Vec<u8> = room(count)?;
+            let mut values: Vec<u8> = reserve(count)?;
             integers(reader, &header, count, |_, value| {
                 values.push(value as u8);
                 Ok(())
@@ -168,7 +168,7 @@ fn read_images(mut reader: impl Read, length: u64) -> Result<Images, Problem> {
             (Samples::Eight(in_c_order(values, &header)), range)
         }
         Elements::Integer => {
-            let mut values: Vec<u16> = room(count)?;
+            let mut values: Vec<u16> = reserve(count)?;
             integers(reader, &header, count, |place, value| {
                 let value = u16::try_from(value).map_err(|_| {
                     let found = format!("{value} at index {:?}", header.index(place));
@@ -319,7 +319,7 @@ fn read_labels(mut reader: impl Read, length: u64, images: usize) -> Result<Vec<
         ));
     }
     let count = header.count(length, "labels")?;
-    let mut labels = room(count)?;
+    let mut labels = reserve(count)?;
     integers(reader, &header, count, |image, value| {
         let label = u32::try_from(value).ok().filter(|&label| label < MAX_CLASSES);
         let wrong = || {

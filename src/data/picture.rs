@@ -8,10 +8,11 @@ use super::ImageShape;
 
 /// The most pixels that a picture may have; one that claims more is refused before it is decoded.
 pub(super) const MAX_PIXELS: u64 = 1 << 26;
-/// The most bytes that its samples may take when it is decoded: `MAX_PIXELS` of colour with alpha, or half as many of 16 bits.
+/// The most bytes that its samples may take when it is decoded: `MAX_PIXELS` of colour with alpha, or half as many of
+/// 16 bits.
 pub(super) const MAX_PICTURE_BYTES: u64 = 1 << 28;
-/// Pixels of a square that are converted to floats all at once. Of a larger one each is converted where the filter reads it,
-/// which takes longer, and no memory.
+/// Pixels of a square that are converted to floats all at once. Of a larger one each is converted where the filter
+/// reads it, which takes longer, and no memory.
 const MAX_CONVERTED: usize = 1 << 22;
 
 /// A decoded picture.

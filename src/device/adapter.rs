@@ -137,8 +137,8 @@ async fn enumerate_with(backends: wgpu::Backends, compiler: wgpu::Dx12Compiler) 
 
 /// All adapters in the order of their numbers, with what is to be said of them.
 ///
-/// wgpu's own choice of a compiler for DX12 cannot be asked for. So DX12 is started with DXC first, which fails where there
-/// is no dxcompiler.dll, or one that is too old; then with FXC, which is part of Windows.
+/// wgpu's own choice of a compiler for DX12 cannot be asked for. So DX12 is started with DXC first, which fails where
+/// there is no dxcompiler.dll, or one that is too old; then with FXC, which is part of Windows.
 async fn enumerate() -> Vec<(wgpu::Adapter, AdapterReport)> {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     let mut compiler = DXC;

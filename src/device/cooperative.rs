@@ -2,8 +2,8 @@
 
 use wgpu::{CooperativeMatrixProperties, CooperativeScalarType};
 
-/// Rows and depth of A, columns of B, and the element types: the sizes and types of `product_cooperative.wgsl`, which a test
-/// compares with the WGSL. wgpu lists only matrices that a subgroup holds together, as the kernels want them.
+/// Rows and depth of A, columns of B, and the element types: the sizes and types of `product_cooperative.wgsl`, which a
+/// test compares with the WGSL. wgpu lists only matrices that a subgroup holds together, as the kernels want them.
 const NEEDED: CooperativeMatrixProperties = CooperativeMatrixProperties {
     m_size: 8,
     n_size: 8,

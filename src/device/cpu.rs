@@ -48,7 +48,8 @@ pub(super) fn plan(graph: &Graph, keep: &[ValueId]) -> Plan {
     Plan::sized(graph, keep, |ty| ty.len().saturating_mul(4), |_| Vec::new())
 }
 
-/// Refuses a plan whose buffers the host has no memory for: of the CPU executor, or of an adapter that is a driver on the CPU.
+/// Refuses a plan whose buffers the host has no memory for: of the CPU executor, or of an adapter that is a driver on
+/// the CPU.
 ///
 /// # Errors
 /// [`DeviceError::HostMemory`]

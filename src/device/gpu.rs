@@ -211,8 +211,8 @@ impl GpuDevice {
         self.submits_each_dispatch.store(true, Ordering::Relaxed);
     }
 
-    /// Seconds of a dispatch that does nothing, by the clock that times all others: the device's, else `clock`, which gives
-    /// seconds.
+    /// Seconds of a dispatch that does nothing, by the clock that times all others: the device's, else `clock`, which
+    /// gives seconds.
     ///
     /// # Errors
     /// [`DeviceError::Timestamps`], [`DeviceError::Lost`] or [`DeviceError::Failed`].
@@ -296,8 +296,8 @@ impl GpuDevice {
             entry_point: Some(pass.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &pass.overrides,
-                // Kernels write workgroup memory before they read it (gpu/instrumented.rs proves it). Where wgpu zeroes it,
-                // one invocation may do so for all, and an AMD driver forgets the barrier (wgpu issue 4591).
+                // Kernels write workgroup memory before they read it (gpu/instrumented.rs proves it). Where wgpu zeroes
+                // it, one invocation may do so for all, and an AMD driver forgets the barrier (wgpu issue 4591).
                 zero_initialize_workgroup_memory: false,
             },
             cache: None,

@@ -38,7 +38,8 @@ pub enum DeviceError {
     },
     /// A name is that of several adapters.
     #[error(
-        "{name} matches several adapters: {matches}; give the number of one, such as --device {number}, or more of its name"
+        "{name} matches several adapters: {matches}; give the number of one, such as --device {number}, or more of \
+         its name"
     )]
     AmbiguousAdapter {
         /// What was asked for.
@@ -149,8 +150,8 @@ pub enum DeviceError {
     },
     /// Cooperative matrices were asked for.
     #[error(
-        "{adapter} cannot run the kernels for cooperative matrices: {lacks}; leave out --cooperative-matrix, or use another \
-         --device"
+        "{adapter} cannot run the kernels for cooperative matrices: {lacks}; leave out --cooperative-matrix, or use \
+         another --device"
     )]
     NoCooperativeMatrix {
         /// Name of the adapter.
@@ -196,7 +197,8 @@ pub enum DeviceError {
     },
     /// The device's clock gives no times.
     #[error(
-        "the timestamps of {adapter} are of no use: {kernel} {problem}; please report it with what `ddpm-gpu devices` prints"
+        "the timestamps of {adapter} are of no use: {kernel} {problem}; please report it with what `ddpm-gpu \
+         devices` prints"
     )]
     Timestamps {
         /// Name of the adapter.
@@ -288,8 +290,8 @@ impl Device {
         }
     }
 
-    /// Bytes of memory that are free for buffers, where that is known: of the host, for the CPU executor and for drivers that run
-    /// on the CPU. How much a GPU has, wgpu does not say.
+    /// Bytes of memory that are free for buffers, where that is known: of the host, for the CPU executor and for
+    /// drivers that run on the CPU. How much a GPU has, wgpu does not say.
     pub fn free_memory(&self) -> Option<usize> {
         match self {
             Self::Gpu(device) if device.report().is_hardware => None,
@@ -313,16 +315,16 @@ impl Device {
         }
     }
 
-    /// Makes runs submit each dispatch by itself and wait for it: slow, but the error of a device that is lost names the
-    /// kernel and the module that called it. The CPU executor has nothing to submit.
+    /// Makes runs submit each dispatch by itself and wait for it: slow, but the error of a device that is lost names
+    /// the kernel and the module that called it. The CPU executor has nothing to submit.
     pub fn submit_each_dispatch(&self) {
         if let Self::Gpu(device) = self {
             device.submit_each_dispatch();
         }
     }
 
-    /// Seconds that [`Executor::run_timed`] finds for a dispatch that does nothing, by the device's timestamps or by `clock`;
-    /// `None` for the CPU executor, whose calls have no such cost.
+    /// Seconds that [`Executor::run_timed`] finds for a dispatch that does nothing, by the device's timestamps or by
+    /// `clock`; `None` for the CPU executor, whose calls have no such cost.
     ///
     /// # Errors
     /// As [`Executor::run_timed`].
@@ -478,7 +480,8 @@ impl Executor {
         }
     }
 
-    /// Seconds that [`Executor::run_timed`] finds for a dispatch that does nothing; see [`Device::time_of_empty_dispatch`].
+    /// Seconds that [`Executor::run_timed`] finds for a dispatch that does nothing; see
+    /// [`Device::time_of_empty_dispatch`].
     ///
     /// # Errors
     /// As [`Executor::run_timed`].

@@ -417,8 +417,8 @@ mod tests {
         }
     }
 
-    /// Functions that a room's kernels call though WGSL bounds a driver's error in them absolutely, or by that of such a
-    /// function: next to a zero of theirs, no digit of the result need be right.
+    /// Functions that a room's kernels call though WGSL bounds a driver's error in them absolutely, or by that of such
+    /// a function: next to a zero of theirs, no digit of the result need be right.
     fn loose_functions(shader: &Shader) -> Vec<naga::MathFunction> {
         use naga::MathFunction as F;
         let loose = [

@@ -2,8 +2,8 @@
 //!
 //! Calls are tuned by class: op, settings, and shapes with the first size rounded up to a power of two, so that a batch
 //! a little larger asks for no new measurement. Classes are timed in order of their arithmetic, until all are done or the
-//! budget is spent; a variant comes to large calls by way of smaller ones (`ladder`). A choice once made stays: with the same choices a device gives the same bytes, which resuming a run
-//! relies on.
+//! budget is spent; a variant comes to large calls by way of smaller ones (`ladder`). A choice once made stays: with
+//! the same choices a device gives the same bytes, which resuming a run relies on.
 
 mod cache;
 mod ladder;

@@ -191,8 +191,8 @@ fn unsupported(key: &str, value: &Value, reason: String) -> ConfigError {
 fn check_class(class_name: &str) -> Result<(), ConfigError> {
     if !CLASSES.contains(&class_name) {
         let reason = format!(
-            "files of these schedulers are read: {0}; where the model was trained with one of them, write its file with \
-             diffusers' {1}.from_config(pipeline.scheduler.config).save_pretrained(...)",
+            "files of these schedulers are read: {0}; where the model was trained with one of them, write its file \
+             with diffusers' {1}.from_config(pipeline.scheduler.config).save_pretrained(...)",
             CLASSES.join(", "),
             CLASSES[0]
         );
@@ -201,7 +201,8 @@ fn check_class(class_name: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// `prediction_type`; or `predict_epsilon`, which diffusers had before it and which says whether it is epsilon or sample.
+/// `prediction_type`; or `predict_epsilon`, which diffusers had before it and which says whether it is epsilon or
+/// sample.
 fn prediction_type(map: &mut Map<String, Value>) -> Result<PredictionType, ConfigError> {
     let kind = match map.contains_key("prediction_type") {
         true => Some(take(map, "prediction_type", PredictionType::default())?),

@@ -32,8 +32,8 @@ pub enum TimestepsError {
     },
     /// More steps than leave the last step a timestep of its own.
     #[error(
-        "cannot sample in {steps} steps: with {spacing} spacing the last step takes a timestep of its own, and this model's \
-         {num_train_timesteps} leave from 1 to {most}; --timestep-spacing trailing allows one more",
+        "cannot sample in {steps} steps: with {spacing} spacing the last step takes a timestep of its own, and this \
+         model's {num_train_timesteps} leave from 1 to {most}; --timestep-spacing trailing allows one more",
         spacing = spacing.name()
     )]
     LastStep {

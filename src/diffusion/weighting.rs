@@ -38,8 +38,8 @@ pub enum LossWeighting {
 pub enum WeightingError {
     /// Hardly any error counts.
     #[error(
-        "the loss weighting leaves no timestep a weight above {most:.0e}, so that no error of the network counts: take a gamma \
-         nearer to 1 or 0.5, and a k nearer to 1"
+        "the loss weighting leaves no timestep a weight above {most:.0e}, so that no error of the network counts: take \
+         a gamma nearer to 1 or 0.5, and a k nearer to 1"
     )]
     Vanishes {
         /// The largest weight.
@@ -47,8 +47,8 @@ pub enum WeightingError {
     },
     /// A weight that the loss cannot be multiplied by.
     #[error(
-        "the loss weighting gives timestep {t} the weight {weight:.0e}, which is beyond the range of f32: take a gamma nearer \
-         to 1 or 0.5, and a k nearer to 1"
+        "the loss weighting gives timestep {t} the weight {weight:.0e}, which is beyond the range of f32: take a gamma \
+         nearer to 1 or 0.5, and a k nearer to 1"
     )]
     Overflows {
         /// The timestep.

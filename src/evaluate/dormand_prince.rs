@@ -14,8 +14,8 @@ pub(super) struct Tolerance {
 /// No step is short enough.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "after {evaluations} evaluations of the network the ODE is {share:.0} % solved: its steps are too short to go on, as where \
-     the rounding of the network's arithmetic is larger than the tolerance of {tolerance}; give a larger one"
+    "after {evaluations} evaluations of the network the ODE is {share:.0} % solved: its steps are too short to go on, \
+     as where the rounding of the network's arithmetic is larger than the tolerance of {tolerance}; give a larger one"
 )]
 pub struct StepTooSmall {
     /// Evaluations of the slope.

@@ -35,7 +35,7 @@ impl Gaussian {
         let distance =
             (&self.mean - &other.mean).norm_squared() + self.covariance.trace() + other.covariance.trace()
                 - 2.0 * trace_of_root;
-        // Rounding may leave a trifle below zero; NaN stays, to be refused.
+        // Rounding may leave it slightly below zero; NaN stays, to be refused.
         if distance > 0.0 || distance.is_nan() { distance } else { 0.0 }
     }
 }

@@ -34,8 +34,8 @@ pub enum EvaluateError {
     Request(String),
     /// Numbers that are not finite.
     #[error(
-        "{what} is NaN or infinite: look for such numbers in the weights and in the images, and for a model whose output is \
-         beyond all bounds"
+        "{what} is NaN or infinite: look for such numbers in the weights and in the images, and for a model whose \
+         output is beyond all bounds"
     )]
     NotFinite {
         /// Which result.

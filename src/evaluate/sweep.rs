@@ -88,7 +88,7 @@ impl Sweep {
         Ok(self.requests().iter().try_for_each(|request| request.check(pipeline))?)
     }
 
-    /// What is to be feared of ways that are no error, a sentence each.
+    /// What to warn of in ways that are no error, a sentence each.
     pub fn warnings(&self, pipeline: &Pipeline) -> Vec<String> {
         let mut warnings: Vec<String> = Vec::new();
         for SampleRequest { sampler, options, .. } in self.requests() {

@@ -251,8 +251,8 @@ pub enum GraphError {
     },
     /// A tensor is larger than any machine's memory.
     #[error(
-        "{path}: {op} cannot take or give {operand}: it has more than 2^{} elements; make the batch, the images or the model \
-         smaller",
+        "{path}: {op} cannot take or give {operand}: it has more than 2^{} elements; make the batch, the images or the \
+         model smaller",
         MAX_ELEMENTS.ilog2()
     )]
     TooLarge {
@@ -350,8 +350,8 @@ impl Graph {
         result
     }
 
-    /// Runs `build`, whose nodes are a segment of a network, such as a residual block: with gradient checkpointing, only
-    /// what enters and leaves it is kept for the reverse pass.
+    /// Runs `build`, whose nodes are a segment of a network, such as a residual block: with gradient checkpointing,
+    /// only what enters and leaves it is kept for the reverse pass.
     pub fn segment<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
         self.segments += 1;
         let outer = self.segment.replace(Segment(self.segments));

@@ -10,11 +10,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Graph, Node, Segment, Storage, ValueId};
 
-/// Drops what is made inside [segments](Graph::segment), so that only their inputs are kept: gradient checkpointing (Chen
-/// et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
+/// Drops what is made inside [segments](Graph::segment), so that only their inputs are kept: gradient checkpointing
+/// (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
 ///
-/// The first `forward` nodes of `graph` are the forward pass, the others the reverse pass. A value stays if a node outside
-/// its segment reads it.
+/// The first `forward` nodes of `graph` are the forward pass, the others the reverse pass. A value stays if a node
+/// outside its segment reads it.
 pub fn recompute_segments(graph: &mut Graph, forward: usize) {
     let nodes = &graph.nodes()[..forward];
     let mut dropped: HashMap<ValueId, Segment> = HashMap::new();

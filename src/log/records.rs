@@ -27,7 +27,8 @@ impl Records {
     /// Adds a record by one write, so that others who read along see whole records; or leaves the file as it was.
     pub(super) fn add(&mut self, record: &[u8]) -> Result<(), LogError> {
         if let Err(source) = self.file.write_all(record) {
-            // A full disk takes a part of it. If that cannot be taken back either, the first error is the one to report.
+            // A full disk takes a part of it. If that cannot be taken back either, the first error is the one to
+            // report.
             let _ = self.file.set_len(self.length);
             let _ = self.file.seek(SeekFrom::Start(self.length));
             return Err(LogError::Io { path: self.path.clone(), source });

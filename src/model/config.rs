@@ -180,8 +180,8 @@ impl UNetConfig {
         Self::from_value(serde_json::from_str(text)?)
     }
 
-    /// Reads and checks what a config.json holds; a key that says something of the network which is not known here is an
-    /// error, not passed over.
+    /// Reads and checks what a config.json holds; a key that says something of the network which is not known here is
+    /// an error, not passed over.
     ///
     /// # Errors
     /// [`ModelError::Unsupported`] naming the key.
@@ -197,8 +197,8 @@ impl UNetConfig {
         if let Some((key, value)) =
             map.iter().find(|(key, value)| !known.contains_key(*key) && !is_harmless(key, value))
         {
-            let expected = "this program does not know the key, which may change the network; if it says nothing of the \
-                            network, delete it";
+            let expected = "this program does not know the key, which may change the network; if it says nothing of \
+                            the network, delete it";
             return Err(unsupported(key, value, expected));
         }
         let config: Self = serde_json::from_value(Value::Object(map.clone()))

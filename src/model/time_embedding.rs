@@ -5,7 +5,8 @@ use super::layers::{WeightInit, linear};
 use crate::graph::{Graph, GraphError, Init, ValueId};
 use crate::ops;
 
-/// SiLU of the embedding `[N, time_embed_dim]` of `timesteps` `[N]` and, for a conditional model, of `class_labels` `[N]`.
+/// SiLU of the embedding `[N, time_embed_dim]` of `timesteps` `[N]` and, for a conditional model, of `class_labels`
+/// `[N]`.
 ///
 /// Every residual block applies SiLU to the embedding first, so it is done once here.
 pub(super) fn time_embedding(

@@ -25,7 +25,7 @@ pub struct Attention {
     pub mask: Option<ValueId>,
 }
 
-/// The number of a [mask](Attention::mask) that hides a key; lower ones count as this.
+/// The number of a [mask](Attention::mask) that hides a key; numbers beyond +-1e4 count as +-1e4.
 ///
 /// It is finite: a query all of whose keys are hidden weighs them as if none were.
 pub const MASKED: f32 = -1.0e4;
@@ -36,8 +36,8 @@ impl From<usize> for Attention {
     }
 }
 
-/// `softmax(q k^T / sqrt(D) + mask) v` in each head, for `q` `[N, ..., C]` and `k` and `v` `[N, ..., C]` of one shape; what
-/// lies between N and C are tokens in a row, such as pixels.
+/// `softmax(q k^T / sqrt(D) + mask) v` in each head, for `q` `[N, ..., C]` and `k` and `v` `[N, ..., C]` of one shape;
+/// what lies between N and C are tokens in a row, such as pixels.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes, or if the heads do not divide the channels.

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
-/// Normalises each row of `x` `[..., C]` over its channels; with `affine`, scales by a weight and adds a bias, both `[C]`.
+/// Normalises each row of `x` `[..., C]` over its channels; with `affine`, scales by a weight and adds a bias, both
+/// `[C]`.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.

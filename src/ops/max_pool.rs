@@ -8,7 +8,8 @@ use super::{
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
-/// The largest value in each window: `[N, H, W, C]` becomes `[N, OH, OW, C]`, `OH = (H + 2 padding - kernel) / stride + 1`.
+/// The largest value in each window: `[N, H, W, C]` becomes `[N, OH, OW, C]`,
+/// `OH = (H + 2 padding - kernel) / stride + 1`.
 ///
 /// Padding never wins. Of equal values the first in reading order counts as the largest, and gets the gradient.
 ///
@@ -195,8 +196,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(name, Forward(window), vec![x]));
         cases.push(Case::new(name, backward, vec![saved, Fill::normal(shape)]));
     }
-    // Values of which many are equal: the first in reading order must win. Too many for finite differences, which a kink
-    // has none of.
+    // Values of which many are equal: the first in reading order must win. Too many for finite differences, which a
+    // kink has none of.
     let equal = (0..2 * 26 * 15 * 4).map(|i| ((i * 7 + i / 5) % 3) as f32).collect();
     let window = Window { kernel: [3, 3], stride: [1, 1], padding: [1, 1] };
     let equal = Fill::Floats { shape: vec![2, 26, 15, 4], data: equal };

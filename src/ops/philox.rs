@@ -210,10 +210,11 @@ impl Op for Normals {
     }
 }
 
-/// What a normal number may be off by on any device, relative to the largest of a tensor, and so of a pair. Relative to the
-/// radius, WGSL allows the square root 4.5 units in the last place, 5.4e-7, and the product half of one; what the logarithm,
-/// the sine and the cosine of `kernels/shared/` are off by, at most 1e-7 each, halved for the logarithm under the root, makes
-/// it 8e-7. That holds for every radius, also the smallest: a case has a uniform number next to 1.
+/// What a normal number may be off by on any device, relative to the largest of a tensor, and so of a pair. Relative to
+/// the radius, WGSL allows the square root 4.5 units in the last place, 5.4e-7, and the product half of one; what the
+/// logarithm, the sine and the cosine of `kernels/shared/` are off by, at most 1e-7 each, halved for the logarithm
+/// under the root, makes it 8e-7. That holds for every radius, also the smallest: a case has a uniform number
+/// next to 1.
 pub(super) const NORMAL_ERROR: f32 = 1e-6;
 
 /// A key buffer for cases.
@@ -225,8 +226,9 @@ fn key_of_sample(sample: u32) -> Fill {
     Fill::integers([0x1234_5678, 0x9abc_def0, 77, sample])
 }
 
-/// Cases of the smallest radius, sqrt(2^-23), and of the largest, 5.8: a name, and a key whose stream [`EXTREME_STREAM`] begins
-/// with that pair. They must hold nothing but the pair, or larger numbers would hide its error.
+/// Cases of the smallest radius, sqrt(2^-23), and of the largest, 5.8: a name, and a key whose stream
+/// [`EXTREME_STREAM`] begins with that pair. They must hold nothing but the pair, or larger numbers would hide its
+/// error.
 pub(super) fn extremes() -> [(&'static str, Fill); 2] {
     [("a uniform next to 1", key_of_sample(21_056_263)), ("a uniform next to 0", key_of_sample(137_051_628))]
 }

@@ -108,17 +108,17 @@ const WORKGROUP_TILES: std::ops::Range<usize> = 1..4;
 /// Workgroups that a GPU needs to be busy; with fewer, smaller tiles are better.
 const ENOUGH_WORKGROUPS: usize = 128;
 
-/// Rows that one range of the weight gradient sums over, where its partial sums fit [`PARTIAL_BYTES`], else a multiple of
-/// them: long enough to make the reduction cheap, short enough to spread the work.
+/// Rows that one range of the weight gradient sums over, where its partial sums fit [`PARTIAL_BYTES`], else a multiple
+/// of them: long enough to make the reduction cheap, short enough to spread the work.
 const ROWS_PER_SPLIT: usize = 512;
 
-/// Bytes of the partial sums of one weight gradient: half of what WebGPU binds on every device. A gradient that is itself
-/// larger has a single range.
+/// Bytes of the partial sums of one weight gradient: half of what WebGPU binds on every device. A gradient that is
+/// itself larger has a single range.
 const PARTIAL_BYTES: usize = 64 << 20;
 
-/// Rows of a range at most, whatever its partial sums take: half the loop iterations at which Mesa's software driver leaves
-/// a loop. Operands of so many rows are over WebGPU's binding limit before their partial sums are, up to 3600 channels of a
-/// 3 x 3 kernel.
+/// Rows of a range at most, whatever its partial sums take: half the loop iterations at which Mesa's software driver
+/// leaves a loop. Operands of so many rows are over WebGPU's binding limit before their partial sums are, up to 3600
+/// channels of a 3 x 3 kernel.
 const MAX_ROWS_PER_SPLIT: usize = 32_768;
 
 impl Tiling {
@@ -290,8 +290,8 @@ mod tests {
         assert!(largest_scratch(&large) > PARTIAL_BYTES / 2, "{}", largest_scratch(&large));
     }
 
-    /// Every call whose operands fit a binding has scratch that fits one, covers all rows, and has no range that a driver
-    /// would leave early.
+    /// Every call whose operands fit a binding has scratch that fits one, covers all rows, and has no range that a
+    /// driver would leave early.
     #[test]
     fn scratch_fits_a_binding_wherever_the_operands_do() {
         let mut checked = 0;

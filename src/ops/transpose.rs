@@ -56,7 +56,7 @@ impl Forward {
 }
 
 /// Rows and columns of the matrices of y, for a walk from `[B, M, N]` to `[B, N, M]`, where B may be missing.
-fn turned(walk: &[Axis]) -> Option<[usize; 2]> {
+fn transposed(walk: &[Axis]) -> Option<[usize; 2]> {
     let (rows, columns) = match walk {
         [rows, columns] => (rows, columns),
         [batch, rows, columns] if batch.stride == rows.size * columns.size => (rows, columns),
@@ -130,7 +130,7 @@ impl Op for Forward {
             let grid = Grid::Invocations(length / 4);
             variants.push(Variant::single("forward_vec4", grid, params(&walk, 4)));
         }
-        if let Some([rows, columns]) = turned(&walk) {
+        if let Some([rows, columns]) = transposed(&walk) {
             let tiles = rows.div_ceil(TILE) * columns.div_ceil(TILE);
             let grid = Grid::Workgroups(length / (rows * columns) * tiles);
             variants.push(Variant::single("forward_tiled", grid, params(&walk, 1)));

@@ -9,7 +9,7 @@ mod header;
 use std::io::{BufReader, Write};
 use std::path::Path;
 
-pub(crate) use elements::{floats, in_c_order, integers, room};
+pub(crate) use elements::{floats, in_c_order, integers, reserve};
 pub(crate) use header::{Header, Kind};
 
 use super::OutputError;

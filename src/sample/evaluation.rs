@@ -92,8 +92,8 @@ impl Evaluation {
         Ok(evaluation)
     }
 
-    /// Appends the classifier, its gradient with respect to `x`, and the shift of the output by it, where the sampler's steps
-    /// are guided that way.
+    /// Appends the classifier, its gradient with respect to `x`, and the shift of the output by it, where the sampler's
+    /// steps are guided that way.
     fn add_classifier(
         &mut self,
         graph: &mut Graph,
@@ -144,8 +144,8 @@ impl Evaluation {
         Ok(())
     }
 
-    /// Appends, after the update of `x`, what the classifier adds to its mean, where the sampler's steps are guided that way;
-    /// and gives the value that this reads beside the output.
+    /// Appends, after the update of `x`, what the classifier adds to its mean, where the sampler's steps are guided
+    /// that way; and gives the value that this reads beside the output.
     pub(super) fn guide_mean(&self, graph: &mut Graph, x: ValueId) -> Result<Option<ValueId>, GraphError> {
         let Some(classifier) = self.classifier.as_ref().filter(|classifier| classifier.shift.is_of_mean())
         else {

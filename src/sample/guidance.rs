@@ -99,8 +99,9 @@ fn sampler_error<T>(result: Result<T, crate::diffusion::ScheduleError>) -> Resul
 /// What a classifier's gradient moves in a step, and by which factor.
 #[derive(Debug)]
 pub(super) enum Shift {
-    /// The network's output: as far as moves the eps that it stands for to eps - s sqrt(1 - abar) gradient (Dhariwal and Nichol
-    /// 2021, algorithm 2). x_0 is estimated of that and clamped, so what a clamped x_0 is stays within the range of images.
+    /// The network's output: as far as moves the eps that it stands for to eps - s sqrt(1 - abar) gradient (Dhariwal
+    /// and Nichol 2021, algorithm 2). x_0 is estimated of that and clamped, so what a clamped x_0 is stays within the
+    /// range of images.
     Output {
         /// The process.
         levels: NoiseLevels,
@@ -109,8 +110,8 @@ pub(super) enum Shift {
         /// s.
         scale: f64,
     },
-    /// The mean of the next x: by s Sigma gradient (algorithm 1), with the step's variance Sigma, learned or not. The last step
-    /// has none, and so no guidance.
+    /// The mean of the next x: by s Sigma gradient (algorithm 1), with the step's variance Sigma, learned or not. The
+    /// last step has none, and so no guidance.
     Mean {
         /// s.
         scale: f64,
@@ -123,8 +124,8 @@ impl Shift {
         matches!(self, Self::Mean { .. })
     }
 
-    /// The factors of one image that its part of the graph takes: that of the gradient; and for a mean also that of v, which
-    /// says what a learned variance is, in an exponent.
+    /// The factors of one image that its part of the graph takes: that of the gradient; and for a mean also that of v,
+    /// which says what a learned variance is, in an exponent.
     pub(super) fn factors(&self, step: Option<&Step>) -> Vec<f64> {
         match self {
             Self::Output { .. } => vec![step.and_then(|step| step.timestep).map_or(0.0, |t| self.at(t))],

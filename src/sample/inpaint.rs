@@ -104,8 +104,8 @@ impl Path {
         let most = resample.checked_mul(2 * steps.len());
         if most.is_none_or(|most| most > MOST_MOVES) {
             return Err(SampleError::Request(format!(
-                "{} steps, each painted {resample} times, are too many: at most {MOST_MOVES} moves can be made, there and \
-                 back",
+                "{} steps, each painted {resample} times, are too many: at most {MOST_MOVES} moves can be made, there \
+                 and back",
                 steps.len()
             )));
         }

@@ -45,7 +45,7 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let sigma = eta * variance.sqrt();
 
         // Equation 12: "predicted x_0" scaled to the next timestep, "direction pointing to x_t", random noise.
-        // Rounding may leave a trifle below zero under the root.
+        // Rounding may leave what is under the root slightly below zero.
         let direction = (1.0 - next.alpha_cumprod - sigma * sigma).max(0.0).sqrt();
         let x = next.alpha() * X_0 + direction * level.eps();
 

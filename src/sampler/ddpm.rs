@@ -17,7 +17,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     steps,
 };
 
-/// The steps of diffusers' `DDPMScheduler`, but that the last one adds no noise to the finished image, whatever its timestep.
+/// The steps of diffusers' `DDPMScheduler`, but that the last one adds no noise to the finished image, whatever its
+/// timestep.
 pub(super) fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let timesteps = process.timesteps()?;
     let step = |(i, &t): (usize, &usize)| {
@@ -38,8 +39,8 @@ pub(super) fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
             VarianceType::LearnedRange => ((small * large).sqrt(), (large / small).ln() / 4.0),
         };
         let update = Update::new(level.x_0(), mean);
-        // No noise is added in the last step (algorithm 2, line 3, where it is t = 1). diffusers asks whether t > 0, and adds
-        // noise to the image where trailing spacing or `steps_offset` let the last timestep be another.
+        // No noise is added in the last step (algorithm 2, line 3, where it is t = 1). diffusers asks whether t > 0,
+        // and adds noise to the image where trailing spacing or `steps_offset` let the last timestep be another.
         let is_noisy = if process.options.noise_in_last_step { t > 0 } else { i + 1 < timesteps.len() };
         let update = if is_noisy { Update { sigma: variance.sqrt(), log_range, ..update } } else { update };
 

@@ -48,8 +48,8 @@ pub struct Sampler {
     pub inverts: bool,
     /// What a classifier's gradient moves.
     pub guided: Guided,
-    /// Whether a step combines what the network says at several levels of noise, so that a division by the image's share in x
-    /// makes the differences between them as much larger.
+    /// Whether a step combines what the network says at several levels of noise, so that a division by the image's
+    /// share in x makes the differences between them as much larger.
     pub extrapolates: bool,
     /// The options that it heeds; others are refused.
     pub choices: &'static [Choice],
@@ -114,7 +114,7 @@ impl Sampler {
         (self.steps)(&Process::new(self, config, options)?)
     }
 
-    /// What is to be feared of a choice that is no error, in one sentence; `None` where there is nothing to fear.
+    /// What to warn of in a choice that is no error, in one sentence; `None` where there is nothing.
     ///
     /// # Errors
     /// As [`Sampler::start`].
@@ -134,17 +134,18 @@ impl Sampler {
         let growth = process.level(next).alpha() / process.level(first).alpha();
         Ok((growth > MOST_GROWTH).then(|| {
             format!(
-                "the sampler `{}` makes errors of the network {growth:.0} times as large in its first step, because hardly \
-                 anything of the image is left at timestep {first}: expect images far beyond -1..1, as diffusers draws too; \
-                 take leading spacing or another sampler, such as ddpm (clipping x_0 is enough with many steps only)",
+                "the sampler `{}` makes errors of the network {growth:.0} times as large in its first step, because \
+                 hardly anything of the image is left at timestep {first}: expect images far beyond -1..1, as \
+                 diffusers draws too; take leading spacing or another sampler, such as ddpm (clipping x_0 is enough \
+                 with many steps only)",
                 self.name
             )
         }))
     }
 }
 
-/// How much larger a step may make the network's errors without a warning: of a network whose eps is off by 0.02, diffusers'
-/// `PNDMScheduler` draws images of 1000 where it is 126, and sound ones where it is 32.
+/// How much larger a step may make the network's errors without a warning: of a network whose eps is off by 0.02,
+/// diffusers' `PNDMScheduler` draws images of 1000 where it is 126, and sound ones where it is 32.
 const MOST_GROWTH: f64 = 100.0;
 
 #[cfg(test)]

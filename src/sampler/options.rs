@@ -165,7 +165,8 @@ pub enum SamplerError {
     Strength(f64),
     /// A strength of less than a step.
     #[error(
-        "a strength of {strength} leaves none of {steps} steps to take: take at least {least} steps, or a larger strength"
+        "a strength of {strength} leaves none of {steps} steps to take: take at least {least} steps, or a larger \
+         strength"
     )]
     NoStep {
         /// The strength.
@@ -183,8 +184,9 @@ pub enum SamplerError {
     },
     /// Steps that become shorter and shorter.
     #[error(
-        "after {evaluations} evaluations of the network the ODE is {share:.0} % solved: its steps are too short to go on, as \
-         where the rounding of the network's arithmetic is larger than the tolerance of {tolerance}; give a larger one"
+        "after {evaluations} evaluations of the network the ODE is {share:.0} % solved: its steps are too short to go \
+         on, as where the rounding of the network's arithmetic is larger than the tolerance of {tolerance}; give a \
+         larger one"
     )]
     TooManySteps {
         /// Evaluations of the network.

@@ -148,8 +148,8 @@ fn a_strength_leaves_the_noisiest_timesteps_out() {
     }
 }
 
-/// Algorithm 2 of Ho et al. adds no noise to the image, at whatever timestep the last step begins; diffusers does, unless it
-/// is 0.
+/// Algorithm 2 of Ho et al. adds no noise to the image, at whatever timestep the last step begins; diffusers does,
+/// unless it is 0.
 #[test]
 fn ancestral_steps_leave_the_image_without_noise() {
     let learned = VarianceType::LearnedRange;

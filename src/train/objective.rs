@@ -101,7 +101,8 @@ pub(super) fn check(options: &TrainOptions, scheduler: &SchedulerConfig) -> Resu
         }
         if scheduler.rescale_betas_zero_snr {
             return fault(
-                "--beta-schedule learned needs two ends with some of the image left; leave --rescale-betas-zero-snr out",
+                "--beta-schedule learned needs two ends with some of the image left; leave \
+                 --rescale-betas-zero-snr out",
             );
         }
         if scheduler.num_train_timesteps < 2 {

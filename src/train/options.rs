@@ -216,12 +216,13 @@ impl TrainOptions {
                 return fault(format!("{flag} is {value}; it must be at least 0"));
             }
         }
-        // Each step leaves a weight the share 1 - rate * decay of itself: below -1 it grows, whatever the gradients say.
+        // Each step leaves a weight the share 1 - rate * decay of itself: below -1 it grows, whatever the gradients
+        // say.
         let shrinks_by = self.learning_rate * f64::from(self.weight_decay);
         if self.optimizer == OptimizerKind::AdamW && shrinks_by > 1.0 {
             return fault(format!(
-                "--weight-decay is {} and --learning-rate {}; their product, the share of itself that a weight loses in a \
-                 step, is {shrinks_by:.1e}; it must be at most 1",
+                "--weight-decay is {} and --learning-rate {}; their product, the share of itself that a weight loses \
+                 in a step, is {shrinks_by:.1e}; it must be at most 1",
                 self.weight_decay, self.learning_rate
             ));
         }

@@ -137,7 +137,7 @@ async fn bad_place(
         return found(parameter);
     }
     if let Some(text) = bad_image(&batch.images, options.batch_size) {
-        return Ok(Some(BadPlace { text, advice: "remove that image, or mend it" }));
+        return Ok(Some(BadPlace { text, advice: "remove that image, or repair it" }));
     }
     for micro_batch in options.micro_batches().enumerate() {
         let executor = trainer.replay(step, batch, micro_batch)?;

@@ -171,8 +171,8 @@ impl Trainer {
             && augmentation > schedule.num_train_timesteps()
         {
             return Err(TrainError::Options(format!(
-                "--noise-augmentation is {augmentation}, 200 where it is not given; the process has {} steps of noise: give at \
-                 most so many",
+                "--noise-augmentation is {augmentation}, 200 where it is not given; the process has {} steps of noise: \
+                 give at most so many",
                 schedule.num_train_timesteps()
             )));
         }

@@ -6,12 +6,12 @@ tests/golden/guidance.safetensors:
   <case>.trajectory [steps, 6]                   x after each step
 Metadata: cases (JSON): {case: {config}}.
 
-This is `GaussianDiffusion.p_sample` (p_mean_variance, then condition_mean) written anew in f64: x_0 is clamped, the mean of
-q(x_{t-1} | x_t, x_0) is taken, and the variance times the gradient is added to that mean. At t = 0 guided-diffusion has no
-noise, but guides by the variance of t = 1 where the variance is beta_t or learned.
+This is `GaussianDiffusion.p_sample` (p_mean_variance, then condition_mean) written anew in f64: x_0 is clamped, the
+mean of q(x_{t-1} | x_t, x_0) is taken, and the variance times the gradient is added to that mean. At t = 0
+guided-diffusion has no noise, but guides by the variance of t = 1 where the variance is beta_t or learned.
 
-The network is a closed form, eps(x, t) = 1.5 sin(3 x + 0.5 t), with v = tanh(1.3 x - 0.02 t) for a learned variance, and
-large enough that x_0 is clamped in most steps; the gradient of the classifier is 3 cos(1.3 x + 0.1 t).
+The network is a closed form, eps(x, t) = 1.5 sin(3 x + 0.5 t), with v = tanh(1.3 x - 0.02 t) for a learned variance,
+and large enough that x_0 is clamped in most steps; the gradient of the classifier is 3 cos(1.3 x + 0.1 t).
 """
 
 import argparse

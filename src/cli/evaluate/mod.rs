@@ -47,7 +47,8 @@ pub(super) struct Args {
     dataset: String,
     #[command(flatten)]
     files: DatasetArgs,
-    /// Which images of the data set: test, those held out; or train. By default test, and all of a path that has no split
+    /// Which images of the data set: test, those held out; or train. By default test, and all of a path that has no
+    /// split
     #[arg(long, value_name = "test|train", value_parser = parse_split)]
     split: Option<Split>,
     /// The negative logarithm of the likelihood: vlb, the variational bound term by term (Ho et al. 2020); ode, by the

@@ -11,7 +11,8 @@ use crate::data::picture::{Layout, Picture, Samples};
 /// What a decoder may set aside in all, where it counts that.
 const MAX_ALLOC: u64 = 1 << 29;
 
-/// Decodes with a decoder of `image`, and turns the picture upright if its Exif data say that the camera was held otherwise.
+/// Decodes with a decoder of `image`, and turns the picture upright if its Exif data say that the camera was held
+/// otherwise.
 ///
 /// `whole` is what a good file is, for messages, such as "a whole JPEG file".
 pub(super) fn decode(

@@ -94,7 +94,8 @@ pub fn read_image(
 /// Decodes an image file.
 ///
 /// # Errors
-/// When it cannot be read, is of no known format, truncated, damaged, or larger than `MAX_PIXELS` or `MAX_PICTURE_BYTES`.
+/// When it cannot be read, is of no known format, truncated, damaged, or larger than `MAX_PIXELS` or
+/// `MAX_PICTURE_BYTES`.
 pub(super) fn decode_file(path: &Path) -> Result<Picture, DataError> {
     let (file, length) = open_regular_file(path)?;
     check_length(length, path)?;

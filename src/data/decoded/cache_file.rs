@@ -78,7 +78,8 @@ impl CacheFile {
         ]
         .concat();
         let bytes = HEADER as u64 + len as u64 * slot_bytes(shape.elements());
-        // A new file has a random name until it is renamed to its own, so that a link of that name is replaced, not followed.
+        // A new file has a random name until it is renamed to its own, so that a link of that name is replaced, not
+        // followed.
         let mut new = tempfile::NamedTempFile::new_in(folder)?;
         if let Some(file) = open_own(&cache, new.as_file())? {
             let length = file.metadata()?.len();
@@ -154,8 +155,8 @@ impl CacheFile {
     }
 }
 
-/// Opens a file that is there already, if it is a regular file itself, not a link to one or one with further names, and of
-/// the user who owns `new`.
+/// Opens a file that is there already, if it is a regular file itself, not a link to one or one with further names, and
+/// of the user who owns `new`.
 fn open_own(path: &Path, new: &File) -> io::Result<Option<File>> {
     let Ok(listed) = fs::symlink_metadata(path) else { return Ok(None) };
     if !listed.is_file() {

@@ -1,6 +1,6 @@
-//! Kernels rewritten so that they betray what no result shows: workgroup memory that is read before it is written, which the
-//! engine does not have zeroed, and indices past the end of a binding, whose values a `select` throws away. And functions
-//! that all kernels share, over all their arguments.
+//! Kernels rewritten so that they betray what no result shows: workgroup memory that is read before it is written,
+//! which the engine does not have zeroed, and indices past the end of a binding, whose values a `select` throws away.
+//! And functions that all kernels share, over all their arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -315,8 +315,8 @@ fn fill_workgroup_memory(shader: &Shader, text: &mut String) {
     }
 }
 
-/// Wherever a storage binding is indexed, a function looks at the index first; when an entry point returns, what was found is
-/// noted.
+/// Wherever a storage binding is indexed, a function looks at the index first; when an entry point returns, what was
+/// found is noted.
 fn check_indices(shader: &Shader, storage: &[(String, u32)], text: &mut String) {
     for (name, number) in storage {
         let mut from = 0;
@@ -367,7 +367,8 @@ fn check_indices(shader: &Shader, storage: &[(String, u32)], text: &mut String) 
     .unwrap();
 }
 
-/// The first element of an output that is off by more than the op's tolerance, which is relative to the output's largest.
+/// The first element of an output that is off by more than the op's tolerance, which is relative to the output's
+/// largest.
 fn difference(case: &Case, outputs: &[Vec<f32>]) -> Option<String> {
     let (input_types, output_types) = (case.input_types(), case.output_types().unwrap());
     let data: Vec<Vec<f32>> = (0..).zip(&case.inputs).map(|(index, fill)| fill.data(index)).collect();
@@ -402,8 +403,8 @@ fn elements(case: &Case) -> usize {
     case.input_types().iter().chain(&case.output_types().unwrap()).map(|ty| ty.len()).sum()
 }
 
-/// Runs the small cases of every variant that the adapter can run and `wanted` picks, and of variants that no small case
-/// has the smallest. Gives the entry points that were reached.
+/// Runs the small cases of every variant that the adapter can run and `wanted` picks, and of variants that no small
+/// case has the smallest. Gives the entry points that were reached.
 fn run_all(bench: &Bench, form: Form, wanted: impl Fn(&Rewritten, &Variant) -> bool) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
     let mut faults = Vec::new();
@@ -483,8 +484,8 @@ fn a_read_of_workgroup_memory_before_the_write_is_found() {
     }
 }
 
-/// On the adapter with the fewest variants, since an index is the same on all, and LLVM takes minutes over the rewritten
-/// kernels for subgroups of 8 lanes; the next test has some of those.
+/// On the adapter with the fewest variants, since an index is the same on all, and LLVM takes minutes over the
+/// rewritten kernels for subgroups of 8 lanes; the next test has some of those.
 #[test]
 fn no_index_reaches_past_the_end_of_a_binding() {
     let cases: Vec<Case> = ops::ALL.iter().flat_map(|room| (room.cases)()).collect();
@@ -497,8 +498,8 @@ fn no_index_reaches_past_the_end_of_a_binding() {
     }
 }
 
-/// The index as it was before it was clamped, at the places where a `select` hid what was read. The second is how matrix
-/// units read B, in the kernels for them and here.
+/// The index as it was before it was clamped, at the places where a `select` hid what was read. The second is how
+/// matrix units read B, in the kernels for them and here.
 #[test]
 fn an_index_past_the_end_is_found_behind_a_select() {
     let depth = "forward_a(tap.at + min(step, steps - 1u))";

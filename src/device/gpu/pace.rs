@@ -1,14 +1,15 @@
 //! How much work goes into one submission.
 //!
-//! An operating system takes a submission that does not end for a hang, and resets the GPU: Windows after 2 seconds, Linux's
-//! drivers after a few. A training step is more than that on a slow card. So a run is cut into submissions of about
-//! [`TARGET`] each, far below any limit and far above the cost of submitting.
+//! An operating system takes a submission that does not end for a hang, and resets the GPU: Windows after 2 seconds,
+//! Linux's drivers after a few. A training step is more than that on a slow card. So a run is cut into submissions of
+//! about [`TARGET`] each, far below any limit and far above the cost of submitting.
 //!
-//! What a submission will take is foretold by the work of its dispatches, at rates of their kernels that are measured: the
-//! first runs of an executor wait for each of their submissions, and look at the clock. That is the host's clock and not the
-//! device's timestamps. A limit counts from submission to end, and so does the host; timestamps leave out what lies between
-//! kernels, not every adapter has them, and reading them takes submissions of its own. Later runs neither wait nor measure:
-//! their cuts stay. Where they are does not change a result, since the order of the dispatches is the same.
+//! What a submission will take is estimated from the work of its dispatches, at rates of their kernels that are
+//! measured: the first runs of an executor wait for each of their submissions, and look at the clock. That is the
+//! host's clock and not the device's timestamps. A limit counts from submission to end, and so does the host;
+//! timestamps leave out what lies between kernels, not every adapter has them, and reading them takes submissions of
+//! its own. Later runs neither wait nor measure: their cuts stay. Where they are does not change a result, since the
+//! order of the dispatches is the same.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,18 +20,20 @@ use crate::ops::Cost;
 /// Seconds that a submission should take.
 const TARGET: f64 = 0.05;
 
-/// Work that a kernel which was never measured may do in a submission: a tenth of a second or two on the slowest GPU known.
+/// Work that a kernel which was never measured may do in a submission: a tenth of a second or two on the slowest GPU
+/// known.
 const FIRST_ALLOWANCE: f64 = 0.5e9;
 
-/// What a kernel may do grows and shrinks at most by these factors from one measurement to the next: a submission is of several
-/// kernels, and says which of them are fast only after a while; in the first one, drivers still compile.
+/// What a kernel may do grows and shrinks at most by these factors from one measurement to the next: a submission is of
+/// several kernels, and says which of them are fast only after a while; in the first one, drivers still compile.
 const GROWTH: f64 = 16.0;
 const SHRINKAGE: f64 = 4.0;
 
 /// Runs that are measured.
 const MEASURED_RUNS: u32 = 2;
 
-/// Floating point operations that take about as long as to move a byte: GPUs have 10 to 80 of them, software drivers 10.
+/// Floating point operations that take about as long as to move a byte: GPUs have 10 to 80 of them, software
+/// drivers 10.
 const OPERATIONS_A_BYTE: f64 = 16.0;
 
 /// What a call takes, in floating point operations.
@@ -38,8 +41,8 @@ pub(super) fn work(cost: Cost) -> f64 {
     (cost.flops as f64 + OPERATIONS_A_BYTE * cost.bytes as f64).max(1.0)
 }
 
-/// The host's clock, where there is one. A browser's WebAssembly has none that the standard library knows, and no way to wait
-/// for a device; there the first allowance stays.
+/// The host's clock, where there is one. A browser's WebAssembly has none that the standard library knows, and no way
+/// to wait for a device; there the first allowance stays.
 fn now() -> Option<Instant> {
     if cfg!(target_family = "wasm") { None } else { Some(Instant::now()) }
 }
@@ -158,8 +161,8 @@ mod tests {
         assert!(pieces(&[], 6.0).is_empty());
     }
 
-    /// Runs a plan on a made-up device, which does `rates[kernel]` of work in a second, and gives the longest submission and the
-    /// number of submissions of each run.
+    /// Runs a plan on a made-up device, which does `rates[kernel]` of work in a second, and gives the longest
+    /// submission and the number of submissions of each run.
     fn run(loads: &[Load], rates: &[f64], runs: usize) -> Vec<(f64, usize)> {
         let mut pace = Pace::default();
         let whole = loads.iter().map(|load| load.work).sum();

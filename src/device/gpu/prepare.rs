@@ -37,7 +37,8 @@ fn out_of_memory(device: &GpuDevice, plan: &Plan) -> DeviceError {
     DeviceError::OutOfMemory { adapter: device.name.clone(), total: plan.memory().total(), largest }
 }
 
-/// Refuses a plan with buffers beyond the adapter's limit; or beyond the host's memory, where that is what the adapter has.
+/// Refuses a plan with buffers beyond the adapter's limit; or beyond the host's memory, where that is what the adapter
+/// has.
 ///
 /// # Errors
 /// [`DeviceError::OutOfMemory`], [`DeviceError::HostMemory`]

@@ -28,8 +28,8 @@ impl GpuDevice {
         DeviceError::Failed { adapter: self.name.clone(), during: during.to_owned(), message }
     }
 
-    /// The error of a device that is gone. It fails in many ways, and may say that it is gone only when it is polled: so
-    /// whoever sees another error asks this first.
+    /// The error of a device that is gone. It fails in many ways, and may say that it is gone only when it is polled:
+    /// so whoever sees another error asks this first.
     pub(super) fn lost(&self, during: &str) -> Option<DeviceError> {
         let _ = self.device.poll(wgpu::PollType::Poll);
         let message = lock(&self.trouble).lost.clone()?;

@@ -68,12 +68,12 @@ impl Timestamps {
     }
 }
 
-/// Runs dispatches, cut into submissions as `pieces` says, and gives the start of each, counted from the first one's, and its
-/// length in seconds.
+/// Runs dispatches, cut into submissions as `pieces` says, and gives the start of each, counted from the first one's,
+/// and its length in seconds.
 ///
-/// Timestamps that are resolved too early are zeros: by the submission that writes them on Vulkan (wgpu issue 6406), before
-/// the work is done on Metal (issue 9414). So the run is waited for; then they are resolved by an encoder of its own, and
-/// copied by another.
+/// Timestamps that are resolved too early are zeros: by the submission that writes them on Vulkan (wgpu issue 6406),
+/// before the work is done on Metal (issue 9414). So the run is waited for; then they are resolved by an encoder of its
+/// own, and copied by another.
 ///
 /// # Errors
 /// [`DeviceError::Timestamps`] for times that cannot be; [`DeviceError::Lost`] or [`DeviceError::Failed`].
@@ -129,7 +129,8 @@ struct Bad {
 
 /// Starts, counted from the first one, and lengths in seconds, of ticks `[dispatches, 2]` of `tick` seconds.
 ///
-/// One dispatch of many may be over within a tick, so that a length of 0 is no error. A dispatch may also start before the end of the one before it, where a device overlaps them.
+/// One dispatch of many may be over within a tick, so that a length of 0 is no error. A dispatch may also start before the
+/// end of the one before it, where a device overlaps them.
 fn spans(ticks: &[u64], tick: f64) -> Result<Vec<(f64, f64)>, Bad> {
     let Some(&first) = ticks.first() else { return Ok(Vec::new()) };
     let bad = |dispatch, problem: String| Err(Bad { dispatch, problem });

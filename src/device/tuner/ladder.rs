@@ -1,9 +1,9 @@
 //! How variants come to be timed at large calls though none may run for seconds.
 //!
 //! A kernel of one output an invocation may take a thousand times as long as one that shares tiles, and a device that a
-//! submission holds for seconds is reset. So a variant runs at a call only if its speed at another one lets expect that this
-//! takes no longer than [`LONGEST`]. It begins at a call that is short even for the slowest kernel on the slowest GPU, and
-//! climbs from call to call, each the largest one that its speed so far allows.
+//! submission holds for seconds is reset. So a variant runs at a call only if its speed at another one lets expect that
+//! this takes no longer than [`LONGEST`]. It begins at a call that is short even for the slowest kernel on the slowest
+//! GPU, and climbs from call to call, each the largest one that its speed so far allows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::device::GpuDevice;
 use crate::graph::TensorType;
 use crate::ops::{self, Op, Types};
 
-/// Seconds that no call which is run should exceed. Kernels do fewer operations a second at calls that leave caches, several
-/// times fewer at worst; that, too, stays within what drivers allow.
+/// Seconds that no call which is run should exceed. Kernels do fewer operations a second at calls that leave caches,
+/// several times fewer at worst; that, too, stays within what drivers allow.
 const LONGEST: f64 = 0.2;
 
 /// Work in a second that any kernel is expected to do before it has been timed.
@@ -89,10 +89,11 @@ impl Ladder {
     }
 }
 
-/// Lets a variant climb until it is known how long it takes at a call of `target` work, and says whether it may run there.
+/// Lets a variant climb until it is known how long it takes at a call of `target` work, and says whether it may run
+/// there.
 ///
-/// `rungs` is the work of the calls that it can do on the way, in rising order; `speed` the most work in a second that it has
-/// been seen to do, `None` for a variant that has never run; `run` runs it at a rung and gives seconds.
+/// `rungs` is the work of the calls that it can do on the way, in rising order; `speed` the most work in a second that
+/// it has been seen to do, `None` for a variant that has never run; `run` runs it at a rung and gives seconds.
 pub(super) async fn climb<E>(
     rungs: &[f64],
     target: f64,
@@ -159,7 +160,8 @@ mod tests {
         assert_eq!(climb_at(1e12, &[1e10, 1e11], 1e12), (false, Vec::new()));
     }
 
-    /// Every op of the table has a case that is short for any kernel: the first step of a ladder, for each of its variants.
+    /// Every op of the table has a case that is short for any kernel: the first step of a ladder, for each of its
+    /// variants.
     #[test]
     fn every_variant_has_a_first_rung() {
         let mut checked = 0;

@@ -84,8 +84,8 @@ fn integers(shape: &[usize], index: u32) -> Fill {
     Fill::Floats { shape: shape.to_vec(), data: normal.data(index).into_iter().map(f32::round).collect() }
 }
 
-/// A mask that hides every third key, some by far less than [`MASKED`], and moves the others; the first key always counts,
-/// because a first query that is causal sees no other.
+/// A mask that hides every third key, some by far less than [`MASKED`], and moves the others; the first key always
+/// counts, because a first query that is causal sees no other.
 fn mask(k: &[usize]) -> Fill {
     let (samples, keys) = (k[0], k[1..k.len() - 1].iter().product());
     let moved = Fill::normal([samples, keys]).data(9);

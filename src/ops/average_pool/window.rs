@@ -9,8 +9,8 @@ use crate::ops::{
 
 /// The mean in each window: `[N, H, W, C]` becomes `[N, OH, OW, C]`, `OH = (H + 2 padding - kernel) / stride + 1`.
 ///
-/// Where `count_include_pad`, padding counts as zeros, as it does by default in PyTorch; else the mean is over the pixels
-/// that the window has inside the image.
+/// Where `count_include_pad`, padding counts as zeros, as it does by default in PyTorch; else the mean is over the
+/// pixels that the window has inside the image.
 ///
 /// # Errors
 /// [`GraphError::Shape`] if `x` is not an image batch, or windows do not fit into it.

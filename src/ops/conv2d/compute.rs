@@ -106,8 +106,8 @@ vector_functions! {
         }
     }
 
-    /// A block of the kernel turned by 180 degrees, `[KH, KW, O]` by input channels: row `(tap, o)` of it is a part of a
-    /// row of the weight `[O, KH, KW, I]`.
+    /// A block of the kernel turned by 180 degrees, `[KH, KW, O]` by input channels: row `(tap, o)` of it is a part of
+    /// a row of the weight `[O, KH, KW, I]`.
     fn pack_turned(g: Geometry, weight: &[f32], block: &Block, out: &mut [f32]) {
         let taps = g.taps();
         let (mut tap, mut o) = (block.rows.start / g.out_channels, block.rows.start % g.out_channels);

@@ -11,7 +11,7 @@ use super::{Header, Kind, Problem, WHOLE, problem};
 const PIECE: usize = 1 << 16;
 
 /// An empty list with room for `count` elements.
-pub(crate) fn room<T>(count: usize) -> Result<Vec<T>, Problem> {
+pub(crate) fn reserve<T>(count: usize) -> Result<Vec<T>, Problem> {
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| {
         let found = format!("one of {count} elements");
@@ -87,7 +87,7 @@ pub(crate) fn integers(
 
 /// The elements of an array of floats, all of them finite, as float32 in C order.
 pub(crate) fn floats(reader: &mut impl Read, header: &Header, count: usize) -> Result<Vec<f32>, Problem> {
-    let mut values = room(count)?;
+    let mut values = reserve(count)?;
     let mut push = |place: usize, value: f64| {
         let single = value as f32;
         if single.is_finite() {

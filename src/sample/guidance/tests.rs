@@ -71,8 +71,8 @@ fn step(step: &Step, x: &[f32], output: &[f32], gradient: &[f32], noise: &[f32],
     executor.read(state).unwrap()
 }
 
-/// `tools/oracle/guidance.py`: trajectories of guided-diffusion's ancestral sampling with `condition_mean`, where x_0 is
-/// clamped in most steps.
+/// `tools/oracle/guidance.py`: trajectories of guided-diffusion's ancestral sampling with `condition_mean`, where x_0
+/// is clamped in most steps.
 #[test]
 fn guided_ancestral_sampling_is_that_of_guided_diffusion() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/guidance.safetensors");
@@ -124,8 +124,8 @@ fn guided_ancestral_sampling_is_that_of_guided_diffusion() {
     }
 }
 
-/// Algorithm 1 of Dhariwal and Nichol: the mean of each step moves by s Sigma gradient, whatever the network predicts, x_0
-/// is clamped to, or Sigma is learned to be (Nichol and Dhariwal 2021, equation 15).
+/// Algorithm 1 of Dhariwal and Nichol: the mean of each step moves by s Sigma gradient, whatever the network predicts,
+/// x_0 is clamped to, or Sigma is learned to be (Nichol and Dhariwal 2021, equation 15).
 #[test]
 fn the_mean_of_ddpm_moves_by_the_variance_times_the_gradient() {
     let variances = [VarianceType::FixedSmall, VarianceType::FixedLarge, VarianceType::LearnedRange];

@@ -46,7 +46,8 @@ fn a_lost_device_says_so_and_what_ran() {
     assert!(message.contains(call), "{message}");
 }
 
-/// At whatever point it goes, the next uses are errors: no panic where inputs are staged or results mapped, and no waiting.
+/// At whatever point it goes, the next uses are errors: no panic where inputs are staged or results mapped, and no
+/// waiting.
 #[test]
 fn a_closed_device_is_an_error_wherever_it_is_noticed() {
     for runs_before in [0, 1, 3] {

@@ -17,7 +17,8 @@ fn devices() -> Vec<Arc<GpuDevice>> {
     devices
 }
 
-/// Convolutions, norms and sums of which each needs what the one before has written, and a state value that they update.
+/// Convolutions, norms and sums of which each needs what the one before has written, and a state value that they
+/// update.
 fn network() -> (Graph, Vec<ValueId>, ValueId) {
     let mut graph = Graph::new();
     let mut x = graph.input("x", TensorType::f32([2, 8, 8, 16]));
