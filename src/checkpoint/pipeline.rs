@@ -107,6 +107,10 @@ impl Pipeline {
             ));
             SchedulerConfig::default()
         };
+        let unused = scheduler.unused_keys();
+        if !unused.is_empty() {
+            notes.push(format!("{}: keys that nothing here uses: {}", path.display(), unused.join(", ")));
+        }
         if folder.join("unet_ema").is_dir() {
             notes.push(format!(
                 "{0}: taken from unet; the averaged weights are beside it, give {0}/unet_ema to draw with them",

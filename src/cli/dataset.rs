@@ -54,5 +54,5 @@ pub(super) fn describe_passed_over(passed_over: &[PassedOver]) -> Option<String>
     if passed_over.len() > NAMED {
         kinds.push(format!("{} more kinds", passed_over.len() - NAMED));
     }
-    (count > 0).then(|| format!("passed over: {count} that are no images ({})", kinds.join("; ")))
+    (count > 0).then(|| format!("passed over: {count} that are not taken ({})", kinds.join("; ")))
 }

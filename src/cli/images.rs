@@ -1,9 +1,10 @@
 //! Images that a command is given, and the files that it writes them to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use ddpm_gpu::data::{self, ArrayImages, Batch, OpenOptions};
-use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
+use ddpm_gpu::output::{check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
 use ddpm_gpu::sample::Images;
 
 /// How the help text describes what [`read_images`] takes.
@@ -67,5 +68,21 @@ pub(super) fn write_floats(path: &Path, images: &Images) -> anyhow::Result<()> {
     let [n, h, w, c] = images.shape;
     write_npy(path, [n, c, h, w], &nhwc_to_nchw(&images.data, images.shape))?;
     eprintln!("wrote {}", path.display());
+    Ok(())
+}
+
+/// Looks whether files can be written, before the work is done that is to be in them.
+pub(super) fn check_outputs<'a>(paths: impl IntoIterator<Item = Option<&'a PathBuf>>) -> anyhow::Result<()> {
+    let mut known: Vec<&Path> = Vec::new();
+    for path in paths.into_iter().flatten() {
+        if known.contains(&path.as_path()) {
+            bail!(
+                "{}: two results would be written to this file; give each a name of its own",
+                path.display()
+            );
+        }
+        check_writable(path)?;
+        known.push(path);
+    }
     Ok(())
 }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
-use ddpm_gpu::output::{GridOptions, check_writable, tile};
+use ddpm_gpu::output::{GridOptions, tile};
 use ddpm_gpu::sample::forward_process;
 
 use super::bounds::{MOST_IMAGES, MOST_PIXELS, count_in, count_u64_in};
 use super::checkpoint::load_model;
-use super::images::{SOURCES, read_images, write_floats};
+use super::images::{SOURCES, check_outputs, read_images, write_floats};
 use super::parse_list;
 
 /// Draw the forward process of an image: a strip with the image at chosen timesteps
@@ -20,9 +20,10 @@ pub(super) struct Args {
     /// PNG of the strip
     #[arg(long, value_name = "FILE.png")]
     output: PathBuf,
-    /// Timesteps, separated by commas; 0 has one step's noise
-    #[arg(long, default_value = "0,50,100,200,300,400,600,999", value_name = "T,...")]
-    timesteps: String,
+    /// Timesteps, separated by commas; 0 has one step's noise. By default 0,50,100,200,300,400,600,999, and of a process of
+    /// other length as far along
+    #[arg(long, value_name = "T,...")]
+    timesteps: Option<String>,
     /// Noise schedule: linear, scaled_linear, cosine, sigmoid; by default linear
     #[arg(long, value_name = "NAME", conflicts_with = "checkpoint")]
     beta_schedule: Option<BetaSchedule>,
@@ -43,6 +44,9 @@ pub(super) struct Args {
     save_npy: Option<PathBuf>,
 }
 
+/// Timesteps of a process of 1000 where the user names none.
+const TIMESTEPS: [usize; 8] = [0, 50, 100, 200, 300, 400, 600, 999];
+
 /// Most numbers of a strip: 1 GiB.
 const MOST_NUMBERS: usize = 1 << 28;
 
@@ -53,15 +57,20 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         (None, None) => SchedulerConfig::default(),
     };
     let schedule = scheduler.schedule()?;
-    let timesteps: Vec<usize> = parse_list("--timesteps", &args.timesteps)?;
     let last = schedule.num_train_timesteps() - 1;
+    let timesteps: Vec<usize> = match &args.timesteps {
+        Some(list) => parse_list("--timesteps", list)?,
+        None => {
+            let mut spread: Vec<usize> = TIMESTEPS.iter().map(|t| t * last / 999).collect();
+            spread.dedup();
+            spread
+        }
+    };
     if let Some(t) = timesteps.iter().find(|&&t| t > last) {
         bail!("--timesteps: there is no timestep {t}; the process has 0 to {last}");
     }
     let images = read_images(&args.images, None, args.image_size, args.num_images)?;
-    for path in [Some(&args.output), args.save_npy.as_ref()].into_iter().flatten() {
-        check_writable(path)?;
-    }
+    check_outputs([Some(&args.output), args.save_npy.as_ref()])?;
     let numbers = images.data.len().checked_mul(timesteps.len());
     if numbers.is_none_or(|numbers| numbers > MOST_NUMBERS) {
         let [n, h, w, _] = images.shape;

@@ -5,15 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
-use ddpm_gpu::output::{
-    FrameTimes, Grid, GridOptions, check_writable, nhwc_to_nchw, tile, write_animation, write_npy,
-};
+use ddpm_gpu::output::{FrameTimes, Grid, GridOptions, nhwc_to_nchw, tile, write_animation, write_npy};
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in};
 use super::checkpoint::{CheckpointArgs, load_model};
-use super::images::{SOURCES, read_floats, read_images};
+use super::images::{SOURCES, check_outputs, read_floats, read_images};
 use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, warn_of};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
@@ -91,9 +89,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     request.check(&pipeline)?;
     warn_of(&request, &pipeline)?;
     let mut stages = stages(&args, &pipeline, &request)?;
-    for path in [Some(&args.output), args.save_npy.as_ref(), args.animate.as_ref()].into_iter().flatten() {
-        check_writable(path)?;
-    }
+    check_outputs([Some(&args.output), args.save_npy.as_ref(), args.animate.as_ref()])?;
     let device = args.device.open().await?;
     args.precision.warn(&device);
     let mut progress = SamplingProgress::default();

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig, TimestepSpacing};
-use ddpm_gpu::output::{GridOptions, check_writable, tile};
+use ddpm_gpu::output::{GridOptions, tile};
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
 use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
 
 use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, count_u64_in, finite_in};
 use super::checkpoint::CheckpointArgs;
-use super::images::write_floats;
+use super::images::{check_outputs, write_floats};
 use super::model::square;
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs, parse_list};
@@ -117,6 +117,9 @@ pub(super) fn classes_in_turn(classes: usize, images: usize) -> Vec<u32> {
 }
 
 /// The model and how it draws, for commands that start from given images or noise.
+/// Steps where the user says nothing.
+const STEPS: usize = 50;
+
 #[derive(clap::Args)]
 pub(super) struct SamplingArgs {
     #[command(flatten)]
@@ -124,9 +127,9 @@ pub(super) struct SamplingArgs {
     /// PNG grid of the images
     #[arg(long, value_name = "FILE.png")]
     output: PathBuf,
-    /// Number of steps
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = count_in(1..=MOST))]
-    steps: usize,
+    /// Number of steps; by default 50, or all timesteps of a model that has fewer
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST))]
+    steps: Option<usize>,
     /// Decides all noise
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     pub(super) seed: u64,
@@ -178,7 +181,9 @@ impl SamplingArgs {
             None => pipeline.unet.null_class().map(|none| vec![none; num_images]),
         };
         let options = SamplerOptions {
-            steps: Some(Respacing::Steps(self.steps)),
+            steps: Some(Respacing::Steps(
+                self.steps.unwrap_or(STEPS.min(pipeline.scheduler.num_train_timesteps)),
+            )),
             ..SamplerOptions::new(&pipeline.scheduler)
         };
         let request = SampleRequest {
@@ -197,9 +202,7 @@ impl SamplingArgs {
 
     /// Opens the device, after a look at what is to be written.
     pub(super) async fn open(&self) -> anyhow::Result<Device> {
-        for path in [Some(&self.output), self.save_npy.as_ref()].into_iter().flatten() {
-            check_writable(path)?;
-        }
+        check_outputs([Some(&self.output), self.save_npy.as_ref()])?;
         let device = self.device.open().await?;
         self.precision.warn(&device);
         Ok(device)

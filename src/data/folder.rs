@@ -125,7 +125,8 @@ fn too_deep(path: &Path, labelled: &[&Subfolder]) -> DataError {
         expected: "images in the folder or directly in its subfolders".to_owned(),
         found: format!("none there, and {count} in deeper folders: {}", named.join(", ")),
         advice: format!(
-            "give the folder whose subfolders are the classes, such as {}",
+            "give the folder whose subfolders are the classes, such as {0}; where {0} is a class itself, put its images \
+             directly into it",
             labelled.first().map_or(path, |folder| &folder.path).display()
         ),
     }

@@ -310,9 +310,13 @@ fn join(
             }
             (None, _) if !is_whole => continue,
             (None, _) => {
-                let found = match plainer(&key) {
-                    Some(position) => format!("none; the nearest is {}", pictures[position].1.name),
-                    None => "none".to_owned(),
+                let found = match (by_key.get(key.as_str()), plainer(&key)) {
+                    (Some(&own), Some(plain)) => {
+                        let [own, plain] = [own, plain].map(|position| pictures[position].1.name.as_str());
+                        format!("{own}, which is passed over beside {plain}")
+                    }
+                    (None, Some(position)) => format!("none; the nearest is {}", pictures[position].1.name),
+                    _ => "none".to_owned(),
                 };
                 let expected = format!("a picture for the label {}, with the same name", written.member);
                 return Err(bad(path, &expected, found, "rename or remove the label, or add the picture"));

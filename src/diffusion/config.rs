@@ -157,6 +157,14 @@ impl SchedulerConfig {
         Ok(Some(Thresholding { ratio, max: number("sample_max_value", 1.0, 1.0, f64::from(f32::MAX))? }))
     }
 
+    /// Keys of the file that nothing here uses; those that begin with an underscore are notes of the program that wrote it.
+    pub fn unused_keys(&self) -> Vec<&str> {
+        const USED: [&str; 3] = ["thresholding", "dynamic_thresholding_ratio", "sample_max_value"];
+        let is_unused =
+            |key: &str, value: &Value| !value.is_null() && !key.starts_with('_') && !USED.contains(&key);
+        self.other.iter().filter(|(key, value)| is_unused(key, value)).map(|(key, _)| key.as_str()).collect()
+    }
+
     /// Refuses what no type rules out.
     ///
     /// # Errors

@@ -99,7 +99,7 @@ fn what_is_passed_over_is_counted_and_named() {
     let workspace = pictures();
     workspace.write("pictures/notes.txt", "text");
     workspace.write("pictures/a.svg", "<svg>");
-    let expected = "passed over: 2 that are no images (1 .svg files, such as pictures/a.svg; 1 .txt files";
+    let expected = "passed over: 2 that are not taken (1 .svg files, such as pictures/a.svg; 1 .txt files";
     let said = workspace.succeeds("data pictures").stdout;
     assert!(said.contains(expected) && said.contains("no bad files"), "{said}");
     let said = workspace.succeeds(&format!("{TRAIN} --steps 1 --output run")).stderr;

@@ -346,3 +346,46 @@ fn options_that_exclude_each_other_are_refused_in_one_sentence() {
         workspace.fails(&format!("{line} --device cpu --output bad.png"), 2, words);
     }
 }
+
+#[test]
+fn a_model_of_few_timesteps_needs_no_number_of_steps() {
+    let workspace = Workspace::new();
+    workspace.train("run", 1, "--num-train-timesteps 20");
+    let common = "--device cpu --class-label 1 --output x.png";
+    workspace.succeeds(&format!("sample run --num-images 1 --save-npy a.npy {common}"));
+    for line in [
+        "image-to-image run --images a.npy",
+        "interpolate run --seeds 1,2 --frames 2",
+        "interpolate run --seeds 1,2 --frames 2 --steps 20",
+    ] {
+        workspace.succeeds(&format!("{line} {common}"));
+    }
+    workspace.fails(
+        &format!("interpolate run --seeds 1,2 --steps 21 {common}"),
+        1,
+        &["21 steps", "from 1 to 20"],
+    );
+    workspace.succeeds("noise a.npy --checkpoint run --output strip.png");
+}
+
+#[test]
+fn two_results_do_not_share_a_file() {
+    let workspace = Workspace::new();
+    workspace.train("run", 1, "");
+    let line = "sample run --device cpu --class-label 1 --steps 1 --output x.png --animate x.png";
+    workspace.fails(line, 1, &["x.png", "two results", "name of its own"]);
+    assert!(!workspace.path("x.png").exists());
+}
+
+#[test]
+fn keys_of_a_scheduler_that_nothing_uses_are_named() {
+    let workspace = Workspace::new();
+    workspace.train("run", 1, "");
+    let path = "run/checkpoint-000001/scheduler/scheduler_config.json";
+    let mut config: serde_json::Value = serde_json::from_slice(&workspace.read(path)).unwrap();
+    config["sigma_data"] = 0.3.into();
+    workspace.write(path, config.to_string());
+    let line = "sample run --device cpu --class-label 1 --steps 1 --num-images 1 --output x.png";
+    let said = workspace.succeeds(line).stderr;
+    assert!(said.contains("scheduler_config.json: keys that nothing here uses: sigma_data"), "{said}");
+}

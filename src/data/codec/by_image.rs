@@ -51,6 +51,7 @@ pub(super) fn describe(error: &ImageError) -> String {
         }
         ImageError::Limits(_) => format!("one that takes more than {} MiB to decode", MAX_ALLOC >> 20),
         ImageError::Decoding(error) => error.source().map_or_else(|| error.to_string(), ToString::to_string),
+        ImageError::Unsupported(error) => format!("one of a kind that is not read: {error}"),
         other => other.to_string(),
     }
 }
