@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::quartiles::mean_by_quartile;
-use super::run::{Saved, Training, changes, check_resume, checkpoint_to_resume, go_on};
+use super::resume::{changes, check_resume, checkpoint_to_resume};
+use super::run::{Saved, Training, go_on};
 use super::{Event, Outcome, Run, TimestepSampling, TrainError, TrainingGraph, timestep_sampler};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};

@@ -8,6 +8,7 @@ mod micro_batches;
 mod objective;
 mod options;
 mod quartiles;
+mod resume;
 mod run;
 mod sample_grid;
 mod soundness;
@@ -114,7 +115,7 @@ pub enum TrainError {
     /// The host has no memory for the images.
     #[error("{0}; choose a smaller --batch-size")]
     Memory(#[from] TooLarge),
-    /// The run ended for a reason beside the training, or on a device that is gone.
+    /// The run ended for a reason outside the training, or on a device that is gone.
     #[error("{error}; {}", what_is_left(.checkpoint.as_deref()))]
     Halted {
         /// Why.

@@ -1,19 +1,16 @@
 //! A whole training run: from its options to its last checkpoint.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use serde::Serialize;
-use serde_json::{Map, Value};
-
+use super::resume::{changes, check_resume, checkpoint_to_resume};
 use super::sample_grid::{self, SAMPLES_FOLDER};
 use super::soundness::Soundness;
 use super::{CheckpointEvery, LargestBatch, TrainError, TrainOptions, Trainer, largest_batch};
-use crate::checkpoint::{self, CheckpointError, TrainingState};
+use crate::checkpoint::{self, TrainingState};
 use crate::data::{BATCHES_AT_ONCE, Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::SchedulerConfig;
@@ -71,7 +68,7 @@ pub enum Event {
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
-    /// Something beside the training went wrong, in words; it goes on.
+    /// Something outside the training went wrong, in words; it goes on.
     Warning(String),
     /// A sample grid was written.
     Samples {
@@ -118,7 +115,7 @@ const LOSS_EVERY: u64 = 10;
 /// Trains until `run.options.steps` steps are done or `stop` becomes true, and saves.
 ///
 /// # Errors
-/// [`TrainError`]; checkpoints written before stay whole, and where the cause is beside the training, such as an image that
+/// [`TrainError`]; checkpoints written before stay whole, and where the cause is outside the training, such as an image that
 /// cannot be read, the steps that are done are saved first.
 pub async fn train(
     run: &Run,
@@ -270,16 +267,6 @@ impl Training for Trainer {
         report: &mut (dyn FnMut(Event) + Send),
     ) -> Result<(), TrainError> {
         sample_grid::draw(run, self, log, report).await
-    }
-}
-
-/// The newest checkpoint, where the run is to go on from one.
-pub(super) fn checkpoint_to_resume(run: &Run) -> Result<Option<PathBuf>, TrainError> {
-    match (run.resume, checkpoint::newest(&run.output)?) {
-        (true, Some(folder)) => Ok(Some(folder)),
-        (false, Some(folder)) => Err(CheckpointError::AlreadyThere { folder }.into()),
-        (true, None) => Err(CheckpointError::NothingToResume { folder: run.output.clone() }.into()),
-        (false, None) => Ok(None),
     }
 }
 
@@ -529,88 +516,4 @@ pub(super) fn check_fit(run: &Run) -> Result<(), TrainError> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// What is other than it was, key by key.
-pub(super) fn changes<T: PartialEq + Serialize>(then: &T, now: &T) -> Vec<String> {
-    if then == now {
-        return Vec::new();
-    }
-    let json = |of: &T| serde_json::to_value(of).unwrap_or_default();
-    let (then, now) = (json(then), json(now));
-    let changed = changed_keys(&then, &now);
-    if changed.is_empty() {
-        vec![format!("it was {}, now it is {}", brief(&then), brief(&now))]
-    } else {
-        changed
-    }
-}
-
-/// What is other in an object than in an earlier one.
-fn changed_keys(then: &Value, now: &Value) -> Vec<String> {
-    let keys: BTreeSet<&String> =
-        [then, now].into_iter().filter_map(Value::as_object).flat_map(Map::keys).collect();
-    let changed = keys.into_iter().filter_map(|key| {
-        let [then, now] = [then, now].map(|of| of.get(key).unwrap_or(&Value::Null));
-        (then != now).then(|| format!("{key} was {}, now it is {}", brief(then), brief(now)))
-    });
-    changed.collect()
-}
-
-/// A value, or the beginning of a long one.
-fn brief(value: &Value) -> String {
-    const SHOWN: usize = 80;
-    let text = value.to_string();
-    if text.chars().count() <= SHOWN {
-        text
-    } else {
-        text.chars().take(SHOWN).chain(" ...".chars()).collect()
-    }
-}
-
-/// Refuses to go on from a checkpoint of another model, which says what has changed in it, or with other settings.
-pub(super) fn check_resume(run: &Run, of_model: &[String], state: &TrainingState) -> Result<(), TrainError> {
-    if !of_model.is_empty() {
-        return Err(TrainError::Options(format!(
-            "the checkpoint in {} is of another model or noise schedule: {}; give the same --model and schedule, or \
-             another --output",
-            run.output.display(),
-            of_model.join("; ")
-        )));
-    }
-    if let Some(then) = &state.dataset {
-        let dataset = Fingerprint::of(run.dataset.as_ref())?;
-        if let Some(difference) = then.difference(&dataset, run.dataset.as_ref())? {
-            return Err(TrainError::Options(format!(
-                "the run in {} was started with other images: they were {then}, now they are {dataset}; {difference}; give \
-                 the same --dataset, or another --output",
-                run.output.display()
-            )));
-        }
-    }
-    // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
-    let mut now = run.options.to_json()?;
-    let mut then = match serde_json::from_value::<TrainOptions>(state.options.clone()) {
-        Ok(then) => then.to_json()?,
-        Err(_) => state.options.clone(),
-    };
-    for settings in [&mut then, &mut now].into_iter().filter_map(Value::as_object_mut) {
-        settings.retain(|key, _| !["steps", "checkpointing"].contains(&key.as_str()));
-    }
-    let changed = changed_keys(&then, &now);
-    if !changed.is_empty() {
-        return Err(TrainError::Options(format!(
-            "the run in {} was started with other settings; give the same ones to go on exactly: {}",
-            run.output.display(),
-            changed.join("; ")
-        )));
-    }
-    if state.step >= run.options.steps {
-        return Err(TrainError::Options(format!(
-            "the run in {} already has {} steps; give a larger --steps to go on",
-            run.output.display(),
-            state.step
-        )));
-    }
-    Ok(())
 }
