@@ -130,7 +130,18 @@ impl Picture {
             side: side as u32,
             pixel: |x, y| convert(self.colour_over_white(left + x as usize, top + y as usize)),
         };
-        // The filter overshoots at edges; `resize` clamps to [0, 1], and returns a copy when the size is right.
+        let channels = usize::from(P::CHANNEL_COUNT);
+        if [shape.width, shape.height] == [side; 2] {
+            for (at, pixel) in pixels.chunks_exact_mut(channels).enumerate() {
+                let colour = (square.pixel)((at % side) as u32, (at / side) as u32);
+                pixel
+                    .iter_mut()
+                    .zip(colour.channels())
+                    .for_each(|(pixel, &value)| *pixel = 2.0 * value - 1.0);
+            }
+            return;
+        }
+        // The filter overshoots at edges; `resize` clamps to [0, 1].
         let [width, height] = [shape.width as u32, shape.height as u32];
         let resized = if side * side <= MAX_CONVERTED {
             let converted = ImageBuffer::from_fn(square.side, square.side, &square.pixel);

@@ -90,7 +90,7 @@ async fn time_and_read(
     device: &GpuDevice,
     dispatches: &[Dispatch],
     pieces: impl Iterator<Item = Range<usize>>,
-    read: fn(&[u64], f64) -> Result<Vec<(f64, f64)>, Bad>,
+    read: fn(&[u64], f64) -> Spans,
 ) -> Result<Vec<(f64, f64)>, DeviceError> {
     let timestamps = Timestamps::new(device, dispatches.len());
     for piece in pieces {
@@ -127,11 +127,14 @@ struct Bad {
     problem: String,
 }
 
+/// Starts and lengths of dispatches in seconds.
+type Spans = Result<Vec<(f64, f64)>, Bad>;
+
 /// Starts, counted from the first one, and lengths in seconds, of ticks `[dispatches, 2]` of `tick` seconds.
 ///
 /// One dispatch of many may be over within a tick, so that a length of 0 is no error. A dispatch may also start before the
 /// end of the one before it, where a device overlaps them.
-fn spans(ticks: &[u64], tick: f64) -> Result<Vec<(f64, f64)>, Bad> {
+fn spans(ticks: &[u64], tick: f64) -> Spans {
     let Some(&first) = ticks.first() else { return Ok(Vec::new()) };
     let bad = |dispatch, problem: String| Err(Bad { dispatch, problem });
     let mut spans = Vec::new();
@@ -159,7 +162,7 @@ fn spans(ticks: &[u64], tick: f64) -> Result<Vec<(f64, f64)>, Bad> {
 }
 
 /// As [`spans`], of dispatches that do something: not all of them are over within a tick.
-fn spans_of_work(ticks: &[u64], tick: f64) -> Result<Vec<(f64, f64)>, Bad> {
+fn spans_of_work(ticks: &[u64], tick: f64) -> Spans {
     let spans = spans(ticks, tick)?;
     if !spans.is_empty() && spans.iter().all(|(_, seconds)| *seconds <= 0.0) {
         let problem = format!("and all others of {} dispatches took no time at all", spans.len());
