@@ -234,7 +234,15 @@ fn prediction_type(map: &mut Map<String, Value>) -> Result<PredictionType, Confi
 fn take<T: DeserializeOwned>(map: &mut Map<String, Value>, key: &str, default: T) -> Result<T, ConfigError> {
     match map.remove(key) {
         None => Ok(default),
-        Some(value) => T::deserialize(&value).map_err(|error| unsupported(key, &value, error.to_string())),
+        Some(value) => T::deserialize(&value).map_err(|error| match value.as_str() {
+            // How numbers that JSON does not have come here.
+            Some(name @ ("NaN" | "Infinity" | "-Infinity")) => ConfigError::Unsupported {
+                key: key.to_owned(),
+                value: name.to_owned(),
+                reason: "it must be a finite number".to_owned(),
+            },
+            _ => unsupported(key, &value, error.to_string()),
+        }),
     }
 }
 

@@ -299,6 +299,8 @@ fn numbers_as_python_writes_them_are_no_syntax_error() {
     let text = fs::read_to_string(saved.path.join(path)).unwrap();
     assert!(text.contains("\"lambda_min_clipped\": -Infinity"), "{text}");
     assert!(saved.notes().ends_with("keys that nothing here uses: lambda_min_clipped"), "{}", saved.notes());
+    saved.set(path, "beta_end", json!("NaN"));
+    saved.says(&["scheduler_config.json", "`beta_end` = NaN,", "it must be a finite number"]);
     saved.set(path, "_class_name", json!("DPMSolverMultistepScheduler"));
     saved.says(&["scheduler_config.json", "DPMSolverMultistepScheduler", "DDPMScheduler"]);
     saved.write(path, "{\"beta_end\": 0.0");
