@@ -45,6 +45,9 @@ pub const ALL: &[Source] = &[digits::SOURCE, fashion_mnist::SOURCE, cifar10::SOU
 /// Decoded images that are kept in memory, in bytes, unless something else is asked for.
 pub const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
 
+/// More classes than any dataset has.
+const MAX_CLASSES: u32 = 1 << 20;
+
 /// A set of images of one shape, with class labels or without.
 pub trait Dataset: Send + Sync {
     /// The dataset's name, or the path of its folder.

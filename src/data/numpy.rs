@@ -13,7 +13,7 @@ use super::error::{most_decompressed, open_regular_file};
 use super::format::{Format, Pictures};
 use super::picture::{Layout, Samples};
 use super::value_range::{Elements, Scale, Unclear, ValueRange};
-use super::{DataError, OpenOptions, Split, require_train};
+use super::{DataError, MAX_CLASSES, OpenOptions, Split, require_train};
 use crate::output::nchw_to_nhwc;
 use crate::output::npy::{Header, Kind, Problem, WHOLE, floats, in_c_order, integers, problem, reserve};
 
@@ -34,8 +34,6 @@ const LABELS: [(Split, &[&str]); 2] = [
     (Split::Test, &["y_test", "test_labels"]),
 ];
 
-/// More classes than any dataset has.
-const MAX_CLASSES: u32 = 1 << 20;
 const TO_NUMBERS: &str = "make it one array of numbers, such as by numpy.stack(list(x)).astype(\"uint8\")";
 const NUMBER_CLASSES: &str =
     "number the classes from 0, such as by numpy.unique(labels, return_inverse=True)[1]";

@@ -23,7 +23,7 @@ use super::fingerprint::checksum_at;
 use super::format::{Format, Pictures};
 use super::picture::Picture;
 use super::positioned::PositionedFile;
-use super::{DataError, OpenOptions, Skipped, require_train};
+use super::{DataError, MAX_CLASSES, OpenOptions, Skipped, require_train};
 
 /// A member of a tar file starts at a multiple of this.
 const BLOCK: u64 = 512;
@@ -374,7 +374,7 @@ fn parse_cls(text: &[u8]) -> Result<Label, String> {
 fn number_label(number: i64) -> Result<Label, String> {
     u32::try_from(number)
         .ok()
-        .filter(|&label| label < 1 << 20)
+        .filter(|&label| label < MAX_CLASSES)
         .map(Label::Number)
         .ok_or_else(|| number.to_string())
 }

@@ -133,10 +133,13 @@ async fn train_on(
     }
     let config = ClassifierConfig { num_classes, encoder: run.config.clone() };
     let mut resume = None;
-    if let Some(folder) = checkpoint_to_resume(run)? {
+    let newest = checkpoint_to_resume(run)?;
+    let dataset = Fingerprint::of(run.dataset.as_ref())?;
+    if let Some(folder) = newest {
         let (classifier, state) = (Classifier::load(&folder)?, TrainingState::load(&folder)?);
         let of_schedule = changes(&classifier.scheduler, &run.scheduler);
-        check_resume(run, &[changes(&classifier.config, &config), of_schedule].concat(), &state)?;
+        let of_model = [changes(&classifier.config, &config), of_schedule].concat();
+        check_resume(run, &dataset, &of_model, &state)?;
         resume = Some((classifier, state, folder));
     }
     let mut graph = Graph::new();
@@ -180,7 +183,7 @@ async fn train_on(
         timesteps: Vec::new(),
         done,
     };
-    go_on(run, &mut trainer, saved, stop, report).await
+    go_on(run, &mut trainer, saved, dataset, stop, report).await
 }
 
 impl Trainer<'_> {

@@ -58,7 +58,12 @@ fn brief(value: &Value) -> String {
 }
 
 /// Refuses to go on from a checkpoint of another model, which says what has changed in it, or with other settings.
-pub(super) fn check_resume(run: &Run, of_model: &[String], state: &TrainingState) -> Result<(), TrainError> {
+pub(super) fn check_resume(
+    run: &Run,
+    dataset: &Fingerprint,
+    of_model: &[String],
+    state: &TrainingState,
+) -> Result<(), TrainError> {
     if !of_model.is_empty() {
         return Err(TrainError::Options(format!(
             "the checkpoint in {} is of another model or noise schedule: {}; give the same --model and schedule, or \
@@ -67,15 +72,14 @@ pub(super) fn check_resume(run: &Run, of_model: &[String], state: &TrainingState
             of_model.join("; ")
         )));
     }
-    if let Some(then) = &state.dataset {
-        let dataset = Fingerprint::of(run.dataset.as_ref())?;
-        if let Some(difference) = then.difference(&dataset, run.dataset.as_ref())? {
-            return Err(TrainError::Options(format!(
-                "the run in {} was started with other images: they were {then}, now they are {dataset}; {difference}; give \
-                 the same --dataset, or another --output",
-                run.output.display()
-            )));
-        }
+    if let Some(then) = &state.dataset
+        && let Some(difference) = then.difference(dataset, run.dataset.as_ref())?
+    {
+        return Err(TrainError::Options(format!(
+            "the run in {} was started with other images: they were {then}, now they are {dataset}; {difference}; give \
+             the same --dataset, or another --output",
+            run.output.display()
+        )));
     }
     // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
     let mut now = run.options.to_json()?;

@@ -135,7 +135,9 @@ async fn train_on(
     run.check_host_memory()?;
     let mut saved = None;
     let mut resume = None;
-    if let Some(folder) = checkpoint_to_resume(run)? {
+    let newest = checkpoint_to_resume(run)?;
+    let dataset = Fingerprint::of(run.dataset.as_ref())?;
+    if let Some(folder) = newest {
         let pipeline = checkpoint::Pipeline::load(&folder)?;
         let state = TrainingState::load(&folder)?;
         let mut scheduler = pipeline.scheduler.clone();
@@ -144,14 +146,15 @@ async fn train_on(
             scheduler.trained_betas = None;
         }
         let of_schedule = changes(&scheduler, &run.scheduler);
-        check_resume(run, &[changes(&pipeline.unet, &run.config), of_schedule].concat(), &state)?;
+        let of_model = [changes(&pipeline.unet, &run.config), of_schedule].concat();
+        check_resume(run, &dataset, &of_model, &state)?;
         saved = Some(Saved { step: state.step, folder });
         resume = Some((pipeline, state));
     }
     let (config, scheduler) = (run.config.clone(), run.scheduler.clone());
     let trainer = Trainer::new(&run.device, config, scheduler, run.options.clone(), resume).await;
     let mut trainer = trainer.map_err(|error| with_largest_batch(run, error))?;
-    go_on(run, &mut trainer, saved, stop, report).await
+    go_on(run, &mut trainer, saved, dataset, stop, report).await
 }
 
 /// The error of a plan that is too large for the device, with the largest batch that is not.
@@ -300,6 +303,7 @@ pub(super) async fn go_on(
     run: &Run,
     trainer: &mut impl Training,
     saved: Option<Saved>,
+    dataset: Fingerprint,
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
@@ -310,7 +314,6 @@ pub(super) async fn go_on(
     if let Some(settings) = &run.settings {
         write_text(&run.output.join(SETTINGS_FILE), settings)?;
     }
-    let dataset = Fingerprint::of(run.dataset.as_ref())?;
     let log = Log::open(&run.output, trainer.done());
     let soundness = Soundness::default();
     let mut course = Course { run, trainer, dataset, log, soundness, saved, report };
