@@ -1,7 +1,7 @@
-//! The half of tools/mutate-kernels that runs kernels: checks variants of a room, as the WGSL in the folder that
+//! The half of tools/mutate-kernels that runs kernels: checks variants of an op, as the WGSL in the folder that
 //! `DDPM_GPU_KERNELS` names has them, again and again.
 //!
-//! Reads a request a line, `check DEVICE ROOM ENTRY,...` or `spirv ROOM ENTRY,...`, with the entry points whose code the
+//! Reads a request a line, `check DEVICE OP ENTRY,...` or `spirv OP ENTRY,...`, with the entry points whose code the
 //! edit reaches. Answers a check by lines `run WHAT` and a verdict, `killed WHAT`, `survived CHECKS` or `invalid WHY`; and
 //! the other by `spirv HASH`, of what naga makes of the entry points.
 #![allow(clippy::expect_used)] // a tool for ourselves: what goes wrong may end it
@@ -19,10 +19,10 @@ fn main() {
         let line = line.expect("standard input is text");
         let words: Vec<&str> = line.split(' ').collect();
         let verdict = match words[..] {
-            ["check", device, room, entries] => {
-                check_room(device, room, &entries.split(',').collect::<Vec<_>>())
+            ["check", device, op_file, entries] => {
+                check_op(device, op_file, &entries.split(',').collect::<Vec<_>>())
             }
-            ["spirv", room, entries] => spirv(room, &entries.split(',').collect::<Vec<_>>()),
+            ["spirv", op_file, entries] => spirv(op_file, &entries.split(',').collect::<Vec<_>>()),
             _ => format!("invalid request: {line}"),
         };
         say(&verdict.replace('\n', " "));
@@ -34,11 +34,11 @@ fn say(line: &str) {
     std::io::stdout().flush().expect("standard output is read");
 }
 
-/// The cases of a room, the smallest first, each with its form for 16-bit activations.
-fn cases(room: &str) -> Result<Vec<Case>, DeviceError> {
-    let room = ops::ALL.iter().find(|known| known.name == room).expect("the room is in the table");
+/// The cases of an op, the smallest first, each with its form for 16-bit activations.
+fn cases(op_file: &str) -> Result<Vec<Case>, DeviceError> {
+    let op_file = ops::ALL.iter().find(|known| known.name == op_file).expect("the op is in the table");
     let mut cases = Vec::new();
-    for case in (room.cases)() {
+    for case in (op_file.cases)() {
         cases.extend(in_f16(&case)?);
         cases.push(case);
     }
@@ -53,11 +53,11 @@ fn reached(case: &Case, entries: &[&str]) -> Vec<Variant> {
     variants
 }
 
-fn check_room(device: &str, room: &str, entries: &[&str]) -> String {
+fn check_op(device: &str, op_file: &str, entries: &[&str]) -> String {
     // A device of its own for every request: devices keep what they have compiled.
     let device =
         block_on(Device::open(&device.parse().expect("no name is wrong"))).expect("the device opens");
-    let cases = match cases(room) {
+    let cases = match cases(op_file) {
         Ok(cases) => cases,
         Err(error) => return format!("invalid {error}"),
     };
@@ -92,10 +92,10 @@ fn check_room(device: &str, room: &str, entries: &[&str]) -> String {
     format!("survived {checks}")
 }
 
-fn spirv(room: &str, entries: &[&str]) -> String {
+fn spirv(op_file: &str, entries: &[&str]) -> String {
     let mut hasher = DefaultHasher::new();
     let mut seen = Vec::new();
-    let cases = match cases(room) {
+    let cases = match cases(op_file) {
         Ok(cases) => cases,
         Err(error) => return format!("invalid {error}"),
     };

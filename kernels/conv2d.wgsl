@@ -9,14 +9,14 @@
 // All three are matrix products whose one factor is never stored: its rows are pixels, and a pixel's row is what the
 // KH x KW taps of the kernel read around it (im2col, done by the index). The functions below say where a tap reads; the
 // shared modules hold the algorithms, which multiply tiles and read four channels at a time. The gradient of the input
-// is the same product as the forward one, over weights turned to [I, KH, KW, O] by a pass of their own.
+// is the same product as the forward one, over weights transposed to [I, KH, KW, O] by a pass of their own.
 // Plain entry points take one invocation per output element and fit any number of channels.
 
 // #import activation
 // #import index
 // #import products
 // #import tile_memory
-// #import turn_weight
+// #import transpose_weight
 // #import product_tiles PASS=forward
 // #import product_tiles PASS=backward_input
 // #import product_shuffle PASS=forward

@@ -3,7 +3,7 @@
 //   d_x[m, i]      = sum over o of d_y[m, o] weight[o, i]
 //   d_weight[o, i] = sum over m of d_y[m, o] x[m, i]          d_bias[o] = sum over m of d_y[m, o]
 // The shared modules hold the algorithms, which multiply tiles and read four features at a time; the functions below
-// tell them what to multiply. The gradient of the input is the same product as the forward one, over weights turned to
+// tell them what to multiply. The gradient of the input is the same product as the forward one, over weights transposed to
 // [I, O] by a pass of their own.
 // Plain entry points take one invocation per output element and fit any number of features.
 
@@ -11,7 +11,7 @@
 // #import index
 // #import products
 // #import tile_memory
-// #import turn_weight
+// #import transpose_weight
 // #import product_tiles PASS=forward
 // #import product_tiles PASS=forward_unbiased
 // #import product_tiles PASS=backward_input

@@ -1,7 +1,9 @@
 // One step of the reverse process, in place, for every sampler that is linear in what it has at hand: x_t, the
 // network's output, the estimate of x_0 that follows from them, what earlier steps kept, and noise.
 //   x_0     = limits[n, 1] clamp(k0 x_t + k1 output, -limits[n, 0], limits[n, 0])
-//   value   = r1 x_0 + r2 x_t + r3 output + r4 kept_0 + r5 kept_1 + ...     with a row r for x and one for each kept value
+//   value   = r1 x_0 + r2 x_t + r3 output + r4 history_0 + r5 history_1 + ...
+//
+// with a row r for x and one for each value of the history.
 //   x_{t-1} = value of the first row + sigma exp(range v) z
 // All rows see the old values. v is the second half of the output's channels, where the network has learned the variance
 // (Nichol and Dhariwal 2021, equation 15); elsewhere range is 0.
@@ -22,10 +24,10 @@ struct Params {
 @group(0) @binding(4) var<storage, read> key_step_sample: array<u32>;  // [4]
 @group(0) @binding(5) var<storage, read> noise: array<f32>;            // [N, E]
 @group(0) @binding(6) var<storage, read_write> x: array<f32>;          // [N, E], x_t before, x_{t-1} after
-@group(0) @binding(7) var<storage, read_write> kept: array<f32>;       // [slots, N, E]
+@group(0) @binding(7) var<storage, read_write> history: array<f32>;       // [slots, N, E]
 
 const MAX_SLOTS = 8u;
-const HEADER = 5u;  // k0, k1, sigma, range, and as a sum of powers of two which of the kept values are read
+const HEADER = 5u;  // k0, k1, sigma, range, and as a sum of powers of two which of the values of the history are read
 
 override WORKGROUP: u32 = 64;
 
@@ -57,11 +59,11 @@ fn reverse(n: u32, element: u32, z: f32) {
     var old: array<f32, MAX_SLOTS>;
     for (var slot = 0u; slot < params.slots; slot++) {
         old[slot] = 0.0;
-        if ((reads >> slot) & 1u) != 0u { old[slot] = kept[slot * stride + at]; }
+        if ((reads >> slot) & 1u) != 0u { old[slot] = history[slot * stride + at]; }
     }
     for (var row = 0u; row <= params.slots; row++) {
         let r = k + HEADER + row * row_length();
-        if coefficients[r] == 0.0 { continue; }  // a kept value that stays as it is
+        if coefficients[r] == 0.0 { continue; }  // a value of the history that stays as it is
         var value = coefficients[r + 1u] * x_0 + coefficients[r + 2u] * x_t + coefficients[r + 3u] * out;
         for (var slot = 0u; slot < params.slots; slot++) {
             value += coefficients[r + 4u + slot] * old[slot];
@@ -69,7 +71,7 @@ fn reverse(n: u32, element: u32, z: f32) {
         if row == 0u {
             x[at] = value + sigma * z;
         } else {
-            kept[(row - 1u) * stride + at] = value;
+            history[(row - 1u) * stride + at] = value;
         }
     }
 }

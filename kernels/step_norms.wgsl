@@ -21,7 +21,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> limits: array<f32>;           // [N, 2]
 @group(0) @binding(4) var<storage, read> key_step_sample: array<u32>;  // [4]
 @group(0) @binding(5) var<storage, read> x: array<f32>;                // [N, E]
-@group(0) @binding(6) var<storage, read> kept: array<f32>;             // [slots, N, E]
+@group(0) @binding(6) var<storage, read> history: array<f32>;             // [slots, N, E]
 @group(0) @binding(7) var<storage, read_write> norms: array<f32>;      // [N, 2]
 
 const HEADER = 5u;  // factors of x and output in x_0, absolute, relative, whether z is wanted
@@ -32,7 +32,7 @@ fn combination(r: u32, x_0: f32, at: u32, out: f32) -> f32 {
     var value = measures[r] * x_0 + measures[r + 1u] * x[at] + measures[r + 2u] * out;
     for (var slot = 0u; slot < params.slots; slot++) {
         let factor = measures[r + 3u + slot];
-        if factor != 0.0 { value += factor * kept[slot * params.samples * params.elements + at]; }
+        if factor != 0.0 { value += factor * history[slot * params.samples * params.elements + at]; }
     }
     return value;
 }

@@ -78,7 +78,7 @@ fn bin_of(x: f32, difference: f32, log_variance: f32) -> Bin {
     let is_lowest = x < -0.999;
     let is_highest = x > 0.999;
     if width < 0.05 && !(is_lowest || is_highest) { return narrow_bin(middle, width, inverse); }
-    // Phi(-z) = 1 - Phi(z): turned so that nothing cancels, `near` is the end nearer to the mean.
+    // Phi(-z) = 1 - Phi(z): flipped so that nothing cancels, `near` is the end nearer to the mean.
     let is_turned = select(middle > 0.0, is_highest, is_lowest || is_highest);
     let direction = select(1.0, -1.0, is_turned);
     let near = direction * middle + 0.5 * width;

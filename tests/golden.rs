@@ -249,7 +249,7 @@ fn follow(file: &str, adamw: AdamW) {
         let weights = graph.input("weights", TensorType::f32([shape[0]]));
         let (loss, _) = mse_loss(&mut graph, output, target, weights).unwrap();
         let training = TrainingGraph::new(&mut graph, loss, &[], optimizer, false).unwrap();
-        let mut executor = block_on(device.prepare(&graph, &training.kept())).unwrap();
+        let mut executor = block_on(device.prepare(&graph, &training.read_back())).unwrap();
         let initial = from_tensors(&graph, &golden.with_prefix("initial.")).unwrap();
         training.initialize(&graph, &mut executor, &initial, &initial).unwrap();
         executor.write(weights, &vec![1.0f32; shape[0]]).unwrap();

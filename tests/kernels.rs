@@ -1,4 +1,4 @@
-//! Every case of every variant of every room, on every device present: what `ddpm-gpu kernels check` checks.
+//! Every case of every variant of every op, on every device present: what `ddpm-gpu kernels check` checks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails
 
 mod common;
@@ -32,11 +32,11 @@ fn judge(what: &str, verdicts: &[Verdict]) {
 fn kernels_agree_with_their_references() {
     let all = Filter::default();
     let suite = Suite::new(&all).unwrap();
-    let rooms: BTreeSet<&str> = suite.f16_cases.iter().map(|case| case.op.room().name).collect();
+    let op_files: BTreeSet<&str> = suite.f16_cases.iter().map(|case| case.op.file().name).collect();
     for name in
         ["add", "attention", "concat", "conv2d", "dropout", "group_norm", "linear", "silu", "upsample"]
     {
-        assert!(rooms.contains(name), "{name} has no form with 16-bit activations");
+        assert!(op_files.contains(name), "{name} has no form with 16-bit activations");
     }
     for (name, device) in common::devices() {
         let verdicts = pollster::block_on(suite.check_kernels(&device, &all, &mut |_, _| {}));

@@ -269,7 +269,8 @@ async fn by_kernels(device: &Device, sampler: &Sampler, steps: &Steps, clip: Cli
     let slots = sampler.slots.max(1);
     let mut graph = Graph::new();
     let x = graph.state("x", TensorType::f32(SHAPE), BufferRole::Inputs);
-    let kept = graph.state("kept", TensorType::f32([&[slots], &SHAPE[..]].concat()), BufferRole::Inputs);
+    let history =
+        graph.state("history", TensorType::f32([&[slots], &SHAPE[..]].concat()), BufferRole::Inputs);
     let output = graph.state("output", TensorType::f32(SHAPE), BufferRole::Inputs);
     let coefficients = graph.input("coefficients", TensorType::f32([IMAGES, coefficients_length(slots)]));
     let measures = graph.input("measures", TensorType::f32([IMAGES, measures_length(slots)]));
@@ -284,8 +285,8 @@ async fn by_kernels(device: &Device, sampler: &Sampler, steps: &Steps, clip: Cli
     };
     let noise = Noise { key_step_sample, stream: graph.random_stream() };
     let inputs = StepInputs { output, coefficients, limits };
-    let norms = step_norms(&mut graph, [x, kept, measures], inputs, noise).unwrap();
-    reverse_step(&mut graph, x, kept, inputs, noise).unwrap();
+    let norms = step_norms(&mut graph, [x, history, measures], inputs, noise).unwrap();
+    reverse_step(&mut graph, x, history, inputs, noise).unwrap();
     let mut executor = device.prepare(&graph, &[x, norms]).await.unwrap();
     executor.write(given, &[limit, 1.0].repeat(IMAGES)).unwrap();
     let x_t: Vec<f32> = (0..IMAGES).flat_map(|image| noise_of(image, 0)).map(|z| z as f32).collect();

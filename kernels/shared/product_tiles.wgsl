@@ -1,4 +1,4 @@
-// Matrix products in tiles, for the product that a room describes by
+// Matrix products in tiles, for the product that an op describes by
 //   PASS_product()          its sizes; columns and depth must be multiples of 4
 //   PASS_place(row)         what is worth knowing of a row of A before any tap of it is
 //   PASS_shift(tap)         the same of a kernel tap
@@ -98,7 +98,7 @@ fn PASS_tiled(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgrou
 // ---- tiles in workgroup memory ----
 //
 // A workgroup makes TILE x TILE outputs, each invocation 4 x 4 or 8 x 8 of them. For STEP steps of the depth at a time,
-// invocations load blocks of 4 rows x 4 steps of A and B and store them turned, so that four rows of one step are one
+// invocations load blocks of 4 rows x 4 steps of A and B and store them transposed, so that four rows of one step are one
 // vec4.
 
 // Where one invocation loads its blocks: a row of four of the tiles, and a column of four within STEP.

@@ -60,7 +60,7 @@ fn cos_sin_turn(u: f32) -> vec2<f32> {
 }
 
 // Distance of a pair of normals from 0, sqrt(-2 log(u)); next to u = 1 it is as good as elsewhere, and nothing there
-// makes the root that of a negative number. The room imports logarithm.
+// makes the root that of a negative number. The op imports logarithm.
 fn radius(u: f32) -> f32 { return sqrt(max(-2.0 * natural_log(u), 0.0)); }
 
 // Standard normals by the Box-Muller transform: two pairs from four words.

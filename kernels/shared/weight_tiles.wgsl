@@ -2,7 +2,7 @@
 //   d_weight[o, t, i] = sum over rows m of d_y[m, o] x[tap t of m, i]      d_bias[o] = sum over rows m of d_y[m, o]
 // Rows are many and weights few, so the sum is split into ranges of rows_per_split rows. Each range adds up its own
 // partial gradients; backward_weight_reduce adds the ranges up in order, so the result does not depend on scheduling.
-// Besides what product_tiles.wgsl asks for the forward product, the room defines forward_next(place), the place of the
+// Besides what product_tiles.wgsl asks for the forward product, the op defines forward_next(place), the place of the
 // next row. Channel counts must be multiples of 4, except for backward_weight_reduce.
 
 // Which part of the partial gradients an invocation or workgroup makes: a tile of `size` channels each way under a tap.

@@ -191,8 +191,8 @@ impl State {
             self.losses.iter().map(|&(_, loss)| loss).fold(start, pick)
         };
         let (least, largest) = (fold(f64::INFINITY, f64::min), fold(f64::NEG_INFINITY, f64::max));
-        let room = (0.05 * (largest - least)).max(1e-9);
-        let (bottom, top) = ((least - room).max(0.0), largest + room);
+        let margin = (0.05 * (largest - least)).max(1e-9);
+        let (bottom, top) = ((least - margin).max(0.0), largest + margin);
         let curve = Dataset::default()
             .marker(Marker::Braille)
             .graph_type(GraphType::Line)

@@ -4,7 +4,7 @@
 //! is kept is exactly what decoding gave, so a batch never depends on where its images came from.
 
 mod cache_file;
-mod kept;
+mod cached;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use self::cache_file::CacheFile;
-use self::kept::Kept;
+use self::cached::Cached;
 use super::format::Pictures;
 use super::picture::Picture;
 use super::{
@@ -35,7 +35,7 @@ pub(super) struct Decoded {
     indices: Vec<usize>,
     skipped: Vec<Skipped>,
     /// \[number of pictures\], by their index; empty when nothing is kept.
-    memory: Vec<OnceLock<Kept>>,
+    memory: Vec<OnceLock<Cached>>,
     /// Bytes of the budget that are not spent.
     budget: AtomicUsize,
     cache_file: Option<CacheFile>,
@@ -75,7 +75,7 @@ impl Decoded {
         let (memory, cache_file) = if pictures.is_decoded() {
             (Vec::new(), None)
         } else {
-            let most = pictures.len().saturating_mul(Kept::most_bytes(shape));
+            let most = pictures.len().saturating_mul(Cached::most_bytes(shape));
             let cache_file = match &options.cache_folder {
                 Some(folder) if most > options.memory_budget => {
                     CacheFile::open(folder, path, &pictures.files(), shape, pictures.len())
@@ -134,24 +134,24 @@ impl Decoded {
             self.pictures.decode(index)?.write(self.shape, pixels);
             return Ok(());
         };
-        if let Some(kept) = slot.get() {
-            kept.write(pixels);
+        if let Some(cached) = slot.get() {
+            cached.write(pixels);
             return Ok(());
         }
         let from_file = self.cache_file.as_ref().is_some_and(|file| file.read(index, pixels));
         if !from_file {
             self.pictures.decode(index)?.write(self.shape, pixels);
         }
-        let kept = Kept::new(pixels);
-        let bytes = kept.bytes();
+        let cached = Cached::new(pixels);
+        let bytes = cached.bytes();
         let spend = |left: usize| left.checked_sub(bytes);
         if self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok() {
-            if slot.set(kept).is_err() {
+            if slot.set(cached).is_err() {
                 // another thread was faster
                 self.budget.fetch_add(bytes, Ordering::Relaxed);
             }
         } else if let Some(file) = self.cache_file.as_ref().filter(|_| !from_file) {
-            file.write(index, &kept);
+            file.write(index, &cached);
         }
         Ok(())
     }

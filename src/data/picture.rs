@@ -313,13 +313,13 @@ mod tests {
                 palette: false,
                 samples: Samples::Sixteen(values),
             };
-            let turned = picture.upright(orientation);
+            let rotated = picture.upright(orientation);
             assert_eq!(
-                [turned.width, turned.height],
+                [rotated.width, rotated.height],
                 [expected.width(), expected.height()].map(|n| n as usize)
             );
             assert_eq!(
-                turned.samples,
+                rotated.samples,
                 Samples::Sixteen(expected.into_luma_alpha16().into_raw()),
                 "{orientation:?}"
             );

@@ -124,13 +124,13 @@ mod tests {
         assert!(lacks(without, &adapter(wgpu::Backend::Vulkan, [32, 32]), &f32).is_some());
     }
 
-    /// The types that naga finds in the rooms are those that adapters are asked for, and no others.
+    /// The types that naga finds in the ops are those that adapters are asked for, and no others.
     #[test]
     fn the_sizes_and_types_are_those_of_the_kernels() {
         let [m, n, k] = [NEEDED.m_size, NEEDED.n_size, NEEDED.k_size];
         let mut found = BTreeSet::new();
-        for room in ops::ALL {
-            let shader = Shader::load(room, DType::F32, Extensions::ALL).unwrap();
+        for op_file in ops::ALL {
+            let shader = Shader::load(op_file, DType::F32, Extensions::ALL).unwrap();
             let (module, info) = shader.module();
             let types = module.entry_points.iter().enumerate().flat_map(|(index, entry)| {
                 let info = info.get_entry_point(index);
@@ -147,8 +147,8 @@ mod tests {
                     CooperativeRole::B => [k, n],
                     CooperativeRole::C => [m, n],
                 };
-                assert_eq!([rows as u32, columns as u32], size, "{} {role:?}", room.name);
-                assert_eq!(scalar, naga::Scalar::F32, "{} {role:?}", room.name);
+                assert_eq!([rows as u32, columns as u32], size, "{} {role:?}", op_file.name);
+                assert_eq!(scalar, naga::Scalar::F32, "{} {role:?}", op_file.name);
                 found.insert(format!("{role:?}"));
             }
         }

@@ -1,4 +1,4 @@
-//! The CPU executor: runs a plan by the Rust twins of the kernels.
+//! The CPU executor: runs a plan by their CPU kernels.
 
 use std::ops::Range;
 
@@ -7,9 +7,9 @@ use crate::graph::{BufferRole, DType, Graph, Node, Place, Plan, PlannedNode, Ten
 use crate::memory;
 use crate::ops::{Case, Fill, Input, Operands, Output};
 
-/// Which twin of a kernel runs.
+/// Which CPU kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Twin {
+pub enum CpuKernels {
     /// The naive one, the oracle of tests.
     Reference,
     /// The fast one.
@@ -68,7 +68,7 @@ fn what(plan: &Plan) -> String {
 pub struct CpuExecutor {
     plan: Plan,
     buffers: Vec<Buffer>,
-    twin: Twin,
+    kernels: CpuKernels,
 }
 
 impl CpuExecutor {
@@ -76,7 +76,7 @@ impl CpuExecutor {
     ///
     /// # Errors
     /// [`DeviceError::HostMemory`] where the machine has less memory free.
-    pub fn new(graph: &Graph, keep: &[ValueId], twin: Twin) -> Result<Self, DeviceError> {
+    pub fn new(graph: &Graph, keep: &[ValueId], kernels: CpuKernels) -> Result<Self, DeviceError> {
         let plan = plan(graph, keep);
         check_host_memory(&plan)?;
         let buffers = plan.buffers.iter().map(|buffer| Buffer::new(buffer.bytes / 4));
@@ -84,7 +84,7 @@ impl CpuExecutor {
         let refused =
             || memory::TooLarge { what: what(&plan), bytes: plan.memory().total(), free: memory::free() };
         let buffers = buffers.ok_or_else(refused)?;
-        Ok(Self { plan, buffers, twin })
+        Ok(Self { plan, buffers, kernels })
     }
 
     /// The plan.
@@ -133,7 +133,7 @@ impl CpuExecutor {
     /// Runs some of the nodes once, by their numbers in the plan.
     pub fn run_nodes(&mut self, nodes: Range<usize>) {
         for node in &self.plan.nodes[nodes] {
-            run_node(&self.plan, &mut self.buffers, node, self.twin);
+            run_node(&self.plan, &mut self.buffers, node, self.kernels);
         }
     }
 
@@ -143,7 +143,7 @@ impl CpuExecutor {
         let mut timings = Vec::new();
         for (index, node) in self.plan.nodes.iter().enumerate() {
             let start = clock();
-            run_node(&self.plan, &mut self.buffers, node, self.twin);
+            run_node(&self.plan, &mut self.buffers, node, self.kernels);
             let kernel = node.node.op.name().to_owned();
             timings.push(Timing { node: index, kernel, start: start - first, seconds: clock() - start });
         }
@@ -159,7 +159,7 @@ impl CpuExecutor {
         (0..self.plan.nodes.len()).filter_map(move |index| {
             let node = &self.plan.nodes[index];
             let case = wanted(index, node).then(|| self.capture(node));
-            run_node(&self.plan, &mut self.buffers, node, self.twin);
+            run_node(&self.plan, &mut self.buffers, node, self.kernels);
             case
         })
     }
@@ -194,7 +194,7 @@ fn range(place: Place) -> std::ops::Range<usize> {
 }
 
 /// Runs one node: the buffers it writes are taken out, so that the others can be borrowed beside them.
-fn run_node(plan: &Plan, buffers: &mut [Buffer], node: &PlannedNode, twin: Twin) {
+fn run_node(plan: &Plan, buffers: &mut [Buffer], node: &PlannedNode, kernels: CpuKernels) {
     let place = |id: &ValueId| {
         plan.place(*id).unwrap_or_else(|| unreachable!("the plan places the operands of all nodes it runs"))
     };
@@ -213,9 +213,9 @@ fn run_node(plan: &Plan, buffers: &mut [Buffer], node: &PlannedNode, twin: Twin)
         .map(|(id, ty)| Input { ty, data: &buffers[place(id).buffer].as_slice()[range(place(id))] })
         .collect();
     let operands = Operands { inputs, outputs: disjoint(&mut taken, &outputs, &node.outputs) };
-    match twin {
-        Twin::Reference => node.node.op.reference(operands),
-        Twin::Fast => node.node.op.compute(operands),
+    match kernels {
+        CpuKernels::Reference => node.node.op.reference(operands),
+        CpuKernels::Fast => node.node.op.compute(operands),
     }
     for output in disjoint(&mut taken, &outputs, &node.outputs) {
         if output.ty.dtype == DType::F16 {

@@ -17,7 +17,7 @@ use super::shader::{Binding, Extensions, Shader, Usage};
 use super::tuner::{AdapterIdentity, Tuner};
 use super::{AdapterReport, DeviceError, Tuning, cooperative};
 use crate::graph::DType;
-use crate::ops::{Op, Pass, Requirements, Room, Types, Variant};
+use crate::ops::{Op, OpFile, Pass, Requirements, Types, Variant};
 
 /// An open wgpu device and the kernels compiled for it.
 pub struct GpuDevice {
@@ -48,12 +48,12 @@ struct CompiledShader {
     module: wgpu::ShaderModule,
 }
 
-/// Room and element type of activations, entry point, and the overrides by name and bits.
+/// Op and element type of activations, entry point, and the overrides by name and bits.
 type KernelKey = (&'static str, DType, &'static str, Vec<(&'static str, u64)>);
 
 /// A compiled entry point.
 struct Kernel {
-    /// Room and entry point.
+    /// Op and entry point.
     name: String,
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
@@ -232,23 +232,23 @@ impl GpuDevice {
         lock(&self.tuner).clone()
     }
 
-    /// The WGSL of a call's room with its imports, in the form that the call needs.
+    /// The WGSL of a call's op with its imports, in the form that the call needs.
     pub(super) fn wgsl(&self, op: &dyn Op, types: Types<'_>) -> Result<String, DeviceError> {
-        Ok(self.shader(op.room(), types.activation())?.shader.text.clone())
+        Ok(self.shader(op.file(), types.activation())?.shader.text.clone())
     }
 
-    /// The module of a room in one of its forms, compiled at first use.
-    fn shader(&self, room: &Room, activation: DType) -> Result<Arc<CompiledShader>, DeviceError> {
-        if let Some(shader) = lock(&self.shaders).get(&(room.name, activation)) {
+    /// The module of an op in one of its forms, compiled at first use.
+    fn shader(&self, op_file: &OpFile, activation: DType) -> Result<Arc<CompiledShader>, DeviceError> {
+        if let Some(shader) = lock(&self.shaders).get(&(op_file.name, activation)) {
             return Ok(shader.clone());
         }
-        let shader = Shader::load(room, activation, self.extensions())?;
+        let shader = Shader::load(op_file, activation, self.extensions())?;
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(room.name),
+            label: Some(op_file.name),
             source: wgpu::ShaderSource::Wgsl(shader.text.as_str().into()),
         });
         let compiled = Arc::new(CompiledShader { shader, module });
-        lock(&self.shaders).insert((room.name, activation), compiled.clone());
+        lock(&self.shaders).insert((op_file.name, activation), compiled.clone());
         Ok(compiled)
     }
 
@@ -260,13 +260,13 @@ impl GpuDevice {
         path: &str,
         shapes: &str,
     ) -> Result<Arc<Kernel>, DeviceError> {
-        let room = shader.shader.room;
+        let op_file = shader.shader.op_file;
         let overrides = pass.overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
-        let key: KernelKey = (room, shader.shader.activation, pass.entry, overrides);
+        let key: KernelKey = (op_file, shader.shader.activation, pass.entry, overrides);
         if let Some(kernel) = lock(&self.kernels).get(&key) {
             return Ok(kernel.clone());
         }
-        let name = format!("{room}.{}", pass.entry);
+        let name = format!("{op_file}.{}", pass.entry);
         let bindings = shader.shader.bindings(pass.entry)?;
         let storage = bindings.iter().filter(|binding| binding.usage != Usage::Params).count();
         if storage > self.limits.max_storage_buffers_per_shader_stage as usize {

@@ -50,7 +50,7 @@ pub fn footprint(
     types: Types<'_>,
     pass: &Pass,
 ) -> Result<Vec<(&'static str, u64)>, DeviceError> {
-    let shader = Shader::load(op.room(), types.activation(), Extensions::ALL)?;
+    let shader = Shader::load(op.file(), types.activation(), Extensions::ALL)?;
     let bindings = shader.bindings(pass.entry)?;
     let uniforms = bindings.iter().filter(|binding| binding.usage == Usage::Params).count();
     let numbers = bindings.iter().map(|binding| binding.index + 1).max().unwrap_or(0);

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use adapter::{AdapterReport, Backend, DeviceRequest, EmptySelection, FXC, Selection, adapters};
-pub use cpu::{CpuExecutor, Twin};
+pub use cpu::{CpuExecutor, CpuKernels};
 pub use gpu::{GpuDevice, GpuExecutor};
 pub use limits::{default_limits, footprint};
 pub(crate) use shader::{activations, location};
@@ -64,17 +64,17 @@ pub enum DeviceError {
         message: String,
     },
     /// A kernel does not compile.
-    #[error("kernels/{room}.wgsl: {message}")]
+    #[error("kernels/{op_file}.wgsl: {message}")]
     Shader {
         /// Stem of the file.
-        room: &'static str,
+        op_file: &'static str,
         /// What is wrong.
         message: String,
     },
     /// A kernel has no form in another language.
     #[error("{kernel} has no translation to {target}: {message}")]
     Translation {
-        /// Room and entry point.
+        /// Op and entry point.
         kernel: String,
         /// The language.
         target: Target,
@@ -88,7 +88,7 @@ pub enum DeviceError {
     Pipeline {
         /// Name of the adapter.
         adapter: String,
-        /// Room and entry point.
+        /// Op and entry point.
         kernel: String,
         /// Module path of the first call.
         path: String,
@@ -103,7 +103,7 @@ pub enum DeviceError {
          try a smaller --batch-size or image size"
     )]
     BindingTooLarge {
-        /// Room and entry point.
+        /// Op and entry point.
         kernel: String,
         /// Module path.
         path: String,
@@ -121,7 +121,7 @@ pub enum DeviceError {
     /// A kernel binds more buffers than the adapter allows.
     #[error("{kernel} binds {count} storage buffers, {adapter} allows {limit}; try another --device")]
     TooManyBindings {
-        /// Room and entry point.
+        /// Op and entry point.
         kernel: String,
         /// Buffers bound.
         count: usize,
@@ -135,7 +135,7 @@ pub enum DeviceError {
     NoVariant {
         /// Name of the adapter.
         adapter: String,
-        /// Room and entry point.
+        /// Op and entry point.
         kernel: String,
         /// Module path.
         path: String,
@@ -203,7 +203,7 @@ pub enum DeviceError {
     Timestamps {
         /// Name of the adapter.
         adapter: String,
-        /// Room and entry point.
+        /// Op and entry point.
         kernel: String,
         /// What the timestamps say.
         problem: String,
@@ -360,7 +360,7 @@ impl Device {
     /// What the adapter cannot do, by kernel and shape.
     pub async fn prepare(&self, graph: &Graph, keep: &[ValueId]) -> Result<Executor, DeviceError> {
         Ok(match self {
-            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, keep, Twin::Fast)?),
+            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, keep, CpuKernels::Fast)?),
             Self::Gpu(device) => {
                 let tuner = device.tuner();
                 if let Some(tuner) = &tuner {
@@ -377,7 +377,7 @@ impl Device {
         })
     }
 
-    /// An executor that runs `graph` by the variant of this name; the CPU executor has one fast twin for all of them.
+    /// An executor that runs `graph` by the variant of this name; the CPU executor has one fast kernel for all of them.
     ///
     /// # Errors
     /// As [`Device::prepare`]; [`DeviceError::NoVariant`] where a call has none of this name that the device can run.
@@ -388,7 +388,7 @@ impl Device {
         margin: Margin,
     ) -> Result<Executor, DeviceError> {
         Ok(match self {
-            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, &[], Twin::Fast)?),
+            Self::Cpu => Executor::Cpu(CpuExecutor::new(graph, &[], CpuKernels::Fast)?),
             Self::Gpu(device) => {
                 let choose: ChooseVariant<'_> =
                     &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);
@@ -403,7 +403,7 @@ impl Device {
 pub struct Timing {
     /// Index of its node in the plan.
     pub node: usize,
-    /// Room and entry point.
+    /// Op and entry point.
     pub kernel: String,
     /// When it began, in seconds from the beginning of the run.
     pub start: f64,

@@ -9,24 +9,24 @@ use naga::{AddressSpace, BinaryOperator, Expression, Literal, ScalarKind, Storag
 use super::DeviceError;
 use crate::files::read_regular_text;
 use crate::graph::DType;
-use crate::ops::{self, Op, Pass, Requirements, Room, Types, Word};
+use crate::ops::{self, Op, OpFile, Pass, Requirements, Types, Word};
 
 /// The suffix of a binding that views an operand as `array<vec4<f32>>`.
 const VEC4_SUFFIX: &str = "_vec4";
 
-/// The WGSL of one room with its imports, parsed and validated.
+/// The WGSL of one op with its imports, parsed and validated.
 pub(crate) struct Shader {
     /// Stem of the file.
-    pub(crate) room: &'static str,
+    pub(crate) op_file: &'static str,
     /// Element type of what is declared `Activation`: F32 or F16.
     pub(crate) activation: DType,
-    /// Complete text: the room's file, then the shared modules it imports, so that line numbers stay those of the file.
+    /// Complete text: the op's file, then the shared modules it imports, so that line numbers stay those of the file.
     pub(crate) text: String,
     module: naga::Module,
     info: naga::valid::ModuleInfo,
 }
 
-/// What a device compiles beyond WebGPU's core: decides which shared modules a room's text holds.
+/// What a device compiles beyond WebGPU's core: decides which shared modules an op's text holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extensions {
     /// Subgroup operations.
@@ -66,18 +66,22 @@ pub(crate) enum Usage {
 }
 
 impl Shader {
-    /// Loads the WGSL of a room, in the form for activations of F32 or F16, for a device with these extensions.
-    pub(crate) fn load(room: &Room, activation: DType, extensions: Extensions) -> Result<Self, DeviceError> {
-        let own = source(room.name, room.name, room.source)?;
-        let (text, _) = with_imports(room.name, &own, activation, extensions)?;
-        let fault = |message: String| DeviceError::Shader { room: room.name, message };
+    /// Loads the WGSL of an op, in the form for activations of F32 or F16, for a device with these extensions.
+    pub(crate) fn load(
+        op_file: &OpFile,
+        activation: DType,
+        extensions: Extensions,
+    ) -> Result<Self, DeviceError> {
+        let own = source(op_file.name, op_file.name, op_file.source)?;
+        let (text, _) = with_imports(op_file.name, &own, activation, extensions)?;
+        let fault = |message: String| DeviceError::Shader { op_file: op_file.name, message };
         let module = naga::front::wgsl::parse_str(&text)
-            .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
+            .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(op_file.name))))?;
         let flags = naga::valid::ValidationFlags::all();
         let info = naga::valid::Validator::new(flags, naga::valid::Capabilities::all())
             .validate(&module)
-            .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(room.name))))?;
-        Ok(Self { room: room.name, activation, text, module, info })
+            .map_err(|error| fault(error.emit_to_string_with_path(&text, &path(op_file.name))))?;
+        Ok(Self { op_file: op_file.name, activation, text, module, info })
     }
 
     /// Names of all entry points.
@@ -91,11 +95,11 @@ impl Shader {
             .entry_points
             .iter()
             .position(|entry| entry.name == name)
-            .ok_or_else(|| self.fault(format!("there is no entry point {name} in {}", path(self.room))))
+            .ok_or_else(|| self.fault(format!("there is no entry point {name} in {}", path(self.op_file))))
     }
 
     pub(super) fn fault(&self, message: String) -> DeviceError {
-        DeviceError::Shader { room: self.room, message }
+        DeviceError::Shader { op_file: self.op_file, message }
     }
 
     /// What naga parsed, and found in validating it.
@@ -217,16 +221,20 @@ impl Shader {
     }
 }
 
-/// Names a folder to read `<room>.wgsl` and `shared/<module>.wgsl` from, in place of the text in the program: for trying
+/// Names a folder to read `<op>.wgsl` and `shared/<module>.wgsl` from, in place of the text in the program: for trying
 /// out a changed kernel without a build.
 const KERNELS_FOLDER: &str = "DDPM_GPU_KERNELS";
 
 /// The text of `kernels/<file>.wgsl`: `built_in`, or that file of the folder in [`KERNELS_FOLDER`].
-fn source(room: &'static str, file: &str, built_in: &'static str) -> Result<Cow<'static, str>, DeviceError> {
+fn source(
+    op_file: &'static str,
+    file: &str,
+    built_in: &'static str,
+) -> Result<Cow<'static, str>, DeviceError> {
     let Some(folder) = std::env::var_os(KERNELS_FOLDER) else { return Ok(built_in.into()) };
     let file = Path::new(&folder).join(file).with_extension("wgsl");
     read_regular_text(&file).map(Cow::Owned).map_err(|error| DeviceError::Shader {
-        room,
+        op_file,
         message: format!("{} ({KERNELS_FOLDER} names the folder): {error}", file.display()),
     })
 }
@@ -235,14 +243,14 @@ fn source(room: &'static str, file: &str, built_in: &'static str) -> Result<Cow<
 const REQUIRES_SUBGROUPS: &str = "// #requires subgroups";
 const REQUIRES_COOPERATIVE_MATRIX: &str = "// #requires cooperative_matrix";
 
-fn path(room: &str) -> String {
-    format!("kernels/{room}.wgsl")
+fn path(op_file: &str) -> String {
+    format!("kernels/{op_file}.wgsl")
 }
 
-/// A room's text followed by the shared modules that its imports ask for.
+/// An op's text followed by the shared modules that its imports ask for.
 ///
 /// `// #import name` appends `shared/name.wgsl`. `// #import name FROM=to ...` appends it with every `FROM` in its text
-/// replaced by `to`: so an algorithm is written once, and a room imports it once for each of its passes.
+/// replaced by `to`: so an algorithm is written once, and an op imports it once for each of its passes.
 ///
 /// WGSL does not care about the order of declarations, so this needs no parser; naga_oil, which has one, loses the
 /// workgroup sizes that are overrides.
@@ -250,14 +258,14 @@ fn path(room: &str) -> String {
 /// The 16-bit form has another `Activation`. Modules that begin with a `// #requires` line are left out for a device that
 /// would not compile them. What must be enabled is enabled on the first line, so that line numbers stay.
 fn with_imports(
-    room: &'static str,
+    op_file: &'static str,
     source_text: &str,
     activation: DType,
     extensions: Extensions,
 ) -> Result<(String, Vec<Part>), DeviceError> {
-    let fault = |message: String| DeviceError::Shader { room, message };
+    let fault = |message: String| DeviceError::Shader { op_file, message };
     let mut uses_cooperative_matrix = false;
-    let mut parts = vec![Part { file: path(room), start: 0 }];
+    let mut parts = vec![Part { file: path(op_file), start: 0 }];
     let mut text = source_text.to_owned();
     for import in source_text.lines().filter_map(|line| line.strip_prefix("// #import ")) {
         let mut words = import.split_whitespace();
@@ -269,7 +277,7 @@ fn with_imports(
             .iter()
             .find(|(shared, _)| *shared == name)
             .ok_or_else(|| fault(format!("there is no kernels/shared/{name}.wgsl to import")))?;
-        let mut module = source(room, &format!("shared/{name}"), module)?.into_owned();
+        let mut module = source(op_file, &format!("shared/{name}"), module)?.into_owned();
         if module.starts_with(REQUIRES_SUBGROUPS) && !extensions.subgroups {
             continue;
         }
@@ -303,7 +311,7 @@ fn with_imports(
     Ok((enabled + &text, parts))
 }
 
-/// Where a file begins in a room's complete text.
+/// Where a file begins in an op's complete text.
 #[derive(Debug)]
 struct Part {
     file: String,
@@ -314,24 +322,25 @@ struct Part {
 ///
 /// # Errors
 /// [`DeviceError::Shader`] for WGSL that cannot be read, or has no such entry point.
-pub(crate) fn location(room: &Room, entry: &str) -> Result<String, DeviceError> {
-    let own = source(room.name, room.name, room.source)?;
-    let (text, parts) = with_imports(room.name, &own, DType::F32, Extensions::ALL)?;
+pub(crate) fn location(op_file: &OpFile, entry: &str) -> Result<String, DeviceError> {
+    let own = source(op_file.name, op_file.name, op_file.source)?;
+    let (text, parts) = with_imports(op_file.name, &own, DType::F32, Extensions::ALL)?;
     let message = format!("there is no entry point {entry}");
-    let at = text.find(&format!("fn {entry}(")).ok_or(DeviceError::Shader { room: room.name, message })?;
+    let at =
+        text.find(&format!("fn {entry}(")).ok_or(DeviceError::Shader { op_file: op_file.name, message })?;
     let (file, start) = parts
         .iter()
         .rfind(|part| part.start <= at)
-        .map_or((path(room.name), 0), |part| (part.file.clone(), part.start));
+        .map_or((path(op_file.name), 0), |part| (part.file.clone(), part.start));
     Ok(format!("{file}:{}", 1 + text[start..at].matches('\n').count()))
 }
 
-/// Names of the inputs of a call that may be stored in 16 bits: those that its room declares as `Activation`.
+/// Names of the inputs of a call that may be stored in 16 bits: those that its op declares as `Activation`.
 ///
 /// # Errors
 /// [`DeviceError::Shader`] for WGSL that does not compile.
 pub(crate) fn activations(op: &dyn Op, types: Types<'_>) -> Result<Vec<&'static str>, DeviceError> {
-    let shader = Shader::load(op.room(), DType::F16, Extensions::ALL)?;
+    let shader = Shader::load(op.file(), DType::F16, Extensions::ALL)?;
     let mut names = Vec::new();
     for pass in op.variants(types).iter().flat_map(|variant| &variant.passes) {
         names.extend(shader.bindings(pass.entry)?.into_iter().filter(|b| b.dtype == Some(DType::F16)));
@@ -351,23 +360,23 @@ mod tests {
     /// What a case names in Rust exists in WGSL with the type that the call has, and no entry point is left without a case.
     #[test]
     fn cases_and_kernels_agree() {
-        for room in ops::ALL {
+        for op_file in ops::ALL {
             let [f32, f16] =
-                [DType::F32, DType::F16].map(|dtype| Shader::load(room, dtype, Extensions::ALL).unwrap());
+                [DType::F32, DType::F16].map(|dtype| Shader::load(op_file, dtype, Extensions::ALL).unwrap());
             let mut reached = BTreeSet::new();
-            for case in (room.cases)() {
-                assert!(case.op.name().starts_with(&format!("{}.", room.name)), "{}", case.op.name());
+            for case in (op_file.cases)() {
+                assert!(case.op.name().starts_with(&format!("{}.", op_file.name)), "{}", case.op.name());
                 agree(&f32, &case, &mut reached);
                 if let Some(half) = crate::workbench::in_f16(&case).unwrap() {
                     agree(&f16, &half, &mut reached);
                 }
             }
             let declared: BTreeSet<String> = f32.entry_points().map(str::to_owned).collect();
-            assert_eq!(declared, reached, "{}: declared in WGSL, and reached by cases", room.name);
+            assert_eq!(declared, reached, "{}: declared in WGSL, and reached by cases", op_file.name);
         }
     }
 
-    /// Checks a case against the room's WGSL, and notes the entry points that it reaches.
+    /// Checks a case against the op's WGSL, and notes the entry points that it reaches.
     fn agree(shader: &Shader, case: &Case, reached: &mut BTreeSet<String>) {
         let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
         let types = Types { inputs: &inputs, outputs: &outputs };
@@ -395,17 +404,17 @@ mod tests {
         }
     }
 
-    /// An adapter without extensions compiles every room, and misses nothing but the variants that say so.
+    /// An adapter without extensions compiles every op, and misses nothing but the variants that say so.
     #[test]
     fn rooms_compile_without_extensions() {
-        for room in ops::ALL {
+        for op_file in ops::ALL {
             let none = Extensions { subgroups: false, cooperative_matrix: false };
-            let shader = Shader::load(room, DType::F32, none).unwrap();
+            let shader = Shader::load(op_file, DType::F32, none).unwrap();
             let capabilities = naga::valid::Capabilities::default();
             let mut validator =
                 naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
-            validator.validate(&shader.module).unwrap_or_else(|error| panic!("{}: {error:?}", room.name));
-            for case in (room.cases)() {
+            validator.validate(&shader.module).unwrap_or_else(|error| panic!("{}: {error:?}", op_file.name));
+            for case in (op_file.cases)() {
                 let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
                 let mut variants = case.op.variants(Types { inputs: &inputs, outputs: &outputs });
                 variants.retain(|variant| Extensions::of(variant.requires) == none);
@@ -417,7 +426,7 @@ mod tests {
         }
     }
 
-    /// Functions that a room's kernels call though WGSL bounds a driver's error in them absolutely, or by that of such
+    /// Functions that an op's kernels call though WGSL bounds a driver's error in them absolutely, or by that of such
     /// a function: next to a zero of theirs, no digit of the result need be right.
     fn loose_functions(shader: &Shader) -> Vec<naga::MathFunction> {
         use naga::MathFunction as F;
@@ -451,14 +460,14 @@ mod tests {
 
     #[test]
     fn kernels_call_no_function_that_a_driver_may_get_wrong() {
-        for room in ops::ALL {
-            let shader = Shader::load(room, DType::F32, Extensions::ALL).unwrap();
+        for op_file in ops::ALL {
+            let shader = Shader::load(op_file, DType::F32, Extensions::ALL).unwrap();
             let found = loose_functions(&shader);
-            assert!(found.is_empty(), "{}: {found:?}; see kernels/shared/logarithm.wgsl", room.name);
+            assert!(found.is_empty(), "{}: {found:?}; see kernels/shared/logarithm.wgsl", op_file.name);
         }
         let source = "fn f(x: f32) -> f32 { return sqrt(log(x)); }";
         let loose =
-            Shader::load(&Room { name: "loose", source, cases: Vec::new }, DType::F32, Extensions::ALL);
+            Shader::load(&OpFile { name: "loose", source, cases: Vec::new }, DType::F32, Extensions::ALL);
         assert_eq!(loose_functions(&loose.unwrap()), [naga::MathFunction::Log]);
     }
 
@@ -466,8 +475,8 @@ mod tests {
     #[test]
     fn imports_replace_words() {
         let tiles = "// #import product_tiles PASS=first\n// #import product_tiles PASS=second\n";
-        let (text, _) = with_imports("room", tiles, DType::F32, Extensions::ALL).unwrap();
-        assert!(text.starts_with(tiles), "the room's own lines come first");
+        let (text, _) = with_imports("op", tiles, DType::F32, Extensions::ALL).unwrap();
+        assert!(text.starts_with(tiles), "the op's own lines come first");
         assert!(text.contains("fn first_tiled(") && text.contains("fn second_tiled("), "{text}");
         assert!(!text[tiles.len()..].contains("PASS"), "{text}");
     }
@@ -475,7 +484,7 @@ mod tests {
     #[test]
     fn imports_of_nothing_say_so() {
         let message =
-            |text: &str| with_imports("room", text, DType::F32, Extensions::ALL).unwrap_err().to_string();
+            |text: &str| with_imports("op", text, DType::F32, Extensions::ALL).unwrap_err().to_string();
         assert!(message("// #import missing").contains("there is no kernels/shared/missing.wgsl"));
         let unknown = message("// #import index WORD=other");
         assert!(

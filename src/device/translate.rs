@@ -84,7 +84,7 @@ pub fn translate(
     pass: &Pass,
     target: Target,
 ) -> Result<Translation, DeviceError> {
-    let shader = Shader::load(op.room(), types.activation(), Extensions::ALL)?;
+    let shader = Shader::load(op.file(), types.activation(), Extensions::ALL)?;
     let (module, info) = shader.resolved(pass)?;
     let has_matrices =
         module.types.iter().any(|(_, ty)| matches!(ty.inner, TypeInner::CooperativeMatrix { .. }));
@@ -100,18 +100,18 @@ pub fn translate(
         Target::Wgsl => web(module.into_owned()).map(Translation::Text),
     };
     written.map_err(|message| DeviceError::Translation {
-        kernel: format!("{}.{}", shader.room, pass.entry),
+        kernel: format!("{}.{}", shader.op_file, pass.entry),
         target,
         message,
     })
 }
 
-/// The WGSL of a call's room with its imports, as a device is given it that meets `requires` and has nothing more.
+/// The WGSL of a call's op with its imports, as a device is given it that meets `requires` and has nothing more.
 ///
 /// # Errors
 /// [`DeviceError::Shader`] for WGSL that does not compile.
 pub fn source(op: &dyn Op, types: Types<'_>, requires: Requirements) -> Result<String, DeviceError> {
-    Ok(Shader::load(op.room(), types.activation(), Extensions::of(requires))?.text)
+    Ok(Shader::load(op.file(), types.activation(), Extensions::of(requires))?.text)
 }
 
 impl Shader {
@@ -252,9 +252,9 @@ mod tests {
     use crate::ops;
 
     /// The text of the first case's last variant.
-    fn text(room: &str, entry: &str, target: Target) -> String {
-        let cases = ops::ALL.iter().flat_map(|room| (room.cases)());
-        for case in cases.filter(|case| case.op.room().name == room) {
+    fn text(op_file: &str, entry: &str, target: Target) -> String {
+        let cases = ops::ALL.iter().flat_map(|op_file| (op_file.cases)());
+        for case in cases.filter(|case| case.op.file().name == op_file) {
             let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
             let types = Types { inputs: &inputs, outputs: &outputs };
             let variants = case.op.variants(types);
@@ -266,7 +266,7 @@ mod tests {
                 };
             }
         }
-        panic!("no case of {room} has a pass {entry}")
+        panic!("no case of {op_file} has a pass {entry}")
     }
 
     #[test]

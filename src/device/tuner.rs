@@ -88,7 +88,7 @@ type Table = BTreeMap<String, Choice>;
 struct Choice {
     /// Name of the variant.
     variant: String,
-    /// Hash of the room's WGSL that was timed.
+    /// Hash of the op's WGSL that was timed.
     wgsl: String,
     /// Fastest run of each candidate that was timed.
     milliseconds: BTreeMap<String, f64>,
@@ -103,7 +103,7 @@ struct Class<'a> {
     node: &'a PlannedNode,
     /// Names of the candidates, the default first.
     candidates: Vec<&'static str>,
-    /// Hash of the room's WGSL.
+    /// Hash of the op's WGSL.
     wgsl: String,
     /// Floating point operations and bytes of all its calls together.
     work: f64,

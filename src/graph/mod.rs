@@ -4,7 +4,7 @@
 //! and a [`Plan`] turns it into an ordered list of dispatches over buffers that are shared by lifetime.
 
 mod autograd;
-mod packing;
+mod offsets;
 mod plan;
 mod recompute;
 
@@ -240,7 +240,7 @@ pub enum GraphError {
         op: &'static str,
     },
     /// A gradient rule broke its contract.
-    #[error("{path}: the gradient rule of {op} {fault}; this is a bug in its room")]
+    #[error("{path}: the gradient rule of {op} {fault}; this is a bug in that op")]
     GradientRule {
         /// Module path.
         path: String,

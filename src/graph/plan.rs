@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Display};
 
-use super::packing::{Tenant, pack};
+use super::offsets::{Allocation, pack};
 use super::{Graph, Node, Storage, TensorType, ValueId};
 
 /// What a buffer is for; the memory report sums by it.
@@ -117,7 +117,7 @@ impl Display for MemoryReport {
     }
 }
 
-/// What a tenant of shared memory is.
+/// What an allocation of shared memory is.
 enum Tensor {
     Value(ValueId),
     /// Number of the node and of its scratch tensor.
@@ -145,12 +145,12 @@ impl Plan {
         let mut buffers = Vec::new();
         let mut places = HashMap::new();
         place_states(graph, &nodes, keep, bytes, &mut buffers, &mut places);
-        let (tensors, tenants) = lifetimes(graph, &nodes, keep, bytes, &scratch);
-        let alive = alive_bytes(nodes.len(), &tenants);
-        let peak = find_peak(&nodes, &tensors, &tenants, &alive);
+        let (tensors, allocations) = lifetimes(graph, &nodes, keep, bytes, &scratch);
+        let alive = alive_bytes(nodes.len(), &allocations);
+        let peak = find_peak(&nodes, &tensors, &allocations, &alive);
         let mut scratch_places: Vec<Vec<Place>> =
             scratch.iter().map(|sizes| vec![Place { buffer: 0, offset: 0, bytes: 0 }; sizes.len()]).collect();
-        for (tensor, place) in tensors.iter().zip(pack(&tenants, &mut buffers)) {
+        for (tensor, place) in tensors.iter().zip(pack(&allocations, &mut buffers)) {
             match *tensor {
                 Tensor::Value(value) => _ = places.insert(value, place),
                 Tensor::Scratch(node, index) => scratch_places[node][index] = place,
@@ -298,16 +298,16 @@ fn lifetimes(
     keep: &[ValueId],
     bytes: fn(&TensorType) -> usize,
     scratch: &[Vec<usize>],
-) -> (Vec<Tensor>, Vec<Tenant>) {
+) -> (Vec<Tensor>, Vec<Allocation>) {
     let mut index_of: HashMap<ValueId, usize> = HashMap::new();
-    let (mut tensors, mut tenants): (Vec<Tensor>, Vec<Tenant>) = (Vec::new(), Vec::new());
+    let (mut tensors, mut allocations): (Vec<Tensor>, Vec<Allocation>) = (Vec::new(), Vec::new());
     let mut begin = |tensor: Tensor, bytes: usize, node: usize| {
         let is_scratch = matches!(tensor, Tensor::Scratch(..));
         tensors.push(tensor);
-        tenants.push(Tenant { bytes, first: node, last: node, rivals: Vec::new(), is_scratch });
-        tenants.len() - 1
+        allocations.push(Allocation { bytes, first: node, last: node, conflicts: Vec::new(), is_scratch });
+        allocations.len() - 1
     };
-    // The tenants that each node touches, those it writes first, and the number of these.
+    // The allocations that each node touches, those it writes first, and the number of these.
     let mut touched: Vec<(Vec<usize>, usize)> = Vec::new();
     for (node, call) in nodes.iter().enumerate() {
         let mut own: Vec<usize> = scratch[node]
@@ -326,29 +326,29 @@ fn lifetimes(
         touched.push((own, written));
     }
     for (node, (own, written)) in touched.iter().enumerate() {
-        own.iter().for_each(|&tenant| tenants[tenant].last = node);
+        own.iter().for_each(|&allocation| allocations[allocation].last = node);
         for &one in &own[..*written] {
             for &other in own.iter().filter(|&&other| other != one) {
-                tenants[one].rivals.push(other);
-                tenants[other].rivals.push(one);
+                allocations[one].conflicts.push(other);
+                allocations[other].conflicts.push(one);
             }
         }
     }
     for id in keep {
-        if let Some(&tenant) = index_of.get(id) {
-            tenants[tenant].last = usize::MAX;
+        if let Some(&allocation) = index_of.get(id) {
+            allocations[allocation].last = usize::MAX;
         }
     }
-    (tensors, tenants)
+    (tensors, allocations)
 }
 
-/// Bytes of the tenants that are alive while each node runs.
-fn alive_bytes(nodes: usize, tenants: &[Tenant]) -> Vec<usize> {
+/// Bytes of the allocations that are alive while each node runs.
+fn alive_bytes(nodes: usize, allocations: &[Allocation]) -> Vec<usize> {
     let mut begun = vec![0; nodes + 1];
     let mut ended = vec![0; nodes + 1];
-    for tenant in tenants {
-        begun[tenant.first] += tenant.bytes;
-        ended[tenant.last.saturating_add(1).min(nodes)] += tenant.bytes;
+    for allocation in allocations {
+        begun[allocation.first] += allocation.bytes;
+        ended[allocation.last.saturating_add(1).min(nodes)] += allocation.bytes;
     }
     let mut alive = 0;
     let changes = begun.into_iter().zip(ended).take(nodes);
@@ -360,17 +360,17 @@ fn alive_bytes(nodes: usize, tenants: &[Tenant]) -> Vec<usize> {
         .collect()
 }
 
-fn find_peak(nodes: &[&Node], tensors: &[Tensor], tenants: &[Tenant], bytes: &[usize]) -> Peak {
+fn find_peak(nodes: &[&Node], tensors: &[Tensor], allocations: &[Allocation], bytes: &[usize]) -> Peak {
     let Some(node) = (0..nodes.len()).rev().max_by_key(|&node| bytes[node]) else {
         return Peak::default();
     };
     let alive_at = |node: usize| {
-        let pairs = tensors.iter().zip(tenants);
-        pairs.filter(move |(_, tenant)| tenant.first <= node && node <= tenant.last)
+        let pairs = tensors.iter().zip(allocations);
+        pairs.filter(move |(_, allocation)| allocation.first <= node && node <= allocation.last)
     };
     let mut alive: Vec<_> = alive_at(node)
-        .filter_map(|(tensor, tenant)| match *tensor {
-            Tensor::Value(value) => Some((value, nodes[tenant.first].op.name(), tenant.bytes)),
+        .filter_map(|(tensor, allocation)| match *tensor {
+            Tensor::Value(value) => Some((value, nodes[allocation.first].op.name(), allocation.bytes)),
             Tensor::Scratch(..) => None,
         })
         .collect();

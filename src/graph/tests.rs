@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::device::{CpuExecutor, Twin};
+use crate::device::{CpuExecutor, CpuKernels};
 use crate::ops;
 
 #[test]
@@ -15,7 +15,7 @@ fn tensors_beyond_any_machine_are_refused() {
     assert!(error.contains("[1099511627776, 1099511627776]") && error.contains("more than 2^48"), "{error}");
     // This one has a size, and no machine has so much.
     let y = ops::add(&mut graph, large, large).unwrap();
-    let error = CpuExecutor::new(&graph, &[y], Twin::Fast).err().unwrap().to_string();
+    let error = CpuExecutor::new(&graph, &[y], CpuKernels::Fast).err().unwrap().to_string();
     assert!(error.contains("the buffers (inputs 268435456 MiB, activations 268435456 MiB)"), "{error}");
 }
 
@@ -27,7 +27,7 @@ fn gradients_of_a_value_used_twice_add_up() {
     let y = ops::add(&mut graph, twice, x).unwrap();
     let d_y = graph.input("d_y", TensorType::f32([3]));
     let d_x = gradients(&mut graph, &[(y, d_y)], &[x]).unwrap()[0].unwrap();
-    let mut executor = CpuExecutor::new(&graph, &[d_x], Twin::Fast).unwrap();
+    let mut executor = CpuExecutor::new(&graph, &[d_x], CpuKernels::Fast).unwrap();
     executor.write(d_y, &[1.0, -2.0, 0.5]).unwrap();
     executor.run();
     assert_eq!(executor.read(d_x).unwrap(), [3.0, -6.0, 1.5]);
@@ -94,7 +94,7 @@ fn a_cast_rounds_and_its_gradient_comes_back_in_the_type_of_its_input() {
     let d_y = graph.input("d_y", TensorType::f32([3]));
     let d_x = gradients(&mut graph, &[(y, d_y)], &[x]).unwrap()[0].unwrap();
     assert_eq!(graph.ty(d_x), graph.ty(x));
-    let mut executor = CpuExecutor::new(&graph, &[y, d_x], Twin::Fast).unwrap();
+    let mut executor = CpuExecutor::new(&graph, &[y, d_x], CpuKernels::Fast).unwrap();
     executor.write(x, &[1.0, 1.0 + 1.0 / 2048.0, 60_000.0]).unwrap();
     executor.write(d_y, &[1.0, 0.1, 1e-8]).unwrap();
     executor.run();

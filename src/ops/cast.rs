@@ -30,7 +30,7 @@ fn variants(entry: &'static str, types: Types<'_>) -> Vec<Variant> {
     vec![Variant::single(entry, Grid::Invocations(length), vec![("length", length.into())])]
 }
 
-/// The executor rounds whatever is stored as f16, so the twins of both passes copy.
+/// The executor rounds whatever is stored as f16, so the CPU kernels of both passes copy.
 fn copy(operands: Operands<'_>) {
     let ([x], [y]) = operands.split();
     par_chunks(y.data, |first, y| y.copy_from_slice(&x.data[first..][..y.len()]));

@@ -1,4 +1,4 @@
-//! What the CPU twins share: operands, parallel loops and matrix products.
+//! What the CPU kernels share: operands, parallel loops and matrix products.
 
 mod product;
 pub(super) mod tile;

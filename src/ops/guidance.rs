@@ -323,13 +323,13 @@ pub fn cases() -> Vec<Case> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::device::{CpuExecutor, Twin};
+    use crate::device::{CpuExecutor, CpuKernels};
 
     fn guided(outputs: &[f32], shape: [usize; 4], scale: f32, rescale: f32) -> Vec<f32> {
         let mut graph = Graph::new();
         let input = graph.input("outputs", TensorType::f32(shape));
         let y = classifier_free(&mut graph, input, shape[3], scale, rescale).unwrap();
-        let mut executor = CpuExecutor::new(&graph, &[y], Twin::Fast).unwrap();
+        let mut executor = CpuExecutor::new(&graph, &[y], CpuKernels::Fast).unwrap();
         executor.write(input, outputs).unwrap();
         executor.run();
         executor.read(y).unwrap()

@@ -45,7 +45,7 @@ struct Sizes {
     outputs: usize,
 }
 
-/// Rows of one matrix product of the CPU twins.
+/// Rows of one matrix product of the CPU kernels.
 const BLOCK: usize = 256;
 
 impl Sizes {

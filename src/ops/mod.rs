@@ -1,7 +1,7 @@
-//! The operations: one room per op, `kernels/<op>.wgsl` beside `src/ops/<op>.rs`.
+//! The operations: two files an op, `kernels/<op>.wgsl` and `src/ops/<op>.rs`.
 //!
-//! A room holds everything about its op: shape rule, gradient rule, GPU variants, cost, tolerance, a naive reference,
-//! a fast CPU twin where speed matters, and the cases that tests and benchmarks run. [`ALL`] is the table of rooms.
+//! They hold everything about it: shape rule, gradient rule, GPU variants, cost, tolerance, a naive reference,
+//! a fast CPU kernel where speed matters, and the cases that tests and benchmarks run. [`ALL`] is the table of ops.
 
 mod case;
 mod cpu;
@@ -85,11 +85,11 @@ pub use window::Window;
 
 use crate::graph::{DType, Graph, GraphError, TensorType, ValueId};
 
-/// One entry point of a room: a kernel that takes tensors and writes tensors.
+/// One entry point of an op: a kernel that takes tensors and writes tensors.
 ///
 /// Names of inputs and outputs are the names of the WGSL bindings.
 pub trait Op: Debug + Send + Sync {
-    /// Room and entry point, such as `conv2d.backward_weight`.
+    /// Op and entry point, such as `conv2d.backward_weight`.
     fn name(&self) -> &'static str;
 
     /// Names of the inputs, in order.
@@ -144,10 +144,10 @@ pub trait Op: Debug + Send + Sync {
         2e-6
     }
 
-    /// The naive twin: loops that can be checked by eye, accumulating in f64.
+    /// The reference: loops that can be checked by eye, accumulating in f64.
     fn reference(&self, operands: Operands<'_>);
 
-    /// The twin that the CPU executor runs.
+    /// What the CPU executor runs.
     fn compute(&self, operands: Operands<'_>) {
         self.reference(operands);
     }
@@ -207,8 +207,8 @@ impl GradientCall<'_> {
 }
 
 /// One op: its WGSL source and its cases.
-pub struct Room {
-    /// The stem of the room's files.
+pub struct OpFile {
+    /// The stem of the op's files.
     pub name: &'static str,
     /// Text of `kernels/<name>.wgsl`.
     pub source: &'static str,
@@ -216,9 +216,9 @@ pub struct Room {
     pub cases: fn() -> Vec<Case>,
 }
 
-macro_rules! rooms {
+macro_rules! op_files {
     ($($name:ident),* $(,)?) => {
-        &[$(Room {
+        &[$(OpFile {
             name: stringify!($name),
             source: include_str!(concat!("../../kernels/", stringify!($name), ".wgsl")),
             cases: $name::cases,
@@ -226,8 +226,8 @@ macro_rules! rooms {
     };
 }
 
-/// The table of rooms: tests, benchmarks and the command line loop over it.
-pub const ALL: &[Room] = rooms![
+/// The table of ops: tests, benchmarks and the command line loop over it.
+pub const ALL: &[OpFile] = op_files![
     adamw,
     add,
     attention,
@@ -271,12 +271,12 @@ pub const ALL: &[Room] = rooms![
 pub const ACTIVATION_F16: &str = "activation_f16";
 
 impl dyn Op + '_ {
-    /// The room that the op is in.
-    pub fn room(&self) -> &'static Room {
+    /// The files that the op is in.
+    pub fn file(&self) -> &'static OpFile {
         let name = self.name().split('.').next().unwrap_or_default();
         ALL.iter()
-            .find(|room| room.name == name)
-            .unwrap_or_else(|| unreachable!("ops name their room, and the table of rooms holds all of them"))
+            .find(|op_file| op_file.name == name)
+            .unwrap_or_else(|| unreachable!("ops name their file, and the table of files holds all of them"))
     }
 }
 
@@ -289,7 +289,7 @@ macro_rules! shared_wgsl {
     };
 }
 
-/// WGSL that rooms import by `// #import <name>`.
+/// WGSL that ops import by `// #import <name>`.
 pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     activation,
     activation_f16,
@@ -308,7 +308,7 @@ pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     sigmoid,
     tile_memory,
     tree_sum,
-    turn_weight,
+    transpose_weight,
     weight_shuffle,
     weight_tiles,
     window,

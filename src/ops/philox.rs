@@ -1,6 +1,6 @@
 //! Counter-based random numbers: Philox 4x32-10, the same words on every device.
 //!
-//! The rooms that draw noise (`dropout`, `q_sample`, `reverse_step`) use [`Stream`] in their twins and
+//! The ops that draw noise (`dropout`, `q_sample`, `reverse_step`) use [`Stream`] in their CPU kernels and
 //! `kernels/shared/random.wgsl` in their kernels.
 
 use super::cpu::par_rows;

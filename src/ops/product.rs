@@ -14,7 +14,7 @@ pub(super) struct Product {
     pub(super) depth: usize,
 }
 
-/// Fields of the room's WGSL struct `Params`.
+/// Fields of the op's WGSL struct `Params`.
 type Params = Vec<(&'static str, Word)>;
 
 /// An algorithm that makes tiles of an output.
@@ -209,7 +209,7 @@ impl Product {
     /// Variants of the gradient of x. This is its product: rows of x, columns of x, and a depth of y's channels.
     pub(super) fn backward_input(&self, params: &Params) -> Vec<Variant> {
         let size = [self.rows, self.columns];
-        let turn = Pass::new("turn_weight", Grid::Invocations(self.weights() / 16), params.clone());
+        let turn = Pass::new("transpose_weight", Grid::Invocations(self.weights() / 16), params.clone());
         let mut variants = Vec::new();
         if self.is_tileable() {
             let tilings =

@@ -2,7 +2,7 @@
 
 mod combination;
 
-pub use combination::{Combination, OUTPUT, Update, X, X_0, kept};
+pub use combination::{Combination, OUTPUT, Update, X, X_0, history};
 
 use super::philox::{
     EXTREME_STREAM, NORMAL_ERROR, Stream, elements_per_sample, expect_key, extremes, fill_normals, key_fill,
@@ -41,7 +41,7 @@ pub struct Noise {
     pub stream: u32,
 }
 
-/// Rewrites `x` `[N, H, W, C]` from x_t to x_{t-1}, and the values `kept` `[slots, N, H, W, C]`, with noise drawn on the
+/// Rewrites `x` `[N, H, W, C]` from x_t to x_{t-1}, and the values `history` `[slots, N, H, W, C]`, with noise drawn on the
 /// device.
 ///
 /// # Errors
@@ -49,14 +49,14 @@ pub struct Noise {
 pub fn reverse_step(
     graph: &mut Graph,
     x: ValueId,
-    kept: ValueId,
+    history: ValueId,
     inputs: StepInputs,
     noise: Noise,
 ) -> Result<(), GraphError> {
-    let form = Form::new(graph, x, kept);
+    let form = Form::new(graph, x, history);
     let op = Forward { stream: noise.stream, form };
     let StepInputs { output, coefficients, limits } = inputs;
-    graph.update(op, &[output, coefficients, limits, noise.key_step_sample], &[x, kept])
+    graph.update(op, &[output, coefficients, limits, noise.key_step_sample], &[x, history])
 }
 
 /// As [`reverse_step`], with the noise given `[N, H, W, C]`: for comparing with other implementations.
@@ -66,13 +66,13 @@ pub fn reverse_step(
 pub fn reverse_step_injected(
     graph: &mut Graph,
     x: ValueId,
-    kept: ValueId,
+    history: ValueId,
     inputs: StepInputs,
     noise: ValueId,
 ) -> Result<(), GraphError> {
-    let form = Form::new(graph, x, kept);
+    let form = Form::new(graph, x, history);
     let StepInputs { output, coefficients, limits } = inputs;
-    graph.update(ForwardInjected { form }, &[output, coefficients, limits, noise], &[x, kept])
+    graph.update(ForwardInjected { form }, &[output, coefficients, limits, noise], &[x, history])
 }
 
 #[derive(Debug)]
@@ -94,15 +94,15 @@ struct Form {
 }
 
 impl Form {
-    fn new(graph: &Graph, x: ValueId, kept: ValueId) -> Self {
-        Self { channels: graph.ty(x).channels(), slots: graph.ty(kept).shape[0] }
+    fn new(graph: &Graph, x: ValueId, history: ValueId) -> Self {
+        Self { channels: graph.ty(x).channels(), slots: graph.ty(history).shape[0] }
     }
 
-    /// The shape rule: types of x and of the kept values.
+    /// The shape rule: types of x and of the values of the history.
     fn output_types(self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let Self { channels, slots } = self;
         let output = inputs[0];
-        expect((1..=MAX_SLOTS).contains(&slots), || format!("from 1 to {MAX_SLOTS} values can be kept"))?;
+        expect((1..=MAX_SLOTS).contains(&slots), || format!("from 1 to {MAX_SLOTS} values can be stored"))?;
         expect([channels, 2 * channels].contains(&output.channels()), || {
             format!("output must have {channels} channels, or {} with learned variance", 2 * channels)
         })?;
@@ -113,8 +113,8 @@ impl Form {
         shape.pop();
         shape.push(channels);
         let x = TensorType::f32(shape);
-        let kept = TensorType::f32([&[slots], x.shape.as_slice()].concat());
-        Ok(vec![x, kept])
+        let history = TensorType::f32([&[slots], x.shape.as_slice()].concat());
+        Ok(vec![x, history])
     }
 
     fn variant(self, entry: &'static str, grid: Grid, types: Types<'_>, stream: u32) -> Variant {
@@ -132,12 +132,12 @@ impl Form {
         Variant::single(entry, grid, params)
     }
 
-    /// Rewrites x and the kept values; `noise(n, z)` fills `z` with the noise of sample `n`.
+    /// Rewrites x and the values of the history; `noise(n, z)` fills `z` with the noise of sample `n`.
     fn run(
         self,
         [output, coefficients, limits]: [Input<'_>; 3],
         x: Output<'_>,
-        kept: Output<'_>,
+        history: Output<'_>,
         noise: impl Fn(usize, &mut [f32]),
     ) {
         let Self { channels, slots } = self;
@@ -158,11 +158,11 @@ impl Form {
                 let (x_t, out) = (f64::from(x.data[at]), f64::from(output.data[of_output]));
                 let x_0 = (k[0] * x_t + k[1] * out).clamp(-limit, limit) * factor;
                 let mut now = vec![x_0, x_t, out];
-                now.extend((0..slots).map(|slot| f64::from(kept.data[slot * stride + at])));
+                now.extend((0..slots).map(|slot| f64::from(history.data[slot * stride + at])));
                 for (row, r) in k[HEADER..].chunks(4 + slots).enumerate().filter(|(_, r)| r[0] != 0.0) {
                     let value: f64 = r[1..].iter().zip(&now).map(|(factor, value)| factor * value).sum();
                     if row > 0 {
-                        kept.data[(row - 1) * stride + at] = value as f32;
+                        history.data[(row - 1) * stride + at] = value as f32;
                     } else if sigma == 0.0 {
                         x.data[at] = value as f32;
                     } else {
@@ -183,7 +183,7 @@ impl Op for Forward {
         &["output", "coefficients", "limits", "key_step_sample"]
     }
     fn outputs(&self) -> &'static [&'static str] {
-        &["x", "kept"]
+        &["x", "history"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         expect_key(inputs[3])?;
@@ -202,9 +202,9 @@ impl Op for Forward {
         3.0 * NORMAL_ERROR
     }
     fn reference(&self, operands: Operands<'_>) {
-        let ([output, coefficients, limits, key], [x, kept]) = operands.split();
+        let ([output, coefficients, limits, key], [x, history]) = operands.split();
         let noise = |n: usize, z: &mut [f32]| fill_normals(Stream::of_sample(key.u32(), self.stream, n), z);
-        self.form.run([output, coefficients, limits], x, kept, noise);
+        self.form.run([output, coefficients, limits], x, history, noise);
     }
 }
 
@@ -216,7 +216,7 @@ impl Op for ForwardInjected {
         &["output", "coefficients", "limits", "noise"]
     }
     fn outputs(&self) -> &'static [&'static str] {
-        &["x", "kept"]
+        &["x", "history"]
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let types = self.form.output_types(inputs)?;
@@ -233,9 +233,9 @@ impl Op for ForwardInjected {
         3e-6
     }
     fn reference(&self, operands: Operands<'_>) {
-        let ([output, coefficients, limits, noise], [x, kept]) = operands.split();
+        let ([output, coefficients, limits, noise], [x, history]) = operands.split();
         let noise = |n: usize, z: &mut [f32]| z.copy_from_slice(&noise.data[n * z.len()..][..z.len()]);
-        self.form.run([output, coefficients, limits], x, kept, noise);
+        self.form.run([output, coefficients, limits], x, history, noise);
     }
 }
 
@@ -246,12 +246,12 @@ pub fn cases() -> Vec<Case> {
     let unscaled = Update::new(x_0, 0.4 * X_0 + 0.6 * X).noise(1.0);
     let ddim = Update::new(x_0, 0.4 * X_0 + 0.7 * OUTPUT);
     let learned = Update { log_range: 0.4, ..ddpm.clone() };
-    // The kept values change places, and one of them stays.
-    let multistep = Update::new(x_0, 0.4 * X_0 + 0.3 * X - 0.6 * kept(0) + 0.2 * kept(2))
+    // The values of the history change places, and one of them stays.
+    let multistep = Update::new(x_0, 0.4 * X_0 + 0.3 * X - 0.6 * history(0) + 0.2 * history(2))
         .noise(0.3)
-        .keep(0, kept(2) - 0.5 * X_0)
-        .keep(2, kept(0) + 0.2 * X - 0.1 * OUTPUT);
-    let last = Update::new(x_0, 0.4 * X - 0.7 * kept(7)).keep(7, kept(6)).keep(6, OUTPUT);
+        .keep(0, history(2) - 0.5 * X_0)
+        .keep(2, history(0) + 0.2 * X - 0.1 * OUTPUT);
+    let last = Update::new(x_0, 0.4 * X - 0.7 * history(7)).keep(7, history(6)).keep(6, OUTPUT);
     let ragged = [3, 5, 3, 3];
     let image = [4, 32, 32, 3];
     let mut cases = Vec::new();

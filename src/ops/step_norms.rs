@@ -1,7 +1,7 @@
 //! Sizes that a sampler chooses its next step by, image by image.
 
 use super::philox::{Stream, elements_per_sample, expect_key, fill_normals, key_fill};
-use super::reverse_step::{Combination, Noise, OUTPUT, StepInputs, X, X_0, kept};
+use super::reverse_step::{Combination, Noise, OUTPUT, StepInputs, X, X_0, history};
 use super::{Case, Fill, Grid, Op, Operands, Types, Variant, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -44,7 +44,7 @@ impl Measure {
         let mut numbers = vec![of_x, of_output, self.absolute, self.relative, noise];
         for row in [&self.value, &self.beside] {
             numbers.extend([row.x_0, row.x, row.output]);
-            numbers.extend(&row.kept[..slots]);
+            numbers.extend(&row.history[..slots]);
         }
         numbers.into_iter().map(|number| number as f32).collect()
     }
@@ -52,20 +52,20 @@ impl Measure {
 
 /// The size of what is measured and of the noise that the next update draws, `[N, 2]`.
 ///
-/// `x` is `[N, H, W, C]`, `kept` `[slots, N, H, W, C]`, and `measures` holds [`Measure::to_row`] of each image. The
+/// `x` is `[N, H, W, C]`, `history` `[slots, N, H, W, C]`, and `measures` holds [`Measure::to_row`] of each image. The
 /// coefficients of `inputs` are not read.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.
 pub fn step_norms(
     graph: &mut Graph,
-    [x, kept, measures]: [ValueId; 3],
+    [x, history, measures]: [ValueId; 3],
     inputs: StepInputs,
     noise: Noise,
 ) -> Result<ValueId, GraphError> {
     let StepInputs { output, limits, .. } = inputs;
     let op = Forward { stream: noise.stream };
-    graph.apply_one(op, &[output, measures, limits, noise.key_step_sample, x, kept])
+    graph.apply_one(op, &[output, measures, limits, noise.key_step_sample, x, history])
 }
 
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Op for Forward {
         "step_norms.forward"
     }
     fn inputs(&self) -> &'static [&'static str] {
-        &["output", "measures", "limits", "key_step_sample", "x", "kept"]
+        &["output", "measures", "limits", "key_step_sample", "x", "history"]
     }
     fn outputs(&self) -> &'static [&'static str] {
         &["norms"]
@@ -86,21 +86,21 @@ impl Op for Forward {
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let (x, slots) = (inputs[4], inputs[5].shape[0]);
         let samples = x.shape[0];
-        expect_shape("kept", inputs[5], &[&[slots], x.shape.as_slice()].concat())?;
+        expect_shape("history", inputs[5], &[&[slots], x.shape.as_slice()].concat())?;
         expect_shape("measures", inputs[1], &[samples, measures_length(slots)])?;
         expect_shape("limits", inputs[2], &[samples, 2])?;
         expect_key(inputs[3])?;
         Ok(vec![TensorType::f32([samples, 2])])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        let (x, kept) = (&types.inputs[4], &types.inputs[5]);
+        let (x, history) = (&types.inputs[4], &types.inputs[5]);
         let elements = elements_per_sample(x);
         let params = vec![
             ("samples", x.shape[0].into()),
             ("elements", elements.into()),
             ("blocks", elements.div_ceil(4).into()),
             ("stream", self.stream.into()),
-            ("slots", kept.shape[0].into()),
+            ("slots", history.shape[0].into()),
             ("channels", x.channels().into()),
             ("output_channels", types.inputs[0].channels().into()),
         ];
@@ -110,8 +110,8 @@ impl Op for Forward {
         1e-5
     }
     fn reference(&self, operands: Operands<'_>) {
-        let ([output, measures, limits, key, x, kept], [norms]) = operands.split();
-        let (elements, slots, channels) = (elements_per_sample(x.ty), kept.ty.shape[0], x.ty.channels());
+        let ([output, measures, limits, key, x, history], [norms]) = operands.split();
+        let (elements, slots, channels) = (elements_per_sample(x.ty), history.ty.shape[0], x.ty.channels());
         let length = measures_length(slots);
         let mut z = vec![0.0; elements];
         for n in 0..x.ty.shape[0] {
@@ -122,7 +122,7 @@ impl Op for Forward {
                 let of_output = at / channels * output.ty.channels() + at % channels;
                 let (x_t, out) = (f64::from(x.data[at]), f64::from(output.data[of_output]));
                 let mut now = vec![(k[0] * x_t + k[1] * out).clamp(-limit, limit) * factor, x_t, out];
-                now.extend((0..slots).map(|slot| f64::from(kept.data[slot * x.data.len() + at])));
+                now.extend((0..slots).map(|slot| f64::from(history.data[slot * x.data.len() + at])));
                 let dot = |factors: &[f64]| -> f64 { factors.iter().zip(&now).map(|(f, v)| f * v).sum() };
                 let (value, beside) = (dot(&k[HEADER..HEADER + 3 + slots]), dot(&k[HEADER + 3 + slots..]));
                 square += (value / (k[2] + k[3] * x_t.abs().max(beside.abs()))).powi(2);
@@ -142,8 +142,8 @@ impl Op for Forward {
 pub fn cases() -> Vec<Case> {
     let error = Measure {
         x_0: [1.3, -0.8],
-        value: 0.3 * OUTPUT - 0.2 * kept(1) + 0.1 * X_0,
-        beside: kept(0),
+        value: 0.3 * OUTPUT - 0.2 * history(1) + 0.1 * X_0,
+        beside: history(0),
         absolute: 0.1,
         relative: 0.2,
         noise: false,

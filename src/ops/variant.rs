@@ -28,7 +28,7 @@ pub struct Requirements {
 /// One dispatch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pass {
-    /// Entry point in the room's WGSL file.
+    /// Entry point in the op's WGSL file.
     pub entry: &'static str,
     /// How many invocations or workgroups run.
     pub grid: Grid,

@@ -59,9 +59,9 @@ impl Denoiser {
         let slots = sampler.slots.max(1);
         let mut graph = Graph::new();
         let image = TensorType::f32([batch, height, width, config.image_channels()]);
-        let kept = TensorType::f32([slots, batch, height, width, config.image_channels()]);
+        let history = TensorType::f32([slots, batch, height, width, config.image_channels()]);
         let x = graph.state("x", image, BufferRole::Inputs);
-        let kept = graph.state("kept", kept, BufferRole::Inputs);
+        let history = graph.state("history", history, BufferRole::Inputs);
         let coefficients = TensorType::f32([batch, coefficients_length(slots)]);
         let coefficients = graph.input("coefficients", coefficients);
         let given_limits = graph.input("limits", TensorType::f32([batch, 2]));
@@ -80,10 +80,12 @@ impl Denoiser {
             let mut norms = None;
             if sampler.measures {
                 let measures = graph.input("measures", TensorType::f32([batch, measures_length(slots)]));
-                norms =
-                    Some(Norms { measures, norms: step_norms(graph, [x, kept, measures], inputs, noise)? });
+                norms = Some(Norms {
+                    measures,
+                    norms: step_norms(graph, [x, history, measures], inputs, noise)?,
+                });
             }
-            reverse_step(graph, x, kept, inputs, noise)?;
+            reverse_step(graph, x, history, inputs, noise)?;
             // The noise is there already: the order of the two sums makes no difference.
             let gradient = evaluation.guide_mean(graph, x)?;
             Ok::<_, GraphError>((norms, gradient))

@@ -4,7 +4,7 @@
 //! is an integral of x_0, which the last two estimates extrapolate.
 
 use super::{Choice, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
-use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
+use crate::ops::reverse_step::{Combination, Update, X, X_0, history};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "dpmpp_2m",
@@ -45,5 +45,5 @@ pub(super) fn extrapolated(levels: &[Level], i: usize) -> Combination {
     }
     let [before, now, next] = [i - 1, i, i + 1].map(|i| levels[i].log_snr());
     let r = (now - before) / (next - now);
-    X_0 + 1.0 / (2.0 * r) * (X_0 - kept(0))
+    X_0 + 1.0 / (2.0 * r) * (X_0 - history(0))
 }

@@ -4,7 +4,7 @@
 //! The paper's x is x / alpha here, and its sigma is sigma / alpha.
 
 use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
-use crate::ops::reverse_step::{Update, X, X_0, kept};
+use crate::ops::reverse_step::{Update, X, X_0, history};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "heun",
@@ -36,7 +36,7 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         // Lines 6 to 8: the other half along d' at the end of that step, except where sigma has become 0.
         if i + 2 < levels.len() {
             let d = 1.0 / next.ratio() * (1.0 / next.alpha() * X - X_0);
-            let corrected = Update::new(next.x_0(), kept(0) + next.alpha() * dt / 2.0 * d);
+            let corrected = Update::new(next.x_0(), history(0) + next.alpha() * dt / 2.0 * d);
             steps.push(Step::at(next.timestep, corrected));
         }
     }

@@ -11,7 +11,7 @@ use super::{
     Adaptive, Choice, Guided, Level, Measured, NoiseLevels, Process, Sampler, SamplerError, Step, Steps,
 };
 use crate::diffusion::dormand_prince::{ERROR, NODES, STAGES};
-use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
+use crate::ops::reverse_step::{Combination, Update, X, X_0, history};
 use crate::ops::step_norms::Measure;
 
 pub(super) const SAMPLER: Sampler = Sampler {
@@ -161,14 +161,14 @@ impl DormandPrince {
             let measure = Measure {
                 x_0: level.x_0(),
                 value: length * error,
-                beside: kept(BEGIN),
+                beside: history(BEGIN),
                 absolute: self.tolerance,
                 relative: self.tolerance,
                 noise: false,
             };
             return Step::at(level.timestep, Update::new(level.x_0(), X)).measuring(measure);
         }
-        let begin = if stage == 1 { X } else { kept(BEGIN) };
+        let begin = if stage == 1 { X } else { history(BEGIN) };
         let point = begin - length * combined(STAGES[stage], slope);
         let update = Update::new(level.x_0(), point).keep(stage, slope);
         Step::at(level.timestep, if stage == 1 { update.keep(BEGIN, X) } else { update })
@@ -193,7 +193,7 @@ impl DormandPrince {
                 return Err(self.too_many_steps());
             }
             let length = (image.length * if error.is_finite() { factor } else { 0.2 }).max(SMALLEST);
-            let again = Update::new(level.x_0(), kept(BEGIN) - length * STAGES[1][0] * kept(1));
+            let again = Update::new(level.x_0(), history(BEGIN) - length * STAGES[1][0] * history(1));
             return Ok((Image { length, ..image }, Step::again(again)));
         }
         if angle <= self.circle.end + 1e-12 {
@@ -213,6 +213,6 @@ fn combined(weights: &[f64], now: Combination) -> Combination {
         Some((last, rest)) => (*last, rest),
         None => (0.0, weights),
     };
-    let slopes = kept_weights.iter().enumerate().map(|(i, &weight)| weight * kept(i + 1));
+    let slopes = kept_weights.iter().enumerate().map(|(i, &weight)| weight * history(i + 1));
     slopes.fold(last * now, |sum, slope| sum + slope)
 }

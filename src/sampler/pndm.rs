@@ -4,7 +4,7 @@
 
 use super::{Choice, Clip, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
 use crate::diffusion::PredictionType;
-use crate::ops::reverse_step::{Combination, OUTPUT, Update, X, kept};
+use crate::ops::reverse_step::{Combination, OUTPUT, Update, X, history};
 
 pub(super) const PNDM: Sampler = Sampler {
     name: "pndm",
@@ -65,7 +65,7 @@ impl Slopes {
 
 /// The slopes of the last three steps, the newest first.
 fn earlier(step: usize) -> [Combination; 3] {
-    [1, 2, 3].map(|back| kept((step + 3 - back) % 3))
+    [1, 2, 3].map(|back| history((step + 3 - back) % 3))
 }
 
 /// The level of a timestep that may lie before 0.
@@ -89,7 +89,7 @@ fn plms(process: &Process<'_>) -> Result<Steps, SamplerError> {
             // The first step is taken again with the mean of the slopes at both its ends (the improved Euler method);
             // its end is then visited once more.
             let begin = process.level((t + stride).min(process.config.num_train_timesteps - 1));
-            let x = slopes.transfer(kept(BEGIN), 0.5 * (now + kept(0)), begin, process.level(t));
+            let x = slopes.transfer(history(BEGIN), 0.5 * (now + history(0)), begin, process.level(t));
             steps.push(Step::at(t as f64, Update::new(process.level(t).x_0(), x)));
         }
         let [e_1, e_2, e_3] = earlier(i);
@@ -131,16 +131,16 @@ fn pndm(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let update = Update::new(from.x_0(), x).keep(i, e_1).keep(BEGIN, X).keep(SUM, 1.0 / 6.0 * e_1);
         steps.push(Step::at(t as f64, update));
 
-        let x = slopes.transfer(kept(BEGIN), e_2, from, half);
-        let update = Update::new(half.x_0(), x).keep(SUM, kept(SUM) + 1.0 / 3.0 * e_2);
+        let x = slopes.transfer(history(BEGIN), e_2, from, half);
+        let update = Update::new(half.x_0(), x).keep(SUM, history(SUM) + 1.0 / 3.0 * e_2);
         steps.push(Step::at(middle as f64, update));
 
         let second_half = process.level(middle - stride / 2);
-        let x = slopes.transfer(kept(BEGIN), e_2, from, second_half);
-        let update = Update::new(half.x_0(), x).keep(SUM, kept(SUM) + 1.0 / 3.0 * e_2);
+        let x = slopes.transfer(history(BEGIN), e_2, from, second_half);
+        let update = Update::new(half.x_0(), x).keep(SUM, history(SUM) + 1.0 / 3.0 * e_2);
         steps.push(Step::at(middle as f64, update));
 
-        let x = slopes.transfer(kept(BEGIN), kept(SUM) + 1.0 / 6.0 * e_4, from, to);
+        let x = slopes.transfer(history(BEGIN), history(SUM) + 1.0 / 6.0 * e_4, from, to);
         steps.push(Step::at(end as f64, Update::new(to.x_0(), x)));
     }
     for (i, &t) in timesteps.iter().enumerate().skip(3) {

@@ -6,14 +6,14 @@ use super::SamplerError;
 use crate::ops::reverse_step::Update;
 use crate::ops::step_norms::Measure;
 
-/// One step of the reverse process: the network is evaluated at x, then x and the kept values change.
+/// One step of the reverse process: the network is evaluated at x, then x and the values of the history change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The timestep that the network is told, whole or not; `None` if it is not evaluated and its last output serves again.
     pub timestep: Option<f64>,
     /// What is measured between evaluation and update.
     pub measure: Option<Measure>,
-    /// What becomes of x and of the kept values.
+    /// What becomes of x and of the values of the history.
     pub update: Update,
 }
 

@@ -5,7 +5,7 @@
 //! one evaluation.
 
 use super::{Choice, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
-use crate::ops::reverse_step::{Combination, Update, X, X_0, kept};
+use crate::ops::reverse_step::{Combination, Update, X, X_0, history};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "unipc",
@@ -41,7 +41,7 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let mut prediction = next.first_order(x, X_0);
         // The first step has no earlier x_0, and the last one, to the image itself, is of first order.
         if i > 0 && i + 2 < levels.len() {
-            let slope = 1.0 / next.ratio(&levels, i) * (kept(estimate(i - 1)) - X_0);
+            let slope = 1.0 / next.ratio(&levels, i) * (history(estimate(i - 1)) - X_0);
             prediction = prediction - next.weight * (0.5 * slope);
         }
 
@@ -54,8 +54,8 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
 /// x at level `i`, from the corrected x at level `i - 1`, x_0 there and before, and x_0 at the predicted x.
 fn corrected(levels: &[Level], i: usize) -> Combination {
     let last = Interval::new(levels, i - 1);
-    let x_0 = kept(estimate(i - 1));
-    let first_order = last.first_order(kept(CORRECTED), x_0);
+    let x_0 = history(estimate(i - 1));
+    let first_order = last.first_order(history(CORRECTED), x_0);
     if i == 1 {
         return first_order - last.weight * (0.5 * (X_0 - x_0));
     }
@@ -64,7 +64,7 @@ fn corrected(levels: &[Level], i: usize) -> Combination {
     let [b_1, b_2] = last.b;
     let a_1 = (b_1 - b_2) / (1.0 - r);
     let a_2 = b_1 - a_1;
-    let slope = 1.0 / r * (kept(estimate(i - 2)) - x_0);
+    let slope = 1.0 / r * (history(estimate(i - 2)) - x_0);
     first_order - last.weight * (a_1 * slope + a_2 * (X_0 - x_0))
 }
 

@@ -154,7 +154,7 @@ async fn train_on(
     })?;
     let training =
         TrainingGraph::new(&mut graph, loss, &[per_sample], options.optimizer(), options.checkpointing)?;
-    let mut executor = run.device.prepare(&graph, &training.kept()).await?;
+    let mut executor = run.device.prepare(&graph, &training.read_back()).await?;
     let mut saved = None;
     match resume {
         None => {

@@ -166,7 +166,7 @@ impl TrainingGraph {
     }
 
     /// The values to keep for reading after a step.
-    pub fn kept(&self) -> Vec<ValueId> {
+    pub fn read_back(&self) -> Vec<ValueId> {
         [self.loss, self.norm_and_scale].into_iter().chain(self.per_sample.iter().copied()).collect()
     }
 

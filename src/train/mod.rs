@@ -2,6 +2,7 @@
 
 mod checkpoint_every;
 mod classifier;
+mod divergence;
 mod dry_run;
 mod graph;
 mod micro_batches;
@@ -11,7 +12,6 @@ mod quartiles;
 mod resume;
 mod run;
 mod sample_grid;
-mod soundness;
 mod timestep_sampler;
 mod trainer;
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::divergence::DivergenceCheck;
 use super::resume::{changes, check_resume, checkpoint_to_resume};
 use super::sample_grid::{self, SAMPLES_FOLDER};
-use super::soundness::Soundness;
 use super::{CheckpointEvery, LargestBatch, TrainError, TrainOptions, Trainer, largest_batch};
 use crate::checkpoint::{self, TrainingState};
 use crate::data::{BATCHES_AT_ONCE, Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
@@ -279,7 +279,7 @@ struct Course<'a, T> {
     trainer: &'a mut T,
     dataset: Fingerprint,
     log: Log,
-    soundness: Soundness,
+    divergence: DivergenceCheck,
     saved: Option<Saved>,
     report: &'a mut (dyn FnMut(Event) + Send),
 }
@@ -315,8 +315,8 @@ pub(super) async fn go_on(
         write_text(&run.output.join(SETTINGS_FILE), settings)?;
     }
     let log = Log::open(&run.output, trainer.done());
-    let soundness = Soundness::default();
-    let mut course = Course { run, trainer, dataset, log, soundness, saved, report };
+    let divergence = DivergenceCheck::default();
+    let mut course = Course { run, trainer, dataset, log, divergence, saved, report };
     let outcome = match course.steps(stop).await {
         Ok(()) => course.save_last().await,
         Err(Halt::Inside(error)) => Err(error),
@@ -360,11 +360,12 @@ impl<T: Training> Course<'_, T> {
             let is_last = done == run.options.steps;
             let checkpoint_is_due = run.checkpoint_every.is_due(done, saved_at.elapsed()) || is_last;
             let samples_are_due = run.sample_every > 0 && (done.is_multiple_of(run.sample_every) || is_last);
-            if self.soundness.is_unknown() {
-                self.soundness.check(run, self.trainer, self.saved.as_ref()).await?;
+            if self.divergence.is_unknown() {
+                self.divergence.check(run, self.trainer, self.saved.as_ref()).await?;
             }
             if done.is_multiple_of(LOSS_EVERY) || checkpoint_is_due {
-                let (loss, loss_scale) = self.soundness.check(run, self.trainer, self.saved.as_ref()).await?;
+                let (loss, loss_scale) =
+                    self.divergence.check(run, self.trainer, self.saved.as_ref()).await?;
                 let images = (done - since.1) as f64 * run.options.batch_size as f64;
                 let images_per_second = images / since.0.elapsed().as_secs_f64();
                 let scalars = Scalars {
@@ -382,7 +383,7 @@ impl<T: Training> Course<'_, T> {
             // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is saved all
             // the same.
             let shown = if samples_are_due { self.show().await } else { Ok(()) };
-            if checkpoint_is_due && !self.soundness.is_doubtful() {
+            if checkpoint_is_due && !self.divergence.is_doubtful() {
                 self.save().await?;
                 saved_at = Instant::now();
             }
@@ -453,7 +454,7 @@ impl<T: Training> Course<'_, T> {
         match &self.saved {
             Some(saved) if saved.step == self.trainer.done() => Ok(saved.folder.clone()),
             saved => {
-                self.soundness.check(self.run, self.trainer, saved.as_ref()).await?;
+                self.divergence.check(self.run, self.trainer, saved.as_ref()).await?;
                 self.save().await
             }
         }

@@ -152,7 +152,7 @@ impl Trainer {
     ) -> Result<(usize, Plan), TrainError> {
         let step = Step::build(config, scheduler, options)?;
         let parameters = step.graph.parameters().iter().map(|p| step.graph.ty(p.value).len()).sum();
-        Ok((parameters, device.plan(&step.graph, &step.training.kept())))
+        Ok((parameters, device.plan(&step.graph, &step.training.read_back())))
     }
 
     /// A model with fresh weights, or with those of `resume`, prepared on `device`.
@@ -177,7 +177,7 @@ impl Trainer {
             )));
         }
         let step = Step::build(&config, &scheduler, &options)?;
-        let executor = device.prepare(&step.graph, &step.training.kept()).await?;
+        let executor = device.prepare(&step.graph, &step.training.read_back()).await?;
         let is_importance = options.timestep_sampling == TimestepSampling::Importance;
         let moments = is_importance.then(|| LossSecondMoments::new(schedule.num_train_timesteps()));
         let learned_schedule = options.learned_schedule.then(|| LearnedSchedule::new(&schedule));

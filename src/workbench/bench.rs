@@ -19,7 +19,7 @@ const RUNS: std::ops::Range<usize> = 5..100;
 /// One variant of one call, timed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measurement {
-    /// Room and entry point.
+    /// Op and entry point.
     pub kernel: &'static str,
     /// Name of the variant.
     pub variant: &'static str,

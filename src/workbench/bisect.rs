@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::check::{COMPUTE, check_against};
 use super::{Check, Failure, WorkbenchError, check, random_batch};
-use crate::device::{Device, Executor, Twin};
+use crate::device::{CpuKernels, Device, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::model::{Tensors, UNetConfig};
 use crate::ops::{Case, Op, Types};
@@ -17,7 +17,7 @@ pub struct Culprit {
     pub index: usize,
     /// Module path.
     pub path: String,
-    /// Room and entry point.
+    /// Op and entry point.
     pub kernel: &'static str,
     /// Name of the variant that ran.
     pub variant: &'static str,
@@ -74,9 +74,9 @@ async fn examine(device: &Device, index: usize, case: &Case) -> Result<Option<Cu
     let (inputs, outputs) = (case.input_types(), case.output_types().unwrap_or_default());
     let types = Types { inputs: &inputs, outputs: &outputs };
     let Some(variant) = device.choose(case.op.as_ref(), types) else { return Ok(None) };
-    // The fast twin first: it takes seconds where the naive one takes minutes. Between the two of them may lie twice the
+    // The fast kernel first: it takes seconds where the naive one takes minutes. Between the two of them may lie twice the
     // tolerance, so the naive one has the last word.
-    let result = match check_against(Twin::Fast, device, case, variant.name).await {
+    let result = match check_against(CpuKernels::Fast, device, case, variant.name).await {
         Ok(result) if result.failure.is_none() => return Ok(None),
         Ok(_) => check(device, case, variant.name).await,
         Err(error) => Err(error),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::WorkbenchError;
-use crate::device::{CpuExecutor, Device, Executor, Margin, Twin};
+use crate::device::{CpuExecutor, CpuKernels, Device, Executor, Margin};
 use crate::graph::{BufferRole, DType, Graph, Storage, TensorType, ValueId};
 use crate::ops::{Case, Fill};
 
@@ -87,10 +87,10 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What stands for the CPU executor's fast twin where GPUs have the name of a variant.
+/// What stands for the CPU executor's fast kernel where GPUs have the name of a variant.
 pub(super) const COMPUTE: &str = "compute";
 
-/// The variants of a case that a device can run, by name; the CPU executor has the one fast twin.
+/// The variants of a case that a device can run, by name; the CPU executor has the one fast kernel.
 pub fn subjects(device: &Device, case: &Case) -> Vec<&'static str> {
     match device {
         Device::Cpu => vec![COMPUTE],
@@ -153,12 +153,12 @@ impl Guarded {
 /// # Errors
 /// [`WorkbenchError`] if the case cannot run at all.
 pub async fn check(device: &Device, case: &Case, variant: &str) -> Result<Check, WorkbenchError> {
-    check_against(Twin::Reference, device, case, variant).await
+    check_against(CpuKernels::Reference, device, case, variant).await
 }
 
-/// As [`check`], against one of the two twins.
+/// As [`check`], against the references or the fast CPU kernels.
 pub(super) async fn check_against(
-    twin: Twin,
+    kernels: CpuKernels,
     device: &Device,
     case: &Case,
     variant: &str,
@@ -166,7 +166,7 @@ pub(super) async fn check_against(
     let setup = Guarded::new(case)?;
     let data: Vec<Vec<f32>> = (0..).zip(&case.inputs).map(|(index, fill)| fill.data(index)).collect();
 
-    let mut reference = Executor::Cpu(CpuExecutor::new(&setup.graph, &[], twin)?);
+    let mut reference = Executor::Cpu(CpuExecutor::new(&setup.graph, &[], kernels)?);
     let margin = Margin { tail: 4 * GUARD, surplus_workgroups: true };
     let mut executor = device.prepare_variant(&setup.graph, variant, margin).await?;
     executor.poison();

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::ops::Op;
 
-/// Words that must all occur in `room.entry variant`, such as `conv2d.backward shuffle`.
+/// Words that must all occur in `op.entry variant`, such as `conv2d.backward shuffle`.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     words: Vec<String>,

@@ -1,7 +1,7 @@
 //! Gradient rules against finite differences.
 
 use super::WorkbenchError;
-use crate::device::{CpuExecutor, Twin};
+use crate::device::{CpuExecutor, CpuKernels};
 use crate::graph::{DType, Graph, GraphError, TensorType, ValueId, gradients};
 use crate::ops::{Case, Fill};
 
@@ -11,7 +11,7 @@ const PROBES: usize = 12;
 /// The largest relative error of a case's gradient rule, over a dozen elements of each float input.
 ///
 /// The loss is the sum of all outputs' elements with random factors; both the analytic gradient and the differences
-/// come from the naive twins. `None` for an op without a gradient rule.
+/// come from the references. `None` for an op without a gradient rule.
 ///
 /// # Errors
 /// [`WorkbenchError`] if the case does not fit its op, or its rule breaks its contract.
@@ -44,7 +44,8 @@ pub fn check_gradient(case: &Case) -> Result<Option<f64>, WorkbenchError> {
 
     let factors = Fill::normal(graph.ty(y).shape.clone()).data(1000);
     let data: Vec<Vec<f32>> = (0..).zip(&case.inputs).map(|(index, fill)| fill.data(index)).collect();
-    let mut executor = CpuExecutor::new(&graph, &[&[y], d_inputs.as_slice()].concat(), Twin::Reference)?;
+    let mut executor =
+        CpuExecutor::new(&graph, &[&[y], d_inputs.as_slice()].concat(), CpuKernels::Reference)?;
     for (&id, data) in inputs.iter().zip(&data) {
         executor.write(id, data)?;
     }
@@ -91,7 +92,7 @@ fn single_call(case: &Case, data: &[Vec<f32>]) -> Result<SingleCall, WorkbenchEr
     let types: Vec<TensorType> = case.input_types();
     let inputs: Vec<ValueId> = types.into_iter().map(|ty| graph.input("input", ty)).collect();
     let y = graph.apply_dyn(case.op.clone(), &inputs)?[0];
-    let executor = CpuExecutor::new(&graph, &[y], Twin::Reference)?;
+    let executor = CpuExecutor::new(&graph, &[y], CpuKernels::Reference)?;
     Ok(SingleCall { executor, inputs, data: data.to_vec(), y })
 }
 

@@ -1,4 +1,4 @@
-//! What there is: rooms, their kernels, the variants of these, and which of them an adapter can run.
+//! What there is: ops, their kernels, the variants of these, and which of them an adapter can run.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::ops::{self, Requirements};
 /// One variant of one kernel.
 #[derive(Clone, Debug, Serialize)]
 pub struct Listing {
-    /// Room and entry point, such as `conv2d.forward`.
+    /// Op and entry point, such as `conv2d.forward`.
     pub kernel: &'static str,
     /// Name of the variant.
     pub variant: &'static str,
@@ -27,14 +27,14 @@ pub struct Listing {
 
 /// Every variant that a call can take, the preferred one of each kernel first.
 ///
-/// Which variants there are depends on a call's shapes; these are those of the rooms' cases.
+/// Which variants there are depends on a call's shapes; these are those of the ops' cases.
 ///
 /// # Errors
 /// [`WorkbenchError::Device`] for WGSL that does not parse.
 pub fn list(device: &Device, filter: &Filter) -> Result<Vec<Listing>, WorkbenchError> {
     let mut listings: Vec<Listing> = Vec::new();
-    for room in ops::ALL {
-        let cases = (room.cases)();
+    for op_file in ops::ALL {
+        let cases = (op_file.cases)();
         let mut kernels: Vec<&str> = Vec::new();
         for case in &cases {
             if !kernels.contains(&case.op.name()) {
@@ -50,7 +50,7 @@ pub fn list(device: &Device, filter: &Filter) -> Result<Vec<Listing>, WorkbenchE
                     }
                     let entries: Vec<&str> = variant.passes.iter().map(|pass| pass.entry).collect();
                     let source = match entries.first() {
-                        Some(entry) => location(room, entry)?,
+                        Some(entry) => location(op_file, entry)?,
                         None => String::new(),
                     };
                     let lacks = match device {

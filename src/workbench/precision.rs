@@ -5,7 +5,7 @@ use crate::ops::{Case, Fill, Types};
 
 /// The case with 16-bit activations; `None` for a call that has no form for them.
 ///
-/// Which inputs are activations is what the room's WGSL declares so; the types of the outputs follow by the op's rule.
+/// Which inputs are activations is what the op's WGSL declares so; the types of the outputs follow by the op's rule.
 ///
 /// # Errors
 /// [`DeviceError::Shader`] for WGSL that does not compile.

@@ -111,9 +111,9 @@ impl Steps for SamplingSteps {
 pub struct Dispatch {
     /// Module path.
     pub path: String,
-    /// Room and entry point of the op.
+    /// Op and entry point of the op.
     pub op: &'static str,
-    /// Room and entry point of the kernel, such as `conv2d.forward_tiled`.
+    /// Op and entry point of the kernel, such as `conv2d.forward_tiled`.
     pub kernel: String,
     /// Whether it computes a forward value again, for the backward pass.
     pub is_recomputed: bool,

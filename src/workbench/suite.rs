@@ -18,7 +18,7 @@ const GRADIENT_ELEMENTS: usize = 3000;
 /// One check that was carried out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    /// Room and entry point.
+    /// Op and entry point.
     pub kernel: &'static str,
     /// Name of the variant; `gradient rule` for a comparison with finite differences.
     pub variant: &'static str,
@@ -39,7 +39,7 @@ pub struct Verdict {
 /// The calls that are checked in a precision.
 #[derive(Clone, Debug)]
 pub struct Suite {
-    /// Calls in f32: all cases of all rooms.
+    /// Calls in f32: all cases of all ops.
     pub cases: Vec<Case>,
     /// Calls with 16-bit activations: of each op the first small case, which is the ragged one, and one of U-Net S.
     pub f16_cases: Vec<Case>,
@@ -51,7 +51,7 @@ impl Suite {
     /// # Errors
     /// [`WorkbenchError::Device`] for WGSL that does not parse.
     pub fn new(filter: &Filter) -> Result<Self, WorkbenchError> {
-        let mut cases: Vec<Case> = ops::ALL.iter().flat_map(|room| (room.cases)()).collect();
+        let mut cases: Vec<Case> = ops::ALL.iter().flat_map(|op_file| (op_file.cases)()).collect();
         cases.retain(|case| {
             let variants = case.variants();
             let names = variants.iter().map(|variant| variant.name).chain([COMPUTE, RULE]);

@@ -9,7 +9,7 @@ use crate::sampler::{Clip, Measured, SamplerError, Step, Steps};
 pub struct Walk {
     /// x as it stands.
     pub x: Vec<f64>,
-    kept: [Vec<f64>; MAX_SLOTS],
+    history: [Vec<f64>; MAX_SLOTS],
     output: Vec<f64>,
     clip: Clip,
 }
@@ -18,7 +18,7 @@ impl Walk {
     /// Begins at `x`.
     pub fn new(x: Vec<f64>, clip: Clip) -> Self {
         let zeros = vec![0.0; x.len()];
-        Self { kept: std::array::from_fn(|_| zeros.clone()), output: zeros, x, clip }
+        Self { history: std::array::from_fn(|_| zeros.clone()), output: zeros, x, clip }
     }
 
     /// Takes one step. `network` maps x and a timestep to the output, which has the length of x, or twice that with
@@ -79,16 +79,16 @@ impl Walk {
 
     /// x_0, x and output of one element, and what is kept of it.
     fn element(&self, x_0: &[f64], at: usize) -> ([f64; 3], [f64; MAX_SLOTS]) {
-        ([x_0[at], self.x[at], self.output[at]], std::array::from_fn(|slot| self.kept[slot][at]))
+        ([x_0[at], self.x[at], self.output[at]], std::array::from_fn(|slot| self.history[slot][at]))
     }
 
     fn measure(&self, measure: &Measure, noise: &[f64]) -> Measured {
         let x_0 = self.x_0(measure.x_0);
         let root_mean = |sum: f64| (sum / self.x.len() as f64).sqrt();
         let scaled = |at: usize| {
-            let (now, kept) = self.element(&x_0, at);
-            let size = self.x[at].abs().max(measure.beside.value(now, &kept).abs());
-            measure.value.value(now, &kept) / (measure.absolute + measure.relative * size)
+            let (now, history) = self.element(&x_0, at);
+            let size = self.x[at].abs().max(measure.beside.value(now, &history).abs());
+            measure.value.value(now, &history) / (measure.absolute + measure.relative * size)
         };
         Measured {
             value: root_mean((0..self.x.len()).map(|at| scaled(at).powi(2)).sum()),
@@ -99,14 +99,14 @@ impl Walk {
     fn update(&mut self, update: &Update, noise: &[f64]) {
         let x_0 = self.x_0(update.x_0);
         for at in 0..self.x.len() {
-            let (now, kept) = self.element(&x_0, at);
-            self.x[at] = update.x.value(now, &kept);
+            let (now, history) = self.element(&x_0, at);
+            self.x[at] = update.x.value(now, &history);
             if update.sigma != 0.0 {
                 let v = if update.log_range == 0.0 { 0.0 } else { self.output[self.x.len() + at] };
                 self.x[at] += update.sigma * (update.log_range * v).exp() * noise.get(at).unwrap_or(&0.0);
             }
             for (slot, value) in &update.keep {
-                self.kept[*slot][at] = value.value(now, &kept);
+                self.history[*slot][at] = value.value(now, &history);
             }
         }
     }

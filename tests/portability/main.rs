@@ -17,7 +17,7 @@ use ddpm_gpu::workbench::in_f16;
 
 /// A pipeline that some case needs.
 struct Pipeline {
-    /// Room, activations, entry point, overrides.
+    /// Op, activations, entry point, overrides.
     name: String,
     op: Arc<dyn Op>,
     inputs: Vec<TensorType>,
@@ -39,7 +39,7 @@ impl Pipeline {
 /// Every entry point of every variant of every case, with activations of 32 and of 16 bits, each set of overrides once.
 fn pipelines() -> Vec<Pipeline> {
     let mut found = BTreeMap::new();
-    let cases = ops::ALL.iter().flat_map(|room| (room.cases)());
+    let cases = ops::ALL.iter().flat_map(|op_file| (op_file.cases)());
     for case in cases.flat_map(|case| [in_f16(&case).unwrap(), Some(case)]).flatten() {
         let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
         let types = Types { inputs: &inputs, outputs: &outputs };
@@ -49,7 +49,7 @@ fn pipelines() -> Vec<Pipeline> {
                 let overrides: String =
                     pass.overrides.iter().map(|(name, value)| format!(" {name}={value}")).collect();
                 let activation = types.activation();
-                let name = format!("{}.{} {activation:?}{overrides}", case.op.room().name, pass.entry);
+                let name = format!("{}.{} {activation:?}{overrides}", case.op.file().name, pass.entry);
                 let (op, inputs, outputs) = (case.op.clone(), inputs.clone(), outputs.clone());
                 let requires = variant.requires;
                 found.entry(name.clone()).or_insert_with(|| Pipeline {
@@ -194,7 +194,7 @@ fn tint_compiles_every_pipeline() {
     let (Some(node), Some(dawn)) = (tool("node"), tool("webgpu/dawn.node")) else { return };
     let folder = folder("tint");
     let pipelines = pipelines();
-    // One module for each room, element type and set of extensions.
+    // One module for each op, element type and set of extensions.
     let mut modules: BTreeMap<String, (String, Vec<serde_json::Value>)> = BTreeMap::new();
     let mut entries = BTreeSet::new();
     let mut left_out = 0;
@@ -206,7 +206,7 @@ fn tint_compiles_every_pipeline() {
         }
         let activation = pipeline.types().activation();
         let mut text = source(pipeline.op.as_ref(), pipeline.types(), pipeline.requires).unwrap();
-        let mut name = pipeline.op.room().name.to_owned();
+        let mut name = pipeline.op.file().name.to_owned();
         if activation == DType::F16 {
             name += "_f16";
         }
@@ -215,7 +215,7 @@ fn tint_compiles_every_pipeline() {
             // naga knows subgroups without this line and rejects it; WebGPU wants it.
             text.insert_str(0, "enable subgroups; ");
         }
-        entries.insert((pipeline.op.room().name, pipeline.pass.entry));
+        entries.insert((pipeline.op.file().name, pipeline.pass.entry));
         let constants: BTreeMap<&str, f64> = pipeline.pass.overrides.iter().copied().collect();
         let (_, pipelines) = modules.entry(name).or_insert((text, Vec::new()));
         pipelines.push(serde_json::json!({

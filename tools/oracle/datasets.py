@@ -45,8 +45,8 @@ def images():
     palette = rgb.quantize(11)
     transparent = rgba.quantize(9)
     photo = Image.fromarray(smooth(19, 26, 3))
-    turned = Image.Exif()
-    turned[0x0112] = 6
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
 
     grey.save(folder / "grey.png")
     grey.convert("1").save(folder / "one-bit.png")
@@ -59,7 +59,7 @@ def images():
     photo.save(folder / "plain.jpg", quality=95, subsampling=0)
     photo.save(folder / "subsampled.jpg", quality=90, subsampling=2)
     photo.save(folder / "progressive.jpeg", quality=95, subsampling=0, progressive=True)
-    photo.save(folder / "turned.jpg", quality=95, subsampling=0, exif=turned)
+    photo.save(folder / "rotated.jpg", quality=95, subsampling=0, exif=rotated)
     photo.convert("L").save(folder / "grey.jpg", quality=95)
     photo.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
     rgb.save(folder / "lossless.webp", lossless=True)
@@ -91,12 +91,12 @@ def formats():
     grey.save(folder / "grey.pgm")
     grey.convert("1").save(folder / "one-bit.pbm")
     for orientation in range(1, 9):
-        turned = Image.Exif()
-        turned[0x0112] = orientation
-        rgb.save(folder / f"turned-{orientation}.png", exif=turned)
-    grey_16.save(folder / "turned-16.png", exif=turned)
-    rgb.save(folder / "turned.webp", lossless=True, exif=turned)
-    rgb.save(folder / "turned.tif", exif=turned)
+        rotated = Image.Exif()
+        rotated[0x0112] = orientation
+        rgb.save(folder / f"rotated-{orientation}.png", exif=rotated)
+    grey_16.save(folder / "rotated-16.png", exif=rotated)
+    rgb.save(folder / "rotated.webp", lossless=True, exif=rotated)
+    rgb.save(folder / "rotated.tif", exif=rotated)
     save_expected(folder)
 
 

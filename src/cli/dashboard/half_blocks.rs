@@ -38,7 +38,7 @@ impl Widget for HalfBlocks<'_> {
         // A cell is one pixel wide and two high. The picture is never drawn larger than it is.
         let (room_x, room_y) = (usize::from(area.width), 2 * usize::from(area.height));
         let shrink = f64::max(grid.width as f64 / room_x as f64, grid.height as f64 / room_y as f64).max(1.0);
-        let side = |pixels: usize, room: usize| ((pixels as f64 / shrink) as usize).clamp(1, room);
+        let side = |pixels: usize, most: usize| ((pixels as f64 / shrink) as usize).clamp(1, most);
         let (width, height) = (side(grid.width, room_x), side(grid.height, room_y));
         let edge = |at: usize, side: usize, pixels: usize| at * pixels / side;
         for cell_y in 0..height.div_ceil(2) {

@@ -40,7 +40,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let filter = args.filter.get();
     let device = args.device.open().await?;
     let calls: Vec<ModelCall> = if args.cases {
-        let cases = ops::ALL.iter().flat_map(|room| (room.cases)());
+        let cases = ops::ALL.iter().flat_map(|op_file| (op_file.cases)());
         cases.map(|case| ModelCall { case, count: 1 }).collect()
     } else {
         let extent = if args.all_calls { Extent::All } else { Extent::Largest };

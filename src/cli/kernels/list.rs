@@ -35,7 +35,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             false => listing.requires.join(", "),
         };
         let runs = match &listing.lacks {
-            _ if is_cpu => "by its Rust twin".to_owned(),
+            _ if is_cpu => "by its CPU kernel".to_owned(),
             None => "yes".to_owned(),
             Some(reason) => format!("no: {reason}"),
         };

@@ -50,7 +50,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 /// The first case and pass that go by a name: of a kernel, of a variant, or of an entry point.
 fn find(name: &str, f16: bool) -> anyhow::Result<(Case, Pass)> {
     let mut names = Vec::new();
-    for case in ops::ALL.iter().flat_map(|room| (room.cases)()) {
+    for case in ops::ALL.iter().flat_map(|op_file| (op_file.cases)()) {
         let case = match f16 {
             true => match in_f16(&case)? {
                 Some(half) => half,
@@ -58,11 +58,11 @@ fn find(name: &str, f16: bool) -> anyhow::Result<(Case, Pass)> {
             },
             false => case,
         };
-        let room = case.op.room().name;
+        let op_file = case.op.file().name;
         for variant in case.variants() {
             for pass in variant.passes {
-                let variant_name = format!("{room}.{}", variant.name);
-                let entry_name = format!("{room}.{}", pass.entry);
+                let variant_name = format!("{op_file}.{}", variant.name);
+                let entry_name = format!("{op_file}.{}", pass.entry);
                 if [case.op.name(), &variant_name, &entry_name].contains(&name) {
                     return Ok((case, pass));
                 }
@@ -71,10 +71,10 @@ fn find(name: &str, f16: bool) -> anyhow::Result<(Case, Pass)> {
         }
     }
     let near: Vec<&str> = {
-        let room = name.split('.').next().unwrap_or(name);
+        let op_file = name.split('.').next().unwrap_or(name);
         names.sort();
         names.dedup();
-        names.iter().map(String::as_str).filter(|known| known.starts_with(room)).collect()
+        names.iter().map(String::as_str).filter(|known| known.starts_with(op_file)).collect()
     };
     match near.is_empty() {
         true => bail!("there is no kernel {name}; `ddpm-gpu kernels list` shows all of them"),

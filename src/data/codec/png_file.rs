@@ -20,7 +20,7 @@ pub(super) const CODEC: Codec = Codec {
 };
 
 /// Decodes a PNG file of any colour type and bit depth; palettes are looked up, and a transparent colour becomes
-/// an alpha channel; where Exif data say that the camera was held otherwise, the picture is turned upright. One that
+/// an alpha channel; where Exif data say that the camera was held otherwise, the picture is rotated upright. One that
 /// claims more pixels than its length can hold is refused.
 fn decode(bytes: &[u8]) -> Result<Picture, Damage> {
     let fail = |error: DecodingError| damage("a whole PNG file", describe(error, bytes));

@@ -87,11 +87,11 @@ fn every_truncation_of_every_format_is_an_error() {
         "plain.jpg",
         "progressive.jpeg",
         "cmyk.jpg",
-        "turned.jpg",
+        "rotated.jpg",
         "lossy.webp",
         "alpha.webp",
         "palette.png",
-        "turned-6.png",
+        "rotated-6.png",
         "palette.gif",
         "animated.gif",
         "rgb.bmp",
@@ -155,7 +155,7 @@ proptest::proptest! {
     fn changed_bytes_never_end_the_program(
         changes in proptest::collection::vec((0..10_000_usize, proptest::prelude::any::<u8>()), 1..8),
         name in proptest::sample::select(vec![
-            "plain.jpg", "progressive.jpeg", "lossy.webp", "lossless.webp", "turned.webp", "turned-6.png", "palette.gif",
+            "plain.jpg", "progressive.jpeg", "lossy.webp", "lossless.webp", "rotated.webp", "rotated-6.png", "palette.gif",
             "animated.gif", "rgb.bmp", "palette.dib", "rgb.tiff", "deflate.tif", "grey-16.tif", "rgb.ppm", "one-bit.pbm",
         ]),
     ) {

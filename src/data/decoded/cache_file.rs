@@ -17,7 +17,7 @@ use std::time::UNIX_EPOCH;
 
 use flate2::Crc;
 
-use super::kept::Kept;
+use super::cached::Cached;
 use crate::data::ImageShape;
 use crate::data::positioned::PositionedFile;
 use crate::hash::fnv1a;
@@ -114,27 +114,29 @@ impl CacheFile {
             return false;
         }
         let values = &content[4..];
-        let kept = match content[0] {
-            1 => Kept::Bytes(values.into()),
-            2 => Kept::Floats(values.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()),
+        let cached = match content[0] {
+            1 => Cached::Bytes(values.into()),
+            2 => {
+                Cached::Floats(values.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+            }
             _ => return false,
         };
-        kept.write(pixels);
+        cached.write(pixels);
         true
     }
 
     /// Keeps image `index`.
-    pub(super) fn write(&self, index: usize, kept: &Kept) {
+    pub(super) fn write(&self, index: usize, cached: &Cached) {
         if self.full.load(Ordering::Relaxed) {
             return;
         }
-        let mut content = Vec::with_capacity(4 + kept.bytes());
-        match kept {
-            Kept::Bytes(bytes) => {
+        let mut content = Vec::with_capacity(4 + cached.bytes());
+        match cached {
+            Cached::Bytes(bytes) => {
                 content.extend([1, 0, 0, 0]);
                 content.extend_from_slice(bytes);
             }
-            Kept::Floats(values) => {
+            Cached::Floats(values) => {
                 content.extend([2, 0, 0, 0]);
                 content.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }

@@ -10,7 +10,7 @@ use pollster::block_on;
 
 use crate::device::shader::{Extensions, Shader, Usage};
 use crate::graph::DType;
-use crate::ops::{self, Case, Grid, Input, Operands, Output, Pass, Room, Variant};
+use crate::ops::{self, Case, Grid, Input, OpFile, Operands, Output, Pass, Variant};
 
 /// Cases of more elements are run where no smaller one reaches a kernel.
 const SMALL: usize = 6000;
@@ -29,7 +29,7 @@ enum Form {
 /// The binding that [`Form::CheckedIndices`] notes in, by one bit for each binding, which index was too large.
 const NOTES: u32 = 99;
 
-/// An edit of a room's text: what stands there, and what is put in its place.
+/// An edit of an op's text: what stands there, and what is put in its place.
 type Edit<'a> = (&'a str, &'a str);
 
 /// An adapter opened with all it has: the notes are a binding more than WebGPU promises.
@@ -165,7 +165,7 @@ impl Bench {
     }
 
     /// Runs a case by one of its variants, in buffers that are exactly as long as the operands.
-    fn run(&self, case: &Case, variant: &Variant, room: &mut Rewritten) -> Outcome {
+    fn run(&self, case: &Case, variant: &Variant, rewritten: &mut Rewritten) -> Outcome {
         let mut buffers: BTreeMap<&str, wgpu::Buffer> = BTreeMap::new();
         for (index, (name, fill)) in case.op.inputs().iter().zip(&case.inputs).enumerate() {
             buffers.insert(name, self.storage(&fill.data(index as u32)));
@@ -182,31 +182,31 @@ impl Bench {
         }
         let notes = self.storage(&[0u32]);
         for pass in &variant.passes {
-            let params = room.shader.params(pass).unwrap();
+            let params = rewritten.shader.params(pass).unwrap();
             let params = (!params.is_empty()).then(|| self.buffer(&params, wgpu::BufferUsages::UNIFORM));
             let mut bindings: Vec<(u32, &wgpu::Buffer)> = Vec::new();
-            for binding in room.shader.bindings(pass.entry).unwrap() {
+            for binding in rewritten.shader.bindings(pass.entry).unwrap() {
                 let buffer = match binding.usage {
                     Usage::Params => params.as_ref().unwrap(),
                     _ => &buffers[binding.name.as_str()],
                 };
                 bindings.push((binding.index, buffer));
             }
-            if room.form == Form::CheckedIndices {
+            if rewritten.form == Form::CheckedIndices {
                 bindings.push((NOTES, &notes));
             }
             let key = format!("{} {:?}", pass.entry, pass.overrides);
-            let pipeline = room.pipelines.entry(key).or_insert_with(|| {
-                let module = room.module.get_or_insert_with(|| self.module(&room.text));
-                self.pipeline(module, pass.entry, &pass.overrides, room.form == Form::Zeroed)
+            let pipeline = rewritten.pipelines.entry(key).or_insert_with(|| {
+                let module = rewritten.module.get_or_insert_with(|| self.module(&rewritten.text));
+                self.pipeline(module, pass.entry, &pass.overrides, rewritten.form == Form::Zeroed)
             });
-            self.dispatch(pipeline, &bindings, workgroups(&room.shader, pass));
+            self.dispatch(pipeline, &bindings, workgroups(&rewritten.shader, pass));
         }
         let bits: Vec<u32> = self.read(&notes);
         let is_noted = |number: u32| bits[0] >> number & 1 == 1;
         Outcome {
             outputs: case.op.outputs().iter().map(|name| self.read(&buffers[name])).collect(),
-            past_the_end: room
+            past_the_end: rewritten
                 .storage
                 .iter()
                 .filter(|(_, at)| is_noted(*at))
@@ -227,7 +227,7 @@ fn workgroups(shader: &Shader, pass: &Pass) -> [u32; 2] {
     if count > 1 { [count.div_ceil(2) as u32 + 1, 2] } else { [count as u32, 1] }
 }
 
-/// A room's text in one of the forms, and what is compiled of it.
+/// An op's text in one of the forms, and what is compiled of it.
 struct Rewritten {
     shader: Shader,
     form: Form,
@@ -240,11 +240,11 @@ struct Rewritten {
 }
 
 impl Rewritten {
-    fn new(bench: &Bench, room: &Room, form: Form, edits: &[Edit<'_>]) -> Self {
-        let shader = Shader::load(room, DType::F32, bench.extensions()).unwrap();
+    fn new(bench: &Bench, op_file: &OpFile, form: Form, edits: &[Edit<'_>]) -> Self {
+        let shader = Shader::load(op_file, DType::F32, bench.extensions()).unwrap();
         let mut text = shader.text.clone();
         for (from, to) in edits {
-            assert!(text.contains(from), "{} has no {from}", room.name);
+            assert!(text.contains(from), "{} has no {from}", op_file.name);
             text = text.replace(from, to);
         }
         // No comment takes part.
@@ -408,9 +408,9 @@ fn elements(case: &Case) -> usize {
 fn run_all(bench: &Bench, form: Form, wanted: impl Fn(&Rewritten, &Variant) -> bool) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
     let mut faults = Vec::new();
-    for room in ops::ALL {
-        let mut rewritten = Rewritten::new(bench, room, form, &[]);
-        let mut cases = (room.cases)();
+    for op_file in ops::ALL {
+        let mut rewritten = Rewritten::new(bench, op_file, form, &[]);
+        let mut cases = (op_file.cases)();
         cases.sort_by_key(elements);
         let mut seen = BTreeSet::new();
         for case in cases.iter().filter(|case| case.activation() == DType::F32) {
@@ -428,7 +428,7 @@ fn run_all(bench: &Bench, form: Form, wanted: impl Fn(&Rewritten, &Variant) -> b
                 if !outcome.past_the_end.is_empty() {
                     faults.push(format!("{what}: an index reaches past {:?}", outcome.past_the_end));
                 }
-                reached.extend(variant.passes.iter().map(|pass| format!("{}.{}", room.name, pass.entry)));
+                reached.extend(variant.passes.iter().map(|pass| format!("{}.{}", op_file.name, pass.entry)));
             }
         }
     }
@@ -439,17 +439,17 @@ fn run_all(bench: &Bench, form: Form, wanted: impl Fn(&Rewritten, &Variant) -> b
 /// Entry points that the adapter compiles and `wanted` picks.
 fn entry_points(bench: &Bench, wanted: impl Fn(&Shader, &str) -> bool) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for room in ops::ALL {
-        let shader = Shader::load(room, DType::F32, bench.extensions()).unwrap();
+    for op_file in ops::ALL {
+        let shader = Shader::load(op_file, DType::F32, bench.extensions()).unwrap();
         let wanted = shader.entry_points().filter(|entry| wanted(&shader, entry));
-        found.extend(wanted.map(|entry| format!("{}.{entry}", room.name)));
+        found.extend(wanted.map(|entry| format!("{}.{entry}", op_file.name)));
     }
     found
 }
 
 /// The case called `name` of an op, and a variant of it that the adapter can run.
 fn case_and_variant(bench: &Bench, op: &str, name: &str, variant: &str) -> Option<(Case, Variant)> {
-    let mut cases = ops::ALL.iter().flat_map(|room| (room.cases)());
+    let mut cases = ops::ALL.iter().flat_map(|op_file| (op_file.cases)());
     let case = cases.find(|case| case.op.name() == op && case.name == name).unwrap();
     let variant = case.variants().into_iter().find(|known| known.name == variant).unwrap();
     bench.supports(&variant).then_some((case, variant))
@@ -460,8 +460,8 @@ fn case_and_variant(bench: &Bench, op: &str, name: &str, variant: &str) -> Optio
 fn kernels_write_workgroup_memory_before_they_read_it() {
     for bench in benches() {
         let uses = |shader: &Shader, entry: &str| !workgroup_variables(shader, entry).is_empty();
-        let reached = run_all(&bench, Form::NanInWorkgroupMemory, |room, variant| {
-            variant.passes.iter().any(|pass| !room.workgroup_variables(pass.entry).is_empty())
+        let reached = run_all(&bench, Form::NanInWorkgroupMemory, |shader, variant| {
+            variant.passes.iter().any(|pass| !shader.workgroup_variables(pass.entry).is_empty())
         });
         let missed: Vec<String> = entry_points(&bench, uses).difference(&reached).cloned().collect();
         // Kernels for subgroups of another size may be there; none of them has workgroup memory.
@@ -477,8 +477,8 @@ fn a_read_of_workgroup_memory_before_the_write_is_found() {
             case_and_variant(&bench, "weighted_mean.forward", "more than a workgroup", "forward").unwrap();
         let edit = [("tree[local] = term;", "tree[local] += term;")];
         for (form, is_found) in [(Form::Zeroed, false), (Form::NanInWorkgroupMemory, true)] {
-            let mut room = Rewritten::new(&bench, case.op.room(), form, &edit);
-            let outcome = bench.run(&case, &variant, &mut room);
+            let mut rewritten = Rewritten::new(&bench, case.op.file(), form, &edit);
+            let outcome = bench.run(&case, &variant, &mut rewritten);
             assert_eq!(difference(&case, &outcome.outputs).is_some(), is_found, "{}: {form:?}", bench.name);
         }
     }
@@ -488,7 +488,7 @@ fn a_read_of_workgroup_memory_before_the_write_is_found() {
 /// rewritten kernels for subgroups of 8 lanes; the next test has some of those.
 #[test]
 fn no_index_reaches_past_the_end_of_a_binding() {
-    let cases: Vec<Case> = ops::ALL.iter().flat_map(|room| (room.cases)()).collect();
+    let cases: Vec<Case> = ops::ALL.iter().flat_map(|op_file| (op_file.cases)()).collect();
     let variants = |bench: &Bench| {
         cases.iter().flat_map(Case::variants).filter(|variant| bench.supports(variant)).count()
     };
@@ -528,8 +528,8 @@ fn an_index_past_the_end_is_found_behind_a_select() {
                 continue;
             };
             for (edits, past) in [(&[][..], None), (&[edit][..], Some(binding))] {
-                let mut room = Rewritten::new(&bench, case.op.room(), Form::CheckedIndices, edits);
-                let outcome = bench.run(&case, &variant, &mut room);
+                let mut rewritten = Rewritten::new(&bench, case.op.file(), Form::CheckedIndices, edits);
+                let outcome = bench.run(&case, &variant, &mut rewritten);
                 // The result is right all the same, which is why no other test sees it.
                 assert_eq!(difference(&case, &outcome.outputs), None, "{}: {op}", bench.name);
                 let past = past.map(str::to_owned).into_iter().collect::<BTreeSet<String>>();

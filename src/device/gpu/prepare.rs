@@ -160,8 +160,8 @@ impl<'a> Prepare<'a> {
     ) -> Result<(), DeviceError> {
         let op = node.node.op.as_ref();
         let types = Types { inputs: &node.inputs, outputs: &node.outputs };
-        let shader = self.device.shader(op.room(), types.activation())?;
-        let room = shader.shader.room;
+        let shader = self.device.shader(op.file(), types.activation())?;
+        let op_file = shader.shader.op_file;
         let shapes = shapes(node);
         // Which of several passes does the work is not known.
         let work = pace::work(op.cost(types)) / variant.passes.len().max(1) as f64;
@@ -179,7 +179,7 @@ impl<'a> Prepare<'a> {
                 }
                 let place =
                     self.operand(node, variant, &binding.name).ok_or_else(|| DeviceError::Shader {
-                        room: shader.shader.room,
+                        op_file: shader.shader.op_file,
                         message: format!(
                             "{} binds {}, which {} does not have",
                             pass.entry,
@@ -191,7 +191,7 @@ impl<'a> Prepare<'a> {
                     && declared != ty.dtype
                 {
                     return Err(DeviceError::Shader {
-                        room,
+                        op_file,
                         message: format!(
                             "{} declares {} as {declared:?}, the call at {} has {shapes}; what may be of 16 bits is \
                              declared array<Activation>",
@@ -202,7 +202,7 @@ impl<'a> Prepare<'a> {
                 let limit = self.device.limits.max_storage_buffer_binding_size;
                 if place.bytes as u64 > limit {
                     return Err(DeviceError::BindingTooLarge {
-                        kernel: format!("{room}.{}", pass.entry),
+                        kernel: format!("{op_file}.{}", pass.entry),
                         path: node.node.path.clone(),
                         name: binding.name.clone(),
                         bytes: place.bytes as u64,

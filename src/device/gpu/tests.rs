@@ -98,8 +98,8 @@ fn a_kernel_that_the_driver_rejects_names_kernel_path_and_shapes() {
 
 #[test]
 fn wgsl_that_does_not_parse_names_the_file_and_line() {
-    let room = ops::Room { name: "broken", source: "fn f() {\n  let x = ;\n}", cases: Vec::new };
-    let error = Shader::load(&room, DType::F32, crate::device::shader::Extensions::ALL).err();
+    let op_file = ops::OpFile { name: "broken", source: "fn f() {\n  let x = ;\n}", cases: Vec::new };
+    let error = Shader::load(&op_file, DType::F32, crate::device::shader::Extensions::ALL).err();
     let message = error.map(|error| error.to_string()).unwrap_or_default();
     assert!(message.contains("kernels/broken.wgsl") && message.contains("broken.wgsl:2:11"), "{message}");
 }

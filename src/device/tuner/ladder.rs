@@ -53,13 +53,13 @@ pub(super) struct Ladder {
 }
 
 impl Ladder {
-    /// Of `calls`, and of the cases of their rooms, among which are small ones of every op.
+    /// Of `calls`, and of the cases of their ops, among which are small ones of every op.
     pub(super) fn new(device: &GpuDevice, calls: impl Iterator<Item = Call>) -> Self {
         let mut ladder = Self::default();
         for call in calls {
             let name = call.op.name();
             if !ladder.rungs.contains_key(name) {
-                let cases = (call.op.room().cases)().into_iter().filter(|case| case.op.name() == name);
+                let cases = (call.op.file().cases)().into_iter().filter(|case| case.op.name() == name);
                 for case in cases {
                     let inputs = case.input_types();
                     let Ok(outputs) = case.output_types() else { continue };
@@ -165,9 +165,9 @@ mod tests {
     #[test]
     fn every_variant_has_a_first_rung() {
         let mut checked = 0;
-        for room in ops::ALL {
+        for op_file in ops::ALL {
             let mut shortest: HashMap<(&str, &str), f64> = HashMap::new();
-            for case in (room.cases)() {
+            for case in (op_file.cases)() {
                 let (inputs, outputs) = (case.input_types(), case.output_types().unwrap());
                 let work = Call { op: case.op.clone(), inputs, outputs }.work();
                 for variant in case.variants() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::*;
-use crate::device::{CpuExecutor, Twin};
+use crate::device::{CpuExecutor, CpuKernels};
 use crate::model::{PRESETS, UNetConfig, UNetInputs, initial_weights, unet};
 use crate::ops;
 
@@ -58,7 +58,7 @@ impl Step {
 
     /// Bits of all results.
     fn run(&self) -> Vec<Vec<u32>> {
-        let mut executor = CpuExecutor::new(&self.graph, &self.results, Twin::Fast).unwrap();
+        let mut executor = CpuExecutor::new(&self.graph, &self.results, CpuKernels::Fast).unwrap();
         executor.poison();
         for (parameter, mut data) in self.graph.parameters().iter().zip(initial_weights(&self.graph, 1)) {
             // Some weights start near zero, which would hide the gradients behind them.

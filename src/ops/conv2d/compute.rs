@@ -106,7 +106,7 @@ vector_functions! {
         }
     }
 
-    /// A block of the kernel turned by 180 degrees, `[KH, KW, O]` by input channels: row `(tap, o)` of it is a part of
+    /// A block of the kernel rotated by 180 degrees, `[KH, KW, O]` by input channels: row `(tap, o)` of it is a part of
     /// a row of the weight `[O, KH, KW, I]`.
     fn pack_turned(g: Geometry, weight: &[f32], block: &Block, out: &mut [f32]) {
         let taps = g.taps();
@@ -122,11 +122,11 @@ vector_functions! {
     }
 }
 
-/// `d_x` from `d_y`: a convolution with the turned kernel where the stride is 1, else products scattered back.
+/// `d_x` from `d_y`: a convolution with the rotated kernel where the stride is 1, else products scattered back.
 pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mut [f32]) {
     let can_turn = (0..2).all(|axis| g.stride[axis] == 1 && g.pad[axis] < g.kernel[axis]);
     if can_turn {
-        let turned = Geometry {
+        let rotated = Geometry {
             in_size: g.out_size,
             in_channels: g.out_channels,
             out_size: g.in_size,
@@ -134,9 +134,9 @@ pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mu
             pad: [g.kernel[0] - 1 - g.pad[0], g.kernel[1] - 1 - g.pad[1]],
             ..*g
         };
-        let gather = |block: &Block, out: &mut [f32]| gather_patches(&turned, d_y, block, out);
+        let gather = |block: &Block, out: &mut [f32]| gather_patches(&rotated, d_y, block, out);
         let pack = |block: &Block, out: &mut [f32]| pack_turned(*g, weight, block, out);
-        product(d_x, g.in_channels, turned.patch(), None, gather, pack);
+        product(d_x, g.in_channels, rotated.patch(), None, gather, pack);
         return;
     }
     let (patch, out, channels) = (g.patch(), g.out_channels, g.in_channels);

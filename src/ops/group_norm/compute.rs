@@ -1,4 +1,4 @@
-//! The CPU twins of group normalisation: few passes, inner loops over contiguous channels, parallel over samples and
+//! The CPU kernels of group normalisation: few passes, inner loops over contiguous channels, parallel over samples and
 //! over blocks of rows within a sample.
 //!
 //! Loops run over wide rows: as many pixels as make a row worth vectors, with what belongs to a channel repeated.

@@ -4,7 +4,7 @@ use std::ops::{Add, Mul, Sub};
 
 use super::{HEADER, MAX_SLOTS, coefficients_length};
 
-/// A linear combination of what a step has at hand: `0.5 * X_0 + 0.2 * X - kept(1)`.
+/// A linear combination of what a step has at hand: `0.5 * X_0 + 0.2 * X - history(1)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Combination {
     /// Factor of the estimate of x_0, clamped if the run clamps.
@@ -14,11 +14,11 @@ pub struct Combination {
     /// Factor of the network's output as it is.
     pub output: f64,
     /// Factors of the values that earlier steps kept.
-    pub kept: [f64; MAX_SLOTS],
+    pub history: [f64; MAX_SLOTS],
 }
 
 /// Nothing.
-const ZERO: Combination = Combination { x_0: 0.0, x: 0.0, output: 0.0, kept: [0.0; MAX_SLOTS] };
+const ZERO: Combination = Combination { x_0: 0.0, x: 0.0, output: 0.0, history: [0.0; MAX_SLOTS] };
 
 /// The estimate of x_0.
 pub const X_0: Combination = Combination { x_0: 1.0, ..ZERO };
@@ -33,9 +33,9 @@ pub const OUTPUT: Combination = Combination { output: 1.0, ..ZERO };
 ///
 /// # Panics
 /// If there is no such slot.
-pub const fn kept(slot: usize) -> Combination {
+pub const fn history(slot: usize) -> Combination {
     let mut combination = ZERO;
-    combination.kept[slot] = 1.0;
+    combination.history[slot] = 1.0;
     combination
 }
 
@@ -46,7 +46,7 @@ impl Add for Combination {
             x_0: self.x_0 + other.x_0,
             x: self.x + other.x,
             output: self.output + other.output,
-            kept: std::array::from_fn(|slot| self.kept[slot] + other.kept[slot]),
+            history: std::array::from_fn(|slot| self.history[slot] + other.history[slot]),
         }
     }
 }
@@ -65,21 +65,21 @@ impl Mul<Combination> for f64 {
             x_0: self * of.x_0,
             x: self * of.x,
             output: self * of.output,
-            kept: of.kept.map(|factor| self * factor),
+            history: of.history.map(|factor| self * factor),
         }
     }
 }
 
 impl Combination {
-    /// Its value, where x_0, x and the output are `now` and the kept values are `kept`.
-    pub fn value(&self, now: [f64; 3], kept: &[f64]) -> f64 {
+    /// Its value, where x_0, x and the output are `now` and the values of the history are `history`.
+    pub fn value(&self, now: [f64; 3], history: &[f64]) -> f64 {
         let [x_0, x, output] = now;
-        let of_kept: f64 = self.kept.iter().zip(kept).map(|(factor, value)| factor * value).sum();
-        self.x_0 * x_0 + self.x * x + self.output * output + of_kept
+        let of_history: f64 = self.history.iter().zip(history).map(|(factor, value)| factor * value).sum();
+        self.x_0 * x_0 + self.x * x + self.output * output + of_history
     }
 }
 
-/// What one step does with x and with the kept values; all that it reads is as it was before.
+/// What one step does with x and with the values of the history; all that it reads is as it was before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     /// Factors of x and of the network's output in the estimate of x_0, before it is clamped.
@@ -122,14 +122,14 @@ impl Update {
         let mut numbers = vec![0.0; coefficients_length(slots)];
         let rows =
             || std::iter::once((0, &self.x)).chain(self.keep.iter().map(|(slot, row)| (1 + slot, row)));
-        let is_read = |slot: &usize| rows().any(|(_, row)| row.kept[*slot] != 0.0);
+        let is_read = |slot: &usize| rows().any(|(_, row)| row.history[*slot] != 0.0);
         let reads: u32 = (0..slots).filter(is_read).map(|slot| 1 << slot).sum();
         let [of_x, of_output] = self.x_0;
         numbers[..HEADER].copy_from_slice(&[of_x, of_output, self.sigma, self.log_range, f64::from(reads)]);
         for (index, row) in rows() {
             let at = HEADER + index * (4 + slots);
             numbers[at..at + 4].copy_from_slice(&[1.0, row.x_0, row.x, row.output]);
-            numbers[at + 4..at + 4 + slots].copy_from_slice(&row.kept[..slots]);
+            numbers[at + 4..at + 4 + slots].copy_from_slice(&row.history[..slots]);
         }
         numbers.into_iter().map(|number| number as f32).collect()
     }

@@ -4,7 +4,7 @@ use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::device::{CpuExecutor, Twin};
+use crate::device::{CpuExecutor, CpuKernels};
 use crate::diffusion::{SchedulerConfig, VarianceType};
 use crate::graph::{BufferRole, Graph, TensorType};
 use crate::ops::guidance::shift_mean;
@@ -42,7 +42,7 @@ const ELEMENTS: usize = 6;
 fn step(step: &Step, x: &[f32], output: &[f32], gradient: &[f32], noise: &[f32], limit: f32) -> Vec<f32> {
     let mut graph = Graph::new();
     let state = graph.state("x", TensorType::f32(SHAPE), BufferRole::Inputs);
-    let kept = graph.state("kept", TensorType::f32([&[1], &SHAPE[..]].concat()), BufferRole::Inputs);
+    let history = graph.state("history", TensorType::f32([&[1], &SHAPE[..]].concat()), BufferRole::Inputs);
     let channels = output.len() / ELEMENTS;
     let of_network = graph.input("output", TensorType::f32([1, 1, 6, channels]));
     let slope = graph.input("gradient", TensorType::f32(SHAPE));
@@ -51,9 +51,9 @@ fn step(step: &Step, x: &[f32], output: &[f32], gradient: &[f32], noise: &[f32],
     let z = graph.input("noise", TensorType::f32(SHAPE));
     let factors = graph.input("factors", TensorType::f32([1, 2]));
     let inputs = StepInputs { output: of_network, coefficients, limits };
-    reverse_step_injected(&mut graph, state, kept, inputs, z).unwrap();
+    reverse_step_injected(&mut graph, state, history, inputs, z).unwrap();
     shift_mean(&mut graph, state, of_network, slope, factors).unwrap();
-    let mut executor = CpuExecutor::new(&graph, &[state], Twin::Fast).unwrap();
+    let mut executor = CpuExecutor::new(&graph, &[state], CpuKernels::Fast).unwrap();
     let shift = Shift::Mean { scale: 1.0 }.factors(Some(step));
     let shift: Vec<f32> = shift.into_iter().map(|factor| factor as f32).collect();
     for (id, data) in [

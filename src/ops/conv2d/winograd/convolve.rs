@@ -1,4 +1,4 @@
-//! The convolution by tiles, for `y` and, with the kernel turned by 180 degrees, for `d_x`.
+//! The convolution by tiles, for `y` and, with the kernel rotated by 180 degrees, for `d_x`.
 //!
 //! Transformed inputs and transformed kernels are both larger than what they are made of. The larger of the two is made a
 //! block at a time by the task that uses it, and never leaves its cache; the smaller one is made once for all tasks. So
@@ -31,24 +31,24 @@ const GAP: usize = 16;
 
 /// `y = conv(x, weight) + bias`.
 pub(in super::super) fn forward(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
-    let kernels = Kernels { weight, inputs: g.in_channels, outputs: g.out_channels, turned: false };
+    let kernels = Kernels { weight, inputs: g.in_channels, outputs: g.out_channels, rotated: false };
     convolve(Tiling::new(g), x, kernels, bias, y);
 }
 
 /// `d_x` from `d_y`.
 pub(in super::super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mut [f32]) {
-    let kernels = Kernels { weight, inputs: g.out_channels, outputs: g.in_channels, turned: true };
+    let kernels = Kernels { weight, inputs: g.out_channels, outputs: g.in_channels, rotated: true };
     convolve(Tiling::new(g), d_y, kernels, &vec![0.0; g.in_channels], d_x);
 }
 
 /// The kernels of a convolution with so many input and output channels: `weight` is `[outputs, 3, 3, inputs]`, or
-/// `[inputs, 3, 3, outputs]` of kernels that are to be turned.
+/// `[inputs, 3, 3, outputs]` of kernels that are to be rotated.
 #[derive(Clone, Copy)]
 struct Kernels<'a> {
     weight: &'a [f32],
     inputs: usize,
     outputs: usize,
-    turned: bool,
+    rotated: bool,
 }
 
 impl Kernels<'_> {
@@ -85,7 +85,7 @@ impl Kernels<'_> {
     /// The nine taps of some kernels, output channels side by side.
     #[inline(always)]
     fn gather(&self, first: usize, columns: Range<usize>, taps: &mut [[[f32; PANEL]; 9]; GATHER]) {
-        if self.turned {
+        if self.rotated {
             for (input, taps) in (first..).zip(taps) {
                 for (tap, out) in taps.iter_mut().rev().enumerate() {
                     let row = &self.weight[(input * 9 + tap) * self.outputs..][columns.clone()];

@@ -48,12 +48,12 @@ impl Level {
 
 /// Watches over the numbers of a run.
 #[derive(Debug, Default)]
-pub(super) struct Soundness {
+pub(super) struct DivergenceCheck {
     /// `None` before the first reading.
     level: Option<Level>,
 }
 
-impl Soundness {
+impl DivergenceCheck {
     /// Whether the loss was never read: the first one is what later ones are compared with.
     pub(super) fn is_unknown(&self) -> bool {
         self.level.is_none()

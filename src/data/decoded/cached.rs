@@ -4,7 +4,7 @@ use crate::data::ImageShape;
 
 /// An image as it was decoded.
 #[derive(Debug, PartialEq)]
-pub(super) enum Kept {
+pub(super) enum Cached {
     /// Values that are 8 bits of a file, not resized: byte b is 2 b / 255 - 1.
     Bytes(Box<[u8]>),
     /// Any other values.
@@ -15,7 +15,7 @@ fn from_byte(byte: u8) -> f32 {
     2.0 * (f32::from(byte) / f32::from(u8::MAX)) - 1.0
 }
 
-impl Kept {
+impl Cached {
     /// Keeps an image whose values are in \[-1, 1\].
     pub(super) fn new(pixels: &[f32]) -> Self {
         let byte = |&pixel: &f32| {
@@ -59,12 +59,12 @@ mod tests {
     #[test]
     fn every_byte_and_every_float_comes_back_to_the_bit() {
         let bytes: Vec<f32> = (0..=255).map(from_byte).collect();
-        assert!(matches!(Kept::new(&bytes), Kept::Bytes(_)));
+        assert!(matches!(Cached::new(&bytes), Cached::Bytes(_)));
         let near: Vec<f32> = bytes.iter().map(|value| value * 0.999_999_9).collect();
         let other = vec![0.3, -0.0, 0.0, -1.0, 1.0, f32::MIN_POSITIVE];
         for values in [bytes, near, other] {
             let mut found = vec![f32::NAN; values.len()];
-            Kept::new(&values).write(&mut found);
+            Cached::new(&values).write(&mut found);
             let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&found), bits(&values));
         }

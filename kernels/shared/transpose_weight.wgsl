@@ -1,8 +1,8 @@
-// Weights [columns, taps, depth] of the forward product turned to [depth, taps, columns], so that the gradient of the
+// Weights [columns, taps, depth] of the forward product transposed to [depth, taps, columns], so that the gradient of the
 // input sums over neighbouring numbers. One invocation turns a block of 4 x 4.
 
 @compute @workgroup_size(WORKGROUP)
-fn turn_weight(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
+fn transpose_weight(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>,
                @builtin(local_invocation_index) local: u32) {
     let index = flat_index(workgroup, workgroups, local, WORKGROUP);
     let product = forward_product();
