@@ -25,7 +25,7 @@ fn pictures_are_those_that_pillow_reads() {
 }
 
 #[test]
-fn further_formats_and_turned_pictures_are_those_that_pillow_reads() {
+fn further_formats_and_rotated_pictures_are_those_that_pillow_reads() {
     check_with_pillow("formats", 23);
 }
 
