@@ -67,7 +67,7 @@ struct Params {
 @group(0) @binding(18) var<storage, read_write> d_bias_vec4: array<vec4<f32>>;
 @group(0) @binding(19) var<storage, read_write> partial_vec4: array<vec4<f32>>;
 @group(0) @binding(20) var<storage, read_write> partial_bias_vec4: array<vec4<f32>>;
-@group(0) @binding(21) var<storage, read_write> turned_weight_vec4: array<vec4<f32>>; // [I, KH, KW, O]
+@group(0) @binding(21) var<storage, read_write> transposed_weight_vec4: array<vec4<f32>>; // [I, KH, KW, O]
 
 override WORKGROUP: u32 = 64;
 
@@ -177,7 +177,7 @@ fn backward_input_tap(place: vec3<u32>, shift: vec2<u32>) -> Tap {
 }
 
 fn backward_input_a(at: u32) -> vec4<f32> { return vec4<f32>(d_y_vec4[at]); }
-fn backward_input_b(at: u32) -> vec4<f32> { return turned_weight_vec4[at]; }
+fn backward_input_b(at: u32) -> vec4<f32> { return transposed_weight_vec4[at]; }
 fn backward_input_start(quad: u32) -> vec4<f32> { return vec4(0.0); }
 fn backward_input_store(at: u32, value: vec4<f32>) { d_x_vec4[at] = Activation4(value); }
 

@@ -48,7 +48,7 @@ struct Params { rows: u32, in_features: u32, out_features: u32, rows_per_split: 
 @group(0) @binding(18) var<storage, read_write> d_bias_vec4: array<vec4<f32>>;
 @group(0) @binding(19) var<storage, read_write> partial_vec4: array<vec4<f32>>;
 @group(0) @binding(20) var<storage, read_write> partial_bias_vec4: array<vec4<f32>>;
-@group(0) @binding(21) var<storage, read_write> turned_weight_vec4: array<vec4<f32>>; // [I, O]
+@group(0) @binding(21) var<storage, read_write> transposed_weight_vec4: array<vec4<f32>>; // [I, O]
 
 override WORKGROUP: u32 = 64;
 
@@ -77,7 +77,7 @@ fn backward_input_place(row: u32) -> vec3<u32> { return vec3(row * (params.out_f
 fn backward_input_shift(tap: u32) -> vec2<u32> { return vec2(0u); }
 fn backward_input_tap(place: vec3<u32>, shift: vec2<u32>) -> Tap { return Tap(place.x, true); }
 fn backward_input_a(at: u32) -> vec4<f32> { return vec4<f32>(d_y_vec4[at]); }
-fn backward_input_b(at: u32) -> vec4<f32> { return turned_weight_vec4[at]; }
+fn backward_input_b(at: u32) -> vec4<f32> { return transposed_weight_vec4[at]; }
 fn backward_input_start(quad: u32) -> vec4<f32> { return vec4(0.0); }
 fn backward_input_store(at: u32, value: vec4<f32>) { d_x_vec4[at] = Activation4(value); }
 

@@ -21,8 +21,8 @@ fn transpose_weight(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_wo
     let v3 = weight_vec4[source + 3u * source_stride];
     let target_stride = product.taps * o_quads;
     let target_at = i_quad * 4u * target_stride + tap * o_quads + o_quad;
-    turned_weight_vec4[target_at] = vec4(v0.x, v1.x, v2.x, v3.x);
-    turned_weight_vec4[target_at + target_stride] = vec4(v0.y, v1.y, v2.y, v3.y);
-    turned_weight_vec4[target_at + 2u * target_stride] = vec4(v0.z, v1.z, v2.z, v3.z);
-    turned_weight_vec4[target_at + 3u * target_stride] = vec4(v0.w, v1.w, v2.w, v3.w);
+    transposed_weight_vec4[target_at] = vec4(v0.x, v1.x, v2.x, v3.x);
+    transposed_weight_vec4[target_at + target_stride] = vec4(v0.y, v1.y, v2.y, v3.y);
+    transposed_weight_vec4[target_at + 2u * target_stride] = vec4(v0.z, v1.z, v2.z, v3.z);
+    transposed_weight_vec4[target_at + 3u * target_stride] = vec4(v0.w, v1.w, v2.w, v3.w);
 }

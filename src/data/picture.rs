@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_turned_as_the_image_crate_turns_them() {
+    fn pictures_are_rotated_as_the_image_crate_rotates_them() {
         let (width, height) = (3, 2);
         for orientation in (1..=8).filter_map(Orientation::from_exif) {
             let values: Vec<u16> = (0..12).collect();

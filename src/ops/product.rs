@@ -217,7 +217,7 @@ impl Product {
             variants.extend(tilings.map(|tiling| Variant {
                 name: tiling.variant,
                 requires: tiling.requires,
-                scratch: vec![("turned_weight", self.weights())],
+                scratch: vec![("transposed_weight", self.weights())],
                 passes: vec![turn.clone(), tiling.pass(size, 1, params.clone())],
             }));
         }

@@ -108,7 +108,7 @@ vector_functions! {
 
     /// A block of the kernel rotated by 180 degrees, `[KH, KW, O]` by input channels: row `(tap, o)` of it is a part of
     /// a row of the weight `[O, KH, KW, I]`.
-    fn pack_turned(g: Geometry, weight: &[f32], block: &Block, out: &mut [f32]) {
+    fn pack_rotated(g: Geometry, weight: &[f32], block: &Block, out: &mut [f32]) {
         let taps = g.taps();
         let (mut tap, mut o) = (block.rows.start / g.out_channels, block.rows.start % g.out_channels);
         for out in out.chunks_mut(block.stride).take(block.rows.len()) {
@@ -135,7 +135,7 @@ pub(super) fn backward_input(g: &Geometry, d_y: &[f32], weight: &[f32], d_x: &mu
             ..*g
         };
         let gather = |block: &Block, out: &mut [f32]| gather_patches(&rotated, d_y, block, out);
-        let pack = |block: &Block, out: &mut [f32]| pack_turned(*g, weight, block, out);
+        let pack = |block: &Block, out: &mut [f32]| pack_rotated(*g, weight, block, out);
         product(d_x, g.in_channels, rotated.patch(), None, gather, pack);
         return;
     }
