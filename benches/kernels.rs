@@ -22,7 +22,7 @@ use pollster::block_on;
 /// Of each op in a training step of a network, the call that takes most arithmetic, or moves most.
 fn calls(network: Network) -> Vec<Case> {
     let options = TrainOptions { batch_size: network.batch_size, ..TrainOptions::default() };
-    let calls = block_on(model_calls(&network.config(), options, Extent::Largest, &|_| true));
+    let calls = block_on(model_calls(&network.shared(), options, Extent::Largest, &|_| true));
     calls.expect("the network can be trained").into_iter().map(|call| call.case).collect()
 }
 

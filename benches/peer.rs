@@ -11,12 +11,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use ddpm_gpu::checkpoint::Pipeline;
+use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::device::{Device, Selection};
-use ddpm_gpu::model::{Precision, Preset};
-use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
+use ddpm_gpu::model::{Network, Precision, Preset};
+use ddpm_gpu::pipeline::Pipeline;
+use ddpm_gpu::sample::{Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
-use ddpm_gpu::train::{TrainOptions, Trainer};
+use ddpm_gpu::train::{Denoise, TrainOptions, Trainer};
 use ddpm_gpu::workbench::random_batch;
 use pollster::block_on;
 
@@ -36,12 +37,13 @@ struct Peer {
 
 impl Peer {
     fn steps(&mut self, count: usize) -> Vec<f64> {
-        let config = self.pipeline.unet.clone();
-        let batch = random_batch(&config, self.batch_size).expect("the model has a size");
+        let network = self.pipeline.denoiser().expect("it draws images").network.clone();
+        let batch = random_batch(network.as_ref(), self.batch_size).expect("the model has a size");
         let trainer = self.trainer.get_or_insert_with(|| {
             let options = TrainOptions { batch_size: self.batch_size, ..TrainOptions::default() };
             let scheduler = self.pipeline.scheduler.clone();
-            block_on(Trainer::new(&self.device, config, scheduler, options, None)).expect("the model fits")
+            let task = Denoise::new(network, scheduler).expect("it has a schedule");
+            block_on(Trainer::new(&self.device, task, options, None)).expect("the model fits")
         });
         let mut timed = || {
             let start = Instant::now();
@@ -71,9 +73,9 @@ impl Peer {
                 &guidance,
             );
             let mut denoiser = block_on(denoiser).expect("the model fits");
-            let x_t =
-                random_batch(&self.pipeline.unet, self.batch_size).expect("the model has a size").images;
-            denoiser.start(&x_t, Conditions::default()).expect("the images have their size");
+            let network = &self.pipeline.denoiser().expect("it draws images").network;
+            let x_t = random_batch(network.as_ref(), self.batch_size).expect("the model has a size").images;
+            denoiser.start(&x_t, &Conditions::default()).expect("the images have their size");
             (denoiser, step)
         });
         let mut timed = || {

@@ -9,6 +9,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::network::Network;
@@ -16,7 +17,7 @@ use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::{Device, Selection, Tuning, TuningEvent};
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::model::UNetConfig;
-use ddpm_gpu::train::{TrainOptions, Trainer};
+use ddpm_gpu::train::{Denoise, TrainOptions, Trainer};
 use ddpm_gpu::workbench::random_batch;
 use pollster::block_on;
 
@@ -43,9 +44,9 @@ struct Subject {
 
 impl Subject {
     fn new(device: &Device, config: &UNetConfig, options: &TrainOptions) -> Self {
-        let (config, options) = (config.clone(), options.clone());
-        let trainer = block_on(Trainer::new(device, config, SchedulerConfig::default(), options, None))
-            .expect("the model fits");
+        let task =
+            Denoise::new(Arc::new(config.clone()), SchedulerConfig::default()).expect("it has a schedule");
+        let trainer = block_on(Trainer::new(device, task, options.clone(), None)).expect("the model fits");
         let nodes = vec![(String::new(), f64::INFINITY); trainer.plan().nodes.len()];
         Self { trainer, whole: f64::INFINITY, nodes }
     }

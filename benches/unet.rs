@@ -7,18 +7,20 @@
 mod common;
 
 use std::cell::{OnceCell, RefCell};
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::network::Network;
 use criterion::Criterion;
-use ddpm_gpu::checkpoint::Pipeline;
+use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::model::Precision;
-use ddpm_gpu::sample::{Conditions, Denoiser, Guidance};
+use ddpm_gpu::pipeline::Pipeline;
+use ddpm_gpu::sample::{Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};
-use ddpm_gpu::train::{TrainOptions, Trainer};
+use ddpm_gpu::train::{Denoise, TrainOptions, Trainer};
 use ddpm_gpu::workbench::random_batch;
 use pollster::block_on;
 
@@ -31,8 +33,9 @@ fn batch() -> Batch {
 fn trainer(device: &Device) -> Trainer {
     let network = Network::named("S");
     let options = TrainOptions { batch_size: network.batch_size, ..TrainOptions::default() };
-    block_on(Trainer::new(device, network.config(), SchedulerConfig::default(), options, None))
-        .expect("the model fits")
+    let task =
+        Denoise::new(Arc::new(network.config()), SchedulerConfig::default()).expect("it has a schedule");
+    block_on(Trainer::new(device, task, options, None)).expect("the model fits")
 }
 
 fn bench_train(criterion: &mut Criterion, name: &str, device: &Device) {
@@ -71,7 +74,7 @@ impl Sampling {
         let denoiser =
             Denoiser::new(device, &pipeline, batch_size, Precision::F32, ddim, options.clip, &guidance);
         let mut denoiser = block_on(denoiser).expect("the model fits");
-        denoiser.start(&batch().images, Conditions::default()).expect("the images have their size");
+        denoiser.start(&batch().images, &Conditions::default()).expect("the images have their size");
         Self { denoiser, step }
     }
 

@@ -5,6 +5,7 @@
 //! ARCHITECTURE.md says what each one is for.
 
 pub mod checkpoint;
+pub mod conditions;
 pub mod data;
 pub mod device;
 pub mod diffusion;
@@ -18,6 +19,7 @@ pub mod model;
 pub mod ops;
 pub mod output;
 mod pickle;
+pub mod pipeline;
 pub mod sample;
 pub mod sampler;
 pub mod train;

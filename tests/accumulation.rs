@@ -3,11 +3,13 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use ddpm_gpu::data::{self, Batch, Loader, LoaderOptions, OpenOptions};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{LossWeighting, SchedulerConfig, VarianceType};
 use ddpm_gpu::model::{Precision, Tensors, UNetConfig};
-use ddpm_gpu::train::{Objective, TimestepSampling, TrainOptions, Trainer};
+use ddpm_gpu::train::{Contributions, Denoise, Objective, TimestepSampling, TrainOptions, Trainer};
 use pollster::block_on;
 
 const BATCH: usize = 12;
@@ -42,7 +44,8 @@ fn batches(count: usize) -> Vec<Batch> {
 fn trainer(device: &Device, scheduler: &SchedulerConfig, options: TrainOptions) -> Trainer {
     let mut config = UNetConfig::from_json(MODEL).unwrap();
     config.out_channels = scheduler.variance_type.output_channels(1);
-    block_on(Trainer::new(device, config, scheduler.clone(), options, None)).unwrap()
+    let task = Denoise::new(Arc::new(config), scheduler.clone()).unwrap();
+    block_on(Trainer::new(device, task, options, None)).unwrap()
 }
 
 /// What a run leaves behind.
@@ -62,13 +65,13 @@ fn run(mut trainer: Trainer, batches: &[Batch]) -> Ended {
         block_on(async {
             trainer.observe().await.unwrap();
             let (loss, norm) = (trainer.loss().await.unwrap(), trainer.gradient_norm().await.unwrap());
-            let (timesteps, contributions) = trainer.contributions().await.unwrap();
-            steps.push((loss, norm, timesteps, contributions));
+            let Contributions { timesteps, losses, .. } = trainer.contributions().await.unwrap().unwrap();
+            steps.push((loss, norm, timesteps, losses));
         });
     }
     let state = block_on(trainer.state()).unwrap();
     Ended {
-        ema: block_on(trainer.pipeline()).unwrap().weights,
+        ema: block_on(trainer.pipeline()).unwrap().denoiser().unwrap().weights.clone(),
         weights: state.weights,
         first_moment: state.first_moment,
         second_moment: state.second_moment,

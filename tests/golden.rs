@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 
 use ddpm_gpu::device::Device;
 use ddpm_gpu::graph::{Graph, TensorType, ValueId, gradients};
-use ddpm_gpu::model::{Tensor, Tensors, UNetConfig, UNetInputs, classifier, from_tensors, to_tensors, unet};
+use ddpm_gpu::model::{
+    CLASS_LABELS, ClassifierConfig, LOGITS, NamedValues, Network, SAMPLE, TIMESTEPS, Tensor, Tensors,
+    UNetConfig, from_tensors, to_tensors,
+};
 use ddpm_gpu::ops::adamw::AdamW;
 use ddpm_gpu::ops::{cross_entropy, mse_loss, weighted_mean};
 use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw};
@@ -72,36 +75,30 @@ fn files(prefix: &str) -> Vec<PathBuf> {
 }
 
 /// The network of a golden file as a graph with its inputs.
-struct Network {
+struct GoldenNetwork {
     graph: Graph,
-    inputs: UNetInputs,
+    inputs: NamedValues,
     output: ValueId,
 }
 
-fn network(golden: &Golden) -> Network {
+fn network(golden: &Golden) -> GoldenNetwork {
     let mut graph = Graph::new();
     let (shape, _) = golden.images("input.sample");
-    let inputs = UNetInputs {
-        sample: graph.input("sample", TensorType::f32(shape)),
-        timesteps: graph.input("timesteps", TensorType::f32([shape[0]])),
-        class_labels: golden
-            .tensors
-            .contains_key("input.class_labels")
-            .then(|| graph.input("class_labels", TensorType::u32([shape[0]]))),
-        key_step_sample: None,
-    };
-    let output = unet(&mut graph, &golden.config(), inputs).unwrap();
-    Network { graph, inputs, output }
+    let config = golden.config();
+    let inputs = (&config as &dyn Network).declare_inputs(&mut graph, shape[0]).unwrap();
+    assert_eq!(graph.ty(inputs.get(SAMPLE).unwrap()).shape, shape);
+    let output = config.build(&mut graph, &inputs, None).unwrap().get(SAMPLE).unwrap();
+    GoldenNetwork { graph, inputs, output }
 }
 
-fn write_inputs(golden: &Golden, network: &Network, executor: &mut ddpm_gpu::device::Executor) {
+fn write_inputs(golden: &Golden, network: &GoldenNetwork, executor: &mut ddpm_gpu::device::Executor) {
     let weights = from_tensors(&network.graph, &golden.with_prefix("weights.")).unwrap();
     for (parameter, data) in network.graph.parameters().iter().zip(&weights) {
         executor.write(parameter.value, data).unwrap();
     }
-    executor.write(network.inputs.sample, &golden.images("input.sample").1).unwrap();
-    executor.write(network.inputs.timesteps, &golden.tensors["input.timesteps"].data).unwrap();
-    if let Some(labels) = network.inputs.class_labels {
+    executor.write(network.inputs.get(SAMPLE).unwrap(), &golden.images("input.sample").1).unwrap();
+    executor.write(network.inputs.get(TIMESTEPS).unwrap(), &golden.tensors["input.timesteps"].data).unwrap();
+    if let Ok(labels) = network.inputs.get(CLASS_LABELS) {
         let data: Vec<u32> = golden.tensors["input.class_labels"].data.iter().map(|&v| v as u32).collect();
         executor.write(labels, &data).unwrap();
     }
@@ -230,13 +227,9 @@ fn follow(file: &str, adamw: AdamW) {
     let (shape, _) = golden.images("step.0.x_t");
     for (name, device) in common::devices() {
         let mut graph = Graph::new();
-        let inputs = UNetInputs {
-            sample: graph.input("sample", TensorType::f32(shape)),
-            timesteps: graph.input("timesteps", TensorType::f32([shape[0]])),
-            class_labels: None,
-            key_step_sample: None,
-        };
-        let output = unet(&mut graph, &golden.config(), inputs).unwrap();
+        let config = golden.config();
+        let inputs = (&config as &dyn Network).declare_inputs(&mut graph, shape[0]).unwrap();
+        let output = config.build(&mut graph, &inputs, None).unwrap().get(SAMPLE).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
         // with a second average of the same decay, which must be the same
         let optimizer = Optimizer {
@@ -258,9 +251,12 @@ fn follow(file: &str, adamw: AdamW) {
                 golden.images(&format!("step.{step}.x_t")).1,
                 golden.images(&format!("step.{step}.target")).1,
             );
-            executor.write(inputs.sample, &x_t).unwrap();
+            executor.write(inputs.get(SAMPLE).unwrap(), &x_t).unwrap();
             executor
-                .write(inputs.timesteps, &golden.tensors[&format!("step.{step}.timesteps")].data)
+                .write(
+                    inputs.get(TIMESTEPS).unwrap(),
+                    &golden.tensors[&format!("step.{step}.timesteps")].data,
+                )
                 .unwrap();
             executor.write(target, &target_data).unwrap();
             training.write_schedule(&mut executor, adamw.schedule(step + 1, 1e-3, 0.9), &[0.9]).unwrap();
@@ -307,15 +303,12 @@ fn the_classifier_and_its_gradients_are_those_of_pytorch() {
     let labels: Vec<u32> = golden.tensors["input.class_labels"].data.iter().map(|&v| v as u32).collect();
     for (name, device) in common::devices() {
         let mut graph = Graph::new();
-        let inputs = UNetInputs {
-            sample: graph.input("sample", TensorType::f32(shape)),
-            timesteps: graph.input("timesteps", TensorType::f32([shape[0]])),
-            class_labels: None,
-            key_step_sample: None,
-        };
+        let config = ClassifierConfig { num_classes: classes, encoder: golden.config() };
+        let inputs = (&config as &dyn Network).declare_inputs(&mut graph, shape[0]).unwrap();
+        let [image, timesteps] = [SAMPLE, TIMESTEPS].map(|name| inputs.get(name).unwrap());
         let targets = graph.input("class_labels", TensorType::u32([shape[0]]));
         let mean_weights = graph.input("weights", TensorType::f32([shape[0]]));
-        let logits = classifier(&mut graph, &golden.config(), classes, inputs).unwrap().logits;
+        let logits = config.build(&mut graph, &inputs, None).unwrap().get(LOGITS).unwrap();
         let per_sample = cross_entropy(&mut graph, logits, targets).unwrap();
         let loss = weighted_mean(&mut graph, per_sample, mean_weights).unwrap();
         let d_loss = graph.input("d_loss", TensorType::f32([1]));
@@ -326,16 +319,15 @@ fn the_classifier_and_its_gradients_are_those_of_pytorch() {
             .map(|gradient| gradient.expect("every parameter has a gradient"))
             .collect();
         let minus_one = graph.input("minus_one", TensorType::f32([shape[0]]));
-        let d_sample =
-            gradients(&mut graph, &[(per_sample, minus_one)], &[inputs.sample]).unwrap()[0].unwrap();
+        let d_sample = gradients(&mut graph, &[(per_sample, minus_one)], &[image]).unwrap()[0].unwrap();
         let keep: Vec<ValueId> = d_parameters.iter().copied().chain([loss, logits, d_sample]).collect();
         let mut executor = block_on(device.prepare(&graph, &keep)).unwrap();
         let weights = from_tensors(&graph, &golden.with_prefix("weights.")).unwrap();
         for (parameter, data) in graph.parameters().iter().zip(&weights) {
             executor.write(parameter.value, data).unwrap();
         }
-        executor.write(inputs.sample, &sample).unwrap();
-        executor.write(inputs.timesteps, &golden.tensors["input.timesteps"].data).unwrap();
+        executor.write(image, &sample).unwrap();
+        executor.write(timesteps, &golden.tensors["input.timesteps"].data).unwrap();
         executor.write(targets, &labels).unwrap();
         executor.write(mean_weights, &vec![1.0f32; shape[0]]).unwrap();
         executor.write(d_loss, &[1.0f32]).unwrap();

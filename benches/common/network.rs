@@ -24,4 +24,8 @@ impl Network {
     pub(crate) fn config(self) -> UNetConfig {
         (Preset::named(self.preset).expect("the preset is there").config)()
     }
+
+    pub(crate) fn shared(self) -> std::sync::Arc<dyn ddpm_gpu::model::Network> {
+        std::sync::Arc::new(self.config())
+    }
 }

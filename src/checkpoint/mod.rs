@@ -1,6 +1,5 @@
 //! Checkpoints: folders that diffusers loads as a pipeline, with the training state beside it.
 
-mod classifier;
 mod folder;
 mod json;
 mod model_index;
@@ -11,10 +10,9 @@ mod weights_file;
 
 use std::path::PathBuf;
 
-pub use classifier::{Classifier, ClassifierConfig};
 pub use folder::{create_folder, newest, prune, resolve};
 pub(crate) use folder::{occupy, save};
-pub use pipeline::{Pipeline, read_config};
+pub use pipeline::read_config;
 pub use state::TrainingState;
 pub(crate) use state::record_dataset;
 

@@ -1,9 +1,10 @@
-//! A model as diffusers' `DDPMPipeline` saves it.
+//! A pipeline in a folder, as diffusers saves it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::folder::write_new;
 use super::json::{read_json, write_json};
@@ -11,18 +12,8 @@ use super::state::extra_ema;
 use super::weights_file::{self, WEIGHTS};
 use super::{CheckpointError, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
-use crate::model::{Misfit, Precision, Tensors, UNetConfig, check_unet};
-
-/// A network with its weights, and the diffusion process it was trained for.
-#[derive(Clone, Debug)]
-pub struct Pipeline {
-    /// The network.
-    pub unet: UNetConfig,
-    /// The process.
-    pub scheduler: SchedulerConfig,
-    /// The averaged weights, by diffusers' names.
-    pub weights: Tensors,
-}
+use crate::model::{Component, Misfit, Precision, Tensors, UNetConfig, from_config};
+use crate::pipeline::{Part, Pipeline};
 
 /// The folder of a part: `folder/unet`; or `folder` itself, as a network saved alone and the oldest pipelines on the
 /// hub have it.
@@ -33,11 +24,11 @@ fn part(folder: &Path, part: &str, file: &str) -> PathBuf {
 }
 
 /// Reads a scheduler's config.
-pub(super) fn read_scheduler(path: &Path) -> Result<SchedulerConfig, CheckpointError> {
+fn read_scheduler(path: &Path) -> Result<SchedulerConfig, CheckpointError> {
     serde_json::from_value(read_json(path)?).map_err(|error| CheckpointError::invalid(path, error))
 }
 
-/// Reads the config.json of a network.
+/// Reads the config.json of a `UNet2DModel`.
 ///
 /// # Errors
 /// [`CheckpointError`] naming the file.
@@ -47,7 +38,7 @@ pub fn read_config(path: &Path) -> Result<UNetConfig, CheckpointError> {
 }
 
 /// Says of weights that are not those of a config which two files do not fit each other, and how large each is.
-pub(super) fn misfit(weights: &Path, config: &Path, tensors: &Tensors, misfit: Misfit) -> CheckpointError {
+fn misfit(weights: &Path, config: &Path, tensors: &Tensors, misfit: Misfit) -> CheckpointError {
     let found = tensors.values().map(|tensor| tensor.data.len() as u64).sum();
     let Misfit { source, parameters } = misfit;
     CheckpointError::Weights {
@@ -57,6 +48,53 @@ pub(super) fn misfit(weights: &Path, config: &Path, tensors: &Tensors, misfit: M
         parameters,
         source,
     }
+}
+
+/// Reads a network of this class, with weights that are exactly its own, and finite.
+fn read_network(folder: &Path, class: &str, notes: &mut Vec<String>) -> Result<Component, CheckpointError> {
+    let config = folder.join("config.json");
+    let of_config = |source| CheckpointError::Model { path: config.clone(), source };
+    let network = from_config(class, read_json(&config)?).map_err(of_config)?;
+    let (path, weights) = weights_file::read(folder, notes)?;
+    network
+        .check_weights(&weights)
+        .map_err(of_config)?
+        .map_err(|fault| misfit(&path, &config, &weights, fault))?;
+    Ok(Component { network, weights })
+}
+
+/// Reads the scheduler of a pipeline whose network lies in `network`; `notes` gets what was assumed.
+fn find_scheduler(
+    folder: &Path,
+    network: &Path,
+    notes: &mut Vec<String>,
+) -> Result<SchedulerConfig, CheckpointError> {
+    // A network that lies in the folder of its pipeline is of that pipeline.
+    let around = folder.parent().filter(|_| network == folder && model_index::path(folder).is_none());
+    let around = around.filter(|around| model_index::path(around).is_some());
+    if let Some(around) = around {
+        model_index::classes(around)?;
+    }
+    let path = part(folder, "scheduler", SCHEDULER).join(SCHEDULER);
+    let beside = around.map(|around| around.join("scheduler").join(SCHEDULER)).filter(|path| path.exists());
+    let scheduler = if path.exists() || model_index::path(folder).is_some() {
+        read_scheduler(&path)?
+    } else if let Some(path) = beside {
+        notes.push(format!("{}: taken to go with {}", path.display(), folder.display()));
+        read_scheduler(&path)?
+    } else {
+        notes.push(format!(
+            "{}: there is no {SCHEDULER}; taken to be trained as DDPMScheduler does by default: 1000 timesteps, \
+             linear betas, the noise predicted. If that is not so, put a {SCHEDULER} there",
+            folder.display()
+        ));
+        SchedulerConfig::default()
+    };
+    let unused = scheduler.unused_keys();
+    if !unused.is_empty() {
+        notes.push(format!("{}: keys that nothing here uses: {}", path.display(), unused.join(", ")));
+    }
+    Ok(scheduler)
 }
 
 impl Pipeline {
@@ -76,52 +114,27 @@ impl Pipeline {
     /// # Errors
     /// [`CheckpointError`] naming the file.
     pub fn open(folder: &Path) -> Result<(Self, Vec<String>), CheckpointError> {
-        if folder.join("classifier").is_dir() {
-            let message =
-                "this is a classifier, which draws no images: give it as --classifier beside a model";
-            return Err(CheckpointError::invalid(folder, message));
-        }
-        model_index::check(folder)?;
+        let (class, classes) = model_index::classes(folder)?;
         let mut notes = Vec::new();
-        let unet_folder = part(folder, "unet", "config.json");
-        // A network that lies in the folder of its pipeline is of that pipeline.
-        let around = folder.parent().filter(|_| unet_folder == folder && model_index::path(folder).is_none());
-        if let Some(around) = around.filter(|around| model_index::path(around).is_some()) {
-            model_index::check(around)?;
+        let network_folder = |of: &Part| part(folder, of.name, "config.json");
+        // Configurations first: what they refuse is said before large files are read.
+        let first = class.networks.first().map(network_folder);
+        let scheduler = find_scheduler(folder, first.as_deref().unwrap_or(folder), &mut notes)?;
+        let mut networks = BTreeMap::new();
+        for part in class.networks {
+            let averaged = model_index::averaged(part.name);
+            if folder.join(&averaged).is_dir() {
+                notes.push(format!(
+                    "{0}: taken from {1}; the averaged weights are beside it, give {0}/{averaged} to draw with them",
+                    folder.display(),
+                    part.name
+                ));
+            }
+            let class = classes.get(part.name).map_or(part.classes[0], String::as_str);
+            let component = read_network(&network_folder(part), class, &mut notes)?;
+            networks.insert(part.name.to_owned(), component);
         }
-        let config_path = unet_folder.join("config.json");
-        let unet = read_config(&config_path)?;
-        let path = part(folder, "scheduler", SCHEDULER).join(SCHEDULER);
-        let beside =
-            around.map(|around| around.join("scheduler").join(SCHEDULER)).filter(|path| path.exists());
-        let scheduler = if path.exists() || model_index::path(folder).is_some() {
-            read_scheduler(&path)?
-        } else if let Some(path) = beside {
-            notes.push(format!("{}: taken to go with {}", path.display(), folder.display()));
-            read_scheduler(&path)?
-        } else {
-            notes.push(format!(
-                "{}: there is no {SCHEDULER}; taken to be trained as DDPMScheduler does by default: 1000 timesteps, \
-                 linear betas, the noise predicted. If that is not so, put a {SCHEDULER} there",
-                folder.display()
-            ));
-            SchedulerConfig::default()
-        };
-        let unused = scheduler.unused_keys();
-        if !unused.is_empty() {
-            notes.push(format!("{}: keys that nothing here uses: {}", path.display(), unused.join(", ")));
-        }
-        if folder.join("unet_ema").is_dir() {
-            notes.push(format!(
-                "{0}: taken from unet; the averaged weights are beside it, give {0}/unet_ema to draw with them",
-                folder.display()
-            ));
-        }
-        let (path, weights) = weights_file::read(&unet_folder, &mut notes)?;
-        check_unet(&unet, &weights)
-            .map_err(|source| CheckpointError::Model { path: config_path.clone(), source })?
-            .map_err(|fault| misfit(&path, &config_path, &weights, fault))?;
-        Ok((Self { unet, scheduler, weights }, notes))
+        Ok((Self { class, networks, scheduler }, notes))
     }
 
     /// As [`Pipeline::open`], of a folder that a training run has written, with the average of the weights that has
@@ -130,11 +143,14 @@ impl Pipeline {
     /// # Errors
     /// [`CheckpointError`] that lists the decays that there are.
     pub fn open_average(folder: &Path, ema_decay: f64) -> Result<(Self, Vec<String>), CheckpointError> {
-        let (pipeline, notes) = Self::open(folder)?;
-        Ok(match extra_ema(folder, ema_decay, &pipeline.weights)? {
-            Some(weights) => (Self { weights, ..pipeline }, notes),
-            None => (pipeline, notes),
-        })
+        let (mut pipeline, notes) = Self::open(folder)?;
+        // A training run has one network.
+        for component in pipeline.networks.values_mut() {
+            if let Some(weights) = extra_ema(folder, ema_decay, &component.weights)? {
+                component.weights = weights;
+            }
+        }
+        Ok((pipeline, notes))
     }
 
     /// Writes the pipeline alone into a new folder, without what only training needs; with f16 the weights are rounded.
@@ -152,18 +168,27 @@ impl Pipeline {
     }
 
     fn write_as(&self, folder: &Path, precision: Precision) -> Result<(), CheckpointError> {
-        let class = self.scheduler.class_name.as_str();
-        let index = json!({
-            "_class_name": "DDPMPipeline",
-            "_diffusers_version": self.scheduler.diffusers_version,
-            "scheduler": ["diffusers", class],
-            "unet": ["diffusers", "UNet2DModel"],
-        });
-        write_json(&folder.join("model_index.json"), &index)?;
-        let unet = folder.join("unet");
-        fs::create_dir(&unet).map_err(CheckpointError::write(&unet))?;
-        write_json(&unet.join("config.json"), &self.unet)?;
-        tensor_file::write_as(precision, &unet.join(WEIGHTS), &self.weights)?;
+        let mut index = Map::from_iter([
+            // Of pipelines made of the same networks the first, which draws by their scheduler's own steps.
+            ("_class_name".to_owned(), json!(self.class.written())),
+            ("_diffusers_version".to_owned(), json!(self.scheduler.diffusers_version)),
+            ("scheduler".to_owned(), json!(["diffusers", self.scheduler.class_name])),
+        ]);
+        for part in self.class.networks {
+            let class = self.networks.get(part.name).map(|component| component.network.class_name());
+            index.insert(part.name.to_owned(), json!([part.library, class]));
+        }
+        write_json(&folder.join("model_index.json"), &Value::Object(index))?;
+        for (name, Component { network, weights }) in &self.networks {
+            let folder = folder.join(name);
+            fs::create_dir(&folder).map_err(CheckpointError::write(&folder))?;
+            let config = folder.join("config.json");
+            let text = network
+                .to_json()
+                .map_err(|source| CheckpointError::Model { path: config.clone(), source })?;
+            fs::write(&config, text).map_err(CheckpointError::write(&config))?;
+            tensor_file::write_as(precision, &folder.join(WEIGHTS), weights)?;
+        }
         let scheduler = folder.join("scheduler");
         fs::create_dir(&scheduler).map_err(CheckpointError::write(&scheduler))?;
         write_json(&scheduler.join(SCHEDULER), &self.scheduler)

@@ -10,12 +10,13 @@ use serde_json::Value;
 use super::CheckpointError;
 use super::json::{json_text, read_json, write_json};
 use super::tensor_file::{self, Shapes};
-use super::weights_file::names;
+use super::weights_file::{WEIGHTS as NETWORK_WEIGHTS, names};
 use crate::data::Fingerprint;
 use crate::diffusion::LearnedSchedule;
 use crate::model::Tensors;
 use crate::ops::loss_scale::LossScale;
 use crate::output::write_text;
+use crate::pipeline::CLASSES;
 
 /// Where a training run stands.
 #[derive(Clone, Debug, Default)]
@@ -144,12 +145,17 @@ fn check_alike(path: &Path, tensors: &Tensors, model: &Shapes, of: &str) -> Resu
     Err(CheckpointError::invalid(path, message))
 }
 
-/// The shapes of the weights of the model in a checkpoint, and their file, relative to it.
-fn model_shapes(checkpoint: &Path) -> Result<(Shapes, &'static str), CheckpointError> {
-    const FILES: [&str; 2] =
-        ["unet/diffusion_pytorch_model.safetensors", "classifier/diffusion_pytorch_model.safetensors"];
-    let file = FILES.iter().find(|file| checkpoint.join(file).exists()).unwrap_or(&FILES[0]);
-    Ok((tensor_file::shapes(&checkpoint.join(file))?, file))
+/// The shapes of the weights of the network in a checkpoint, and their file, relative to it.
+fn model_shapes(checkpoint: &Path) -> Result<(Shapes, String), CheckpointError> {
+    let parts = CLASSES.iter().flat_map(|class| class.networks);
+    let mut files = parts.map(|part| format!("{}/{NETWORK_WEIGHTS}", part.name));
+    let first = files.next().unwrap_or_default();
+    let file = if checkpoint.join(&first).exists() {
+        first
+    } else {
+        files.find(|file| checkpoint.join(file).exists()).unwrap_or(first)
+    };
+    Ok((tensor_file::shapes(&checkpoint.join(&file))?, file))
 }
 
 fn ema_file(decay: f64) -> String {
@@ -211,7 +217,7 @@ impl TrainingState {
         let (shapes, model) = model_shapes(checkpoint)?;
         let like_weights = |name: &str| {
             let found = tensors(name)?;
-            check_alike(&folder.join(name), &found, &shapes, model)?;
+            check_alike(&folder.join(name), &found, &shapes, &model)?;
             Ok::<_, CheckpointError>(found)
         };
         let has_sampler = folder.join(TIMESTEP_SAMPLER).exists();

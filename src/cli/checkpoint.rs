@@ -2,13 +2,31 @@
 
 use std::path::{Path, PathBuf};
 
-use ddpm_gpu::checkpoint::{Pipeline, resolve};
+use anyhow::Context;
+use ddpm_gpu::checkpoint::resolve;
+use ddpm_gpu::pipeline::Pipeline;
 
 use super::bounds::finite_in;
 
 /// The model in a folder, or the newest checkpoint there; what had to be assumed of it is printed.
 pub(super) fn load_model(folder: &Path) -> anyhow::Result<Pipeline> {
-    Ok(noted(Pipeline::open(&resolve(folder)?)?))
+    that_draws(folder, Pipeline::open(&resolve(folder)?)?)
+}
+
+/// The classifier in a folder, or the newest checkpoint there.
+pub(super) fn load_classifier(folder: &Path) -> anyhow::Result<Pipeline> {
+    let pipeline = noted(Pipeline::open(&resolve(folder)?)?);
+    pipeline.classifier().with_context(|| {
+        format!("{}: this is no classifier; `ddpm-gpu train-classifier` makes one", folder.display())
+    })?;
+    Ok(pipeline)
+}
+
+/// A pipeline with its notes printed, which draws images.
+fn that_draws(folder: &Path, opened: (Pipeline, Vec<String>)) -> anyhow::Result<Pipeline> {
+    let pipeline = noted(opened);
+    pipeline.denoiser().with_context(|| format!("{}: no model that draws images", folder.display()))?;
+    Ok(pipeline)
 }
 
 fn noted((pipeline, notes): (Pipeline, Vec<String>)) -> Pipeline {
@@ -47,9 +65,10 @@ impl CheckpointArgs {
 impl AverageArgs {
     /// The pipeline in a checkpoint's own folder.
     pub(super) fn load(&self, folder: &Path) -> anyhow::Result<Pipeline> {
-        Ok(noted(match self.ema_decay {
+        let opened = match self.ema_decay {
             Some(decay) => Pipeline::open_average(folder, decay)?,
             None => Pipeline::open(folder)?,
-        }))
+        };
+        that_draws(folder, opened)
     }
 }

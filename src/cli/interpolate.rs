@@ -1,6 +1,7 @@
 //! `ddpm-gpu interpolate`
 
 use anyhow::bail;
+use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::sample::{Images, SampleRequest, invert, noise_of_seed, sample, slerp};
 
 use super::bounds::{MOST_IMAGES, count_in};
@@ -53,9 +54,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Ok(noise) => noise,
         Err(images) => {
             // The ends have the classes of the first and of the last image.
-            let class_labels =
-                request.class_labels.as_ref().map(|labels| vec![labels[0], labels[frames - 1]]);
-            let of_ends = SampleRequest { class_labels, ..request.clone() };
+            let ends = [0, frames - 1].map(|image| request.conditions.rows(image..image + 1));
+            let of_ends = SampleRequest { conditions: Conditions::stack(ends), ..request.clone() };
             let noise =
                 invert(&device, &pipeline, &images, &of_ends, &mut |state| progress.show(state)).await?;
             let [_, h, w, c] = noise.shape;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::read_config;
-use ddpm_gpu::model::{PRESETS, Preset, UNetConfig};
+use ddpm_gpu::model::{Network, PRESETS, Preset, UNetConfig};
 
 /// The model that goes by a preset's name, or that a file describes.
 pub(super) fn load(name: &str) -> anyhow::Result<UNetConfig> {
@@ -21,7 +21,8 @@ pub(super) fn load(name: &str) -> anyhow::Result<UNetConfig> {
     }
     let config = read_config(path)?;
     // Counted here: a network that is too large is refused before data are read or a device is opened.
-    config.count_parameters().with_context(|| name.to_owned())?;
+    let network: &dyn Network = &config;
+    network.count_parameters().with_context(|| name.to_owned())?;
     Ok(config)
 }
 

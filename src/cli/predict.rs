@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::output::check_writable;
 use ddpm_gpu::sample::predict;
 
@@ -52,7 +53,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     check_writable(&args.output)?;
     let device = args.device.open().await?;
     args.precision.warn(&device);
-    let output =
-        predict(&device, &pipeline, &x_t, &timesteps, labels.as_deref(), args.precision.precision).await?;
+    let conditions = Conditions::of_classes(labels);
+    let output = predict(&device, &pipeline, &x_t, &timesteps, &conditions, args.precision.precision).await?;
     write_floats(&args.output, &output)
 }

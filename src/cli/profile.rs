@@ -1,12 +1,15 @@
 //! `ddpm-gpu profile`
 
+use std::sync::Arc;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use ddpm_gpu::diffusion::SchedulerConfig;
+use ddpm_gpu::model::Network;
 use ddpm_gpu::output::write_text;
-use ddpm_gpu::train::{TrainOptions, Trainer};
+use ddpm_gpu::train::{Denoise, TrainOptions, Trainer};
 use ddpm_gpu::workbench::{
     Dispatch, Profile, SamplingSteps, Steps, TrainingSteps, profile, random_batch, trace,
 };
@@ -121,7 +124,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn train(args: TrainArgs) -> anyhow::Result<()> {
     let common = &args.common;
-    let config = model::load(&common.model)?;
+    let network: Arc<dyn Network> = Arc::new(model::load(&common.model)?);
+    let task = Denoise::new(network.clone(), SchedulerConfig::default())?;
     let options = TrainOptions {
         batch_size: common.batch_size,
         checkpointing: args.checkpointing,
@@ -132,18 +136,18 @@ async fn train(args: TrainArgs) -> anyhow::Result<()> {
     let device = common.device.open().await?;
     common.precision.warn(&device);
     // The device's memory is checked before the host makes images.
-    let trainer = Trainer::new(&device, config.clone(), SchedulerConfig::default(), options, None).await?;
-    let batch = random_batch(&config, common.batch_size)?;
+    let trainer = Trainer::new(&device, task, options, None).await?;
+    let batch = random_batch(network.as_ref(), common.batch_size)?;
     common.profile(&mut TrainingSteps { trainer, batch }, "training", &device.name()).await
 }
 
 async fn sample(SampleArgs { common }: SampleArgs) -> anyhow::Result<()> {
-    let config = model::load(&common.model)?;
+    let network: Arc<dyn Network> = Arc::new(model::load(&common.model)?);
     common.check()?;
     let device = common.device.open().await?;
     common.precision.warn(&device);
     let mut steps =
-        SamplingSteps::new(&device, &config, common.batch_size, common.precision.precision).await?;
+        SamplingSteps::new(&device, &network, common.batch_size, common.precision.precision).await?;
     common.profile(&mut steps, "denoising", &device.name()).await
 }
 

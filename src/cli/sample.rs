@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use ddpm_gpu::checkpoint::Pipeline;
+use ddpm_gpu::conditions::{CLASS_LABELS, Conditions};
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
+use ddpm_gpu::model::LOGITS;
 use ddpm_gpu::output::{FrameTimes, Grid, GridOptions, nhwc_to_nchw, tile, write_animation, write_npy};
+use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
@@ -103,8 +105,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         sampled = sample(&device, model, request, &mut |state| progress.show(state)).await?;
         progress.finish();
     }
-    let per_class = request.class_labels.is_some() && args.class_label.is_none();
-    let classes = pipeline.unet.classes().unwrap_or(1);
+    let per_class = request.conditions.class_labels().is_some() && args.class_label.is_none();
+    let classes = pipeline.denoiser()?.network.real_classes().unwrap_or(1);
     let columns = args.columns.or_else(|| per_class.then(|| request.num_images.div_ceil(classes)));
     let grid = |images: &Images| -> anyhow::Result<Grid> {
         Ok(tile(&images.data, images.shape, &GridOptions { columns, ..GridOptions::default() })?)
@@ -126,14 +128,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 
 fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     let sampler = sampler::by_name(&args.sampler)?;
-    let [size, width] = pipeline.unet.image_size()?;
+    let network = &pipeline.denoiser()?.network;
+    let [size, width, channels] = network.image()?;
     let init_noise = match &args.init_noise {
         None => None,
         // A sampler that leads from images to noise starts from images, which are read as squares only.
         Some(path) if sampler.inverts && size == width => {
             let limit = args.num_images.unwrap_or(usize::MAX);
             let source = path.to_str().context("--init-noise: the path is not UTF-8; rename the file")?;
-            Some(read_images(source, Some(pipeline.unet.image_channels()), Some(size), limit)?)
+            Some(read_images(source, Some(channels), Some(size), limit)?)
         }
         Some(path) => Some(read_floats(path)?),
     };
@@ -143,8 +146,10 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     let low_resolution = low_resolution(args, pipeline)?;
     // The classes of an unconditional model are those of the classifier that guides it.
     let classes = match (&guidance.classifier, &low_resolution) {
-        (Some((classifier, _)), None) => Some(classifier.config.num_classes),
-        _ => pipeline.unet.classes(),
+        (Some((classifier, _)), None) => {
+            Some(classifier.classifier()?.network.output(LOGITS)?.iter().product())
+        }
+        _ => network.real_classes(),
     };
     let default_images = match (&init_noise, &labels, classes) {
         _ if low_resolution.is_some() => low_resolution.as_ref().map_or(0, |low| low.images.shape[0]),
@@ -159,7 +164,7 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     let class_labels = match (labels, classes) {
         // Which classes given images have is not known.
         (None, Some(_)) if low_resolution.is_some() => {
-            pipeline.unet.null_class().map(|none| vec![none; num_images])
+            network.null_class().map(|none| vec![none; num_images])
         }
         (Some(labels), _) if labels.len() == 1 => Some(vec![labels[0]; num_images]),
         (Some(labels), _) if labels.len() == num_images => Some(labels),
@@ -175,7 +180,7 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     Ok(SampleRequest {
         num_images,
         options: args.options.options(&pipeline.scheduler, args.steps.clone()),
-        class_labels,
+        conditions: Conditions::of_classes(class_labels),
         seed: args.seed,
         batch_size: args.batch_size,
         precision: args.precision.precision,
@@ -197,10 +202,11 @@ fn low_resolution(args: &Args, pipeline: &Pipeline) -> anyhow::Result<Option<Low
         }
         return Ok(None);
     };
-    let Some(model) = pipeline.unet.super_resolution else {
+    let network = &pipeline.denoiser()?.network;
+    let Some(model) = network.super_resolution() else {
         bail!("--low-resolution: {} is no super-resolution model", args.model.checkpoint.display());
     };
-    let channels = pipeline.unet.image_channels();
+    let [_, _, channels] = network.image()?;
     let limit = args.num_images.unwrap_or(64);
     let images = read_images(source, Some(channels), Some(model.low_size), limit)?;
     Ok(Some(LowResolution { images, augmentation: args.noise_augmentation.unwrap_or(0) }))
@@ -212,20 +218,23 @@ fn stages(
     pipeline: &Pipeline,
     request: &SampleRequest,
 ) -> anyhow::Result<Vec<(Pipeline, SampleRequest)>> {
-    let (mut size, channels) = (pipeline.unet.image_size()?, pipeline.unet.image_channels());
+    let [height, width, channels] = pipeline.denoiser()?.network.image()?;
+    let mut size = [height, width];
     let mut stages = Vec::new();
     for folder in &args.then {
         let next = load_model(folder).with_context(|| format!("--then {}", folder.display()))?;
-        let Some(model) = next.unet.super_resolution else {
+        let network = next.denoiser()?.network.clone();
+        let [next_height, next_width, next_channels] = network.image()?;
+        let Some(model) = network.super_resolution() else {
             bail!("--then: {} is no super-resolution model", folder.display());
         };
-        if size != [model.low_size; 2] || channels != next.unet.image_channels() {
+        if size != [model.low_size; 2] || channels != next_channels {
             let [height, width] = size;
             bail!(
                 "--then: {} enlarges images of {low}x{low} with {} channels; those before it are {width}x{height} with \
                  {channels}",
                 folder.display(),
-                next.unet.image_channels(),
+                next_channels,
                 low = model.low_size
             );
         }
@@ -236,7 +245,10 @@ fn stages(
         };
         let augmentation = args.noise_augmentation.unwrap_or(model.augmentation / 2);
         let next_request = SampleRequest {
-            class_labels: next.unet.num_class_embeds.and(request.class_labels.clone()),
+            conditions: match network.classes() {
+                Some(_) => request.conditions.clone(),
+                None => request.conditions.clone().without(CLASS_LABELS),
+            },
             low_resolution: Some(LowResolution { images, augmentation }),
             init_noise: None,
             guidance: Guidance::default(),
@@ -258,7 +270,7 @@ fn stages(
             );
         }
         warn_of(&next_request, &next).with_context(context)?;
-        size = next.unet.image_size()?;
+        size = [next_height, next_width];
         stages.push((next, next_request));
     }
     Ok(stages)

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
+use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig, TimestepSpacing};
 use ddpm_gpu::output::{GridOptions, tile};
+use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
 use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
 
 use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, count_u64_in, finite_in};
-use super::checkpoint::CheckpointArgs;
+use super::checkpoint::{CheckpointArgs, load_classifier};
 use super::images::{check_outputs, write_floats};
 use super::model::square;
 use super::progress::Progress;
@@ -39,9 +40,7 @@ impl GuidanceArgs {
     /// The guidance asked for.
     pub(super) fn guidance(&self) -> anyhow::Result<Guidance> {
         let classifier = match &self.classifier {
-            Some(folder) => {
-                Some((Classifier::load(&resolve(folder)?)?, self.classifier_scale.unwrap_or(1.0)))
-            }
+            Some(folder) => Some((load_classifier(folder)?, self.classifier_scale.unwrap_or(1.0))),
             None => None,
         };
         Ok(Guidance { scale: self.guidance_scale, rescale: self.guidance_rescale, classifier })
@@ -162,7 +161,8 @@ impl SamplingArgs {
 
     /// Channels of the model's images, and their size.
     pub(super) fn image_form(&self, pipeline: &Pipeline) -> anyhow::Result<(usize, usize)> {
-        Ok((pipeline.unet.image_channels(), square(pipeline.unet.image_size()?)?))
+        let [height, width, channels] = pipeline.denoiser()?.network.image()?;
+        Ok((channels, square([height, width])?))
     }
 
     /// What the library is asked for.
@@ -178,7 +178,7 @@ impl SamplingArgs {
         let class_labels = match labels {
             Some(labels) if labels.len() == 1 => Some(vec![labels[0]; num_images]),
             Some(labels) => Some(labels),
-            None => pipeline.unet.null_class().map(|none| vec![none; num_images]),
+            None => pipeline.denoiser()?.network.null_class().map(|none| vec![none; num_images]),
         };
         let options = SamplerOptions {
             steps: Some(Respacing::Steps(
@@ -189,7 +189,7 @@ impl SamplingArgs {
         let request = SampleRequest {
             num_images,
             options,
-            class_labels,
+            conditions: Conditions::of_classes(class_labels),
             seed: self.seed,
             batch_size: self.batch_size,
             precision: self.precision.precision,

@@ -4,12 +4,13 @@ mod dry_run;
 mod objective;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::bail;
 use ddpm_gpu::data::Dataset;
 use ddpm_gpu::diffusion::MOST_TIMESTEPS;
 use ddpm_gpu::model::{Preset, SuperResolution, UNetConfig};
-use ddpm_gpu::train::{Run, TrainOptions, train};
+use ddpm_gpu::train::{Denoise, Run, TrainOptions, train};
 
 use objective::ObjectiveArgs;
 
@@ -69,13 +70,11 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     let config = fit(model, dataset.as_ref(), &args)?;
     config.check()?;
     let options = options(&args)?;
-    let scheduler = args.process.scheduler()?;
+    let task = Denoise::new(Arc::new(config), args.process.scheduler()?)?;
     let device = args.training.open(&args.device).await?;
     let run = Run {
         device,
         dataset,
-        config,
-        scheduler,
         options,
         output: args.output,
         resume: args.training.resume,
@@ -85,12 +84,12 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
         settings,
     };
     if args.dry_run {
-        return dry_run::run(&run).await;
+        return dry_run::run(&run, task).await;
     }
     args.training.report_changes(&run.output, run.settings.as_deref());
     let mut watch = Watch::new("train", &args.training, &run.device.name())?;
     let stop = watch.stop.clone();
-    let outcome = train(&run, &stop, &mut |event| watch.show(event)).await;
+    let outcome = train(&run, task, &stop, &mut |event| watch.show(event)).await;
     watch.finish(outcome)
 }
 

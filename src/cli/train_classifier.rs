@@ -1,10 +1,12 @@
 //! `ddpm-gpu train-classifier`
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::bail;
 use ddpm_gpu::diffusion::VarianceType;
-use ddpm_gpu::train::{Run, train_classifier};
+use ddpm_gpu::model::ClassifierConfig;
+use ddpm_gpu::train::{Classify, Run, train};
 
 use super::DeviceArgs;
 use super::bounds::{MOST_STEPS, count_u64_in, finite_f32_in};
@@ -57,13 +59,15 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
         config.dropout = dropout;
     }
     config.check()?;
+    // A dataset without classes is refused when the run begins.
+    let num_classes = dataset.classes().len().max(1);
+    let network = Arc::new(ClassifierConfig { num_classes, encoder: config });
+    let task = Classify::new(network, scheduler, held_out)?;
     let device = args.training.open(&args.device).await?;
     args.training.report_changes(&args.output, settings.as_deref());
     let run = Run {
         device,
         dataset,
-        config,
-        scheduler,
         options: args.training.options(),
         output: args.output,
         resume: args.training.resume,
@@ -74,6 +78,6 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     };
     let mut watch = Watch::new("train-classifier", &args.training, &run.device.name())?;
     let stop = watch.stop.clone();
-    let outcome = train_classifier(&run, held_out.as_ref(), &stop, &mut |event| watch.show(event)).await;
+    let outcome = train(&run, task, &stop, &mut |event| watch.show(event)).await;
     watch.finish(outcome)
 }

@@ -20,6 +20,7 @@ use super::{
     Content, DataError, Dataset, ImageShape, OpenOptions, Original, PassedOver, Skipped, require,
     require_read,
 };
+use crate::conditions::Conditions;
 
 /// The largest image size in pixels; it keeps the products of sizes far from overflow.
 const MAX_SIZE: usize = 8192;
@@ -174,11 +175,11 @@ impl Dataset for Decoded {
         self.pictures.classes()
     }
 
-    fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Option<u32>, DataError> {
+    fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Conditions, DataError> {
         require_read(self, index, pixels)?;
         let index = self.indices[index];
         self.write(index, pixels)?;
-        Ok(self.pictures.label(index))
+        Ok(Conditions::of_class(self.pictures.label(index)))
     }
 
     fn original(&self, index: usize) -> Result<Original, DataError> {

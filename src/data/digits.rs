@@ -92,6 +92,7 @@ fn bad_file(found: String) -> DataError {
 mod tests {
     use super::super::Split;
     use super::*;
+    use crate::conditions::Conditions;
 
     #[test]
     fn holds_the_digits_that_scikit_learn_loads() {
@@ -105,7 +106,7 @@ mod tests {
         let mut pixel_sum = 0.0;
         let mut pixels = [0.0; 64];
         for index in 0..digits.len() {
-            let label = digits.read(index, &mut pixels).unwrap().unwrap();
+            let label = digits.read(index, &mut pixels).unwrap().class_labels().unwrap()[0];
             counts[label as usize] += 1;
             for &pixel in &pixels {
                 assert!((-1.0..=1.0).contains(&pixel));
@@ -121,7 +122,7 @@ mod tests {
     fn first_row_of_the_first_digit() {
         let digits = open(&OpenOptions::default()).unwrap();
         let mut pixels = [0.0; 64];
-        assert_eq!(digits.read(0, &mut pixels).unwrap(), Some(0));
+        assert_eq!(digits.read(0, &mut pixels).unwrap(), Conditions::of_class(Some(0)));
         // 0, 0, 5, 13, 9, 1, 0, 0 in the file
         assert_eq!(pixels[..8], [-1.0, -1.0, -0.375, 0.625, 0.125, -0.875, -1.0, -1.0]);
     }

@@ -73,6 +73,7 @@ fn open(options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use crate::conditions::Conditions;
     use std::fs;
     use std::path::Path;
 
@@ -101,7 +102,7 @@ mod tests {
         assert_eq!(images.len(), 2);
         assert_eq!(images.image_shape(), ImageShape { channels: 1, height: 28, width: 28 });
         let mut pixels = vec![0.0; 784];
-        assert_eq!(images.read(1, &mut pixels).unwrap(), Some(3));
+        assert_eq!(images.read(1, &mut pixels).unwrap(), Conditions::of_class(Some(3)));
         assert_eq!(images.classes()[3], "Dress");
         assert_eq!(pixels[27 * 28], 2.0 * 127.0 / 255.0 - 1.0);
     }
@@ -111,7 +112,7 @@ mod tests {
         let folder = small_folder();
         let images = open_in(folder.path(), Some(32)).unwrap();
         let mut pixels = vec![0.0; 1024];
-        assert_eq!(images.read(0, &mut pixels).unwrap(), Some(9));
+        assert_eq!(images.read(0, &mut pixels).unwrap(), Conditions::of_class(Some(9)));
         assert_eq!(pixels[32 * 3 + 1], -1.0);
         assert_eq!(pixels[32 * 3 + 2], 2.0 / 255.0 - 1.0);
         assert_eq!(pixels[32 * 29 + 29], 54.0 / 255.0 - 1.0);

@@ -96,6 +96,7 @@ pub(super) fn bad(path: &Path, expected: String, found: String) -> DataError {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use crate::conditions::Conditions;
     use std::fs;
 
     use super::super::idx::tests::{encode, gzip};
@@ -129,7 +130,7 @@ mod tests {
         assert_eq!(images.image_shape().channels, 1);
         // the middle three columns of the second image
         let mut found = [0.0; 9];
-        assert_eq!(images.read(1, &mut found).unwrap(), Some(1));
+        assert_eq!(images.read(1, &mut found).unwrap(), Conditions::of_class(Some(1)));
         assert_eq!(found[0], 2.0 * 12.0 / 255.0 - 1.0);
         let test = OpenOptions { split: Split::Test, ..OpenOptions::default() };
         let message = super::super::open(folder.path().to_str().unwrap(), &test).err().unwrap().to_string();

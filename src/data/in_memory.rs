@@ -1,6 +1,7 @@
 //! Datasets small enough to hold in memory, one byte a value.
 
 use super::{DataError, Dataset, ImageShape, Original, require_read};
+use crate::conditions::Conditions;
 
 /// Images of one shape, held as bytes and scaled when they are read.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl Dataset for InMemory {
         &self.classes
     }
 
-    fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Option<u32>, DataError> {
+    fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Conditions, DataError> {
         require_read(self, index, pixels)?;
         let elements = self.stored.elements();
         let values = &self.values[index * elements..][..elements];
@@ -55,7 +56,7 @@ impl Dataset for InMemory {
                 *to = 2.0 * f32::from(from) / f32::from(self.maximum) - 1.0;
             }
         }
-        Ok(self.label(index))
+        Ok(Conditions::of_class(self.label(index)))
     }
 
     fn label(&self, index: usize) -> Option<u32> {
@@ -89,7 +90,7 @@ mod tests {
         };
         assert_eq!(images.image_shape(), ImageShape { channels: 2, height: 3, width: 4 });
         let mut pixels = vec![f32::NAN; 24];
-        assert_eq!(images.read(1, &mut pixels).unwrap(), Some(1));
+        assert_eq!(images.read(1, &mut pixels).unwrap(), Conditions::of_class(Some(1)));
         let background = [-1.0; 8];
         let middle = [-1.0, -1.0, -1.0, -0.5, 0.0, 1.0, -1.0, -1.0];
         assert_eq!(pixels, [background, middle, background].concat());

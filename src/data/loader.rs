@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::order::{self, Order};
 use super::{DataError, Dataset, ImageShape};
+use crate::conditions::Conditions;
 
 /// Batches that wait in the channel; one more is being read.
 const BATCHES_AHEAD: usize = 2;
@@ -18,13 +19,13 @@ const BATCHES_AHEAD: usize = 2;
 /// Batches that are in memory at once: those, the one that is read, and the one that is trained on.
 pub(crate) const BATCHES_AT_ONCE: usize = BATCHES_AHEAD + 2;
 
-/// Images and their labels, as a training step takes them.
+/// Images and what is known of them, as a training step takes them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// \[N, H, W, C\] in \[-1, 1\]
     pub images: Vec<f32>,
-    /// \[N\] indices into the dataset's classes; empty when the images carry no labels.
-    pub labels: Vec<u32>,
+    /// Such as their classes, as indices into those of the dataset; nothing when the images carry no labels.
+    pub conditions: Conditions,
 }
 
 impl Batch {
@@ -38,11 +39,16 @@ impl Batch {
     ) -> Result<Self, DataError> {
         let elements = dataset.image_shape().elements();
         let mut images = vec![0.0; indices.len() * elements];
-        let mut labels = Vec::new();
+        let mut conditions = Vec::with_capacity(indices.len());
         for (index, pixels) in indices.zip(images.chunks_exact_mut(elements)) {
-            labels.extend(dataset.read(index, pixels)?);
+            conditions.push(dataset.read(index, pixels)?);
         }
-        Ok(Self { images, labels })
+        Ok(Self { images, conditions: Conditions::stack(conditions) })
+    }
+
+    /// The class of each image `[N]`, as an index into those of the dataset; empty when the images carry no labels.
+    pub fn labels(&self) -> &[u32] {
+        self.conditions.class_labels().unwrap_or_default()
     }
 }
 
@@ -194,7 +200,7 @@ impl Reader {
             .map_err(|_| batch_size_error(self.dataset.name(), batch_size))?;
         images.resize(batch_size * shape.elements(), 0.0);
         let indices = order.batch(step, batch_size);
-        let labels: Vec<Result<Option<u32>, Failure>> = images
+        let conditions: Vec<Result<Conditions, Failure>> = images
             .par_chunks_exact_mut(shape.elements())
             .zip(indices.into_par_iter().zip(flips).zip(shifts))
             .map(|(pixels, ((index, flip), by))| {
@@ -203,19 +209,19 @@ impl Reader {
                     return Err(DataError::Stopped { dataset: self.dataset.name().to_owned() }.into());
                 }
                 let read = self.dataset.read(index, pixels);
-                let label = read.map_err(|error| Failure { image: Some(index), error })?;
+                let conditions = read.map_err(|error| Failure { image: Some(index), error })?;
                 if flip {
                     mirror(pixels, shape.width, shape.channels);
                 }
                 if by != [0, 0] {
                     shift(pixels, shape, by);
                 }
-                Ok(label)
+                Ok(conditions)
             })
             .collect();
         // in the order of the batch, so that of several errors the same one is reported each time
-        let labels: Vec<Option<u32>> = labels.into_iter().collect::<Result<_, Failure>>()?;
-        Ok(Batch { images, labels: labels.into_iter().collect::<Option<_>>().unwrap_or_default() })
+        let conditions: Vec<Conditions> = conditions.into_iter().collect::<Result<_, Failure>>()?;
+        Ok(Batch { images, conditions: Conditions::stack(conditions) })
     }
 }
 

@@ -39,6 +39,8 @@ pub use loader::{Batch, Loader, LoaderOptions};
 pub use numpy::{ArrayImages, read_array};
 pub use survey::{Survey, survey};
 
+use crate::conditions::Conditions;
+
 /// Every dataset that is known by name.
 pub const ALL: &[Source] = &[digits::SOURCE, fashion_mnist::SOURCE, cifar10::SOURCE];
 
@@ -67,15 +69,15 @@ pub trait Dataset: Send + Sync {
     /// The class names in the order of their labels; empty when the images carry no labels.
     fn classes(&self) -> &[String];
 
-    /// Writes image `index` to `pixels` and returns its class label.
+    /// Writes image `index` to `pixels` and returns what is known of it: its class, as an index into
+    /// [`classes`](Dataset::classes), when there are classes.
     ///
-    /// `pixels` is \[H, W, C\] with values in \[-1, 1\]. The label is an index into
-    /// [`classes`](Dataset::classes), or `None` when there are no classes.
+    /// `pixels` is \[H, W, C\] with values in \[-1, 1\].
     ///
     /// # Errors
     /// When the file is damaged or gone, when `index` is not less than `len`, and when `pixels` has another
     /// length than the image.
-    fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Option<u32>, DataError>;
+    fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Conditions, DataError>;
 
     /// The label of image `index`, without reading the image; `None` when there are no classes.
     fn label(&self, index: usize) -> Option<u32>;
@@ -125,8 +127,8 @@ pub trait Dataset: Send + Sync {
         let mut pixels = vec![0.0; self.image_shape().elements()];
         (0..self.len())
             .map(|index| {
-                let label = self.read(index, &mut pixels)?;
-                Ok(Content::new(fingerprint::checksum_of_floats(&pixels), label))
+                self.read(index, &mut pixels)?;
+                Ok(Content::new(fingerprint::checksum_of_floats(&pixels), self.label(index)))
             })
             .collect()
     }

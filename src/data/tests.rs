@@ -43,8 +43,8 @@ pub(super) fn read_bytes(dataset: &dyn Dataset) -> Vec<(Vec<u8>, Option<u32>)> {
     let mut pixels = vec![f32::NAN; dataset.image_shape().elements()];
     (0..dataset.len())
         .map(|index| {
-            let label = dataset.read(index, &mut pixels).unwrap();
-            assert_eq!(label, dataset.label(index));
+            let label = dataset.label(index);
+            assert_eq!(dataset.read(index, &mut pixels).unwrap(), Conditions::of_class(label));
             (pixels.iter().map(|pixel| ((pixel + 1.0) * 127.5).round() as u8).collect(), label)
         })
         .collect()

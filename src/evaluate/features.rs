@@ -1,10 +1,9 @@
 //! What a classifier makes of images: the pooled features before its last layer, and the class it gives them.
 
 use super::EvaluateError;
-use crate::checkpoint::Classifier;
 use crate::device::{Device, Executor};
-use crate::graph::{Graph, TensorType, ValueId};
-use crate::model::{ClassifierOutputs, Precision, UNetInputs, from_tensors};
+use crate::graph::{Graph, ValueId};
+use crate::model::{Component, FEATURES, LOGITS, Precision, SAMPLE, TIMESTEPS, prepare};
 
 /// Feature vectors of images.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +30,11 @@ impl Features {
     }
 }
 
+/// The class with the largest of `logits` `[classes]`, of equal ones the last.
+pub(super) fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0) as u32
+}
+
 /// A classifier prepared on a device for batches of one size.
 pub(super) struct FeatureNetwork {
     executor: Executor,
@@ -39,31 +43,29 @@ pub(super) struct FeatureNetwork {
     /// Elements of an image.
     elements: usize,
     x: ValueId,
-    outputs: ClassifierOutputs,
+    features: ValueId,
+    logits: ValueId,
 }
 
 impl FeatureNetwork {
     /// Images are given to it as free of noise: at timestep 0.
     pub(super) async fn new(
         device: &Device,
-        classifier: &Classifier,
+        classifier: &Component,
         batch: usize,
     ) -> Result<Self, EvaluateError> {
-        let encoder = &classifier.config.encoder;
-        let [height, width] = encoder.image_size()?;
-        let classes = classifier.config.num_classes;
+        let Component { network, weights } = classifier;
         let mut graph = Graph::new();
-        let x = graph.input("x", TensorType::f32([batch, height, width, encoder.in_channels]));
-        let timesteps = graph.input("timesteps", TensorType::f32([batch]));
-        let inputs = UNetInputs { sample: x, timesteps, class_labels: None, key_step_sample: None };
-        let outputs = Precision::F32.classifier(&mut graph, encoder, classes, inputs)?;
-        let weights = from_tensors(&graph, &classifier.weights)?;
-        let mut executor = device.prepare(&graph, &[outputs.features, outputs.logits]).await?;
-        for (parameter, data) in graph.parameters().iter().zip(&weights) {
-            executor.write(parameter.value, data)?;
-        }
-        executor.write(timesteps, &vec![0.0f32; batch])?;
-        Ok(Self { executor, batch, classes, elements: height * width * encoder.in_channels, x, outputs })
+        let inputs = network.declare_inputs(&mut graph, batch)?;
+        let x = inputs.get(SAMPLE)?;
+        let outputs = network.apply(&mut graph, Precision::F32, &inputs, None)?;
+        let (features, logits) = (outputs.get(FEATURES)?, outputs.get(LOGITS)?);
+        let elements = graph.ty(x).len() / batch;
+        let classes = graph.ty(logits).channels();
+        let mut executor =
+            prepare::<EvaluateError>(device, &graph, &[("", weights)], &[features, logits]).await?;
+        executor.write(inputs.get(TIMESTEPS)?, &vec![0.0f32; batch])?;
+        Ok(Self { executor, batch, classes, elements, x, features, logits })
     }
 
     /// Appends the features of `images` `[n, H, W, C]` to `features`, and gives the class of each.
@@ -81,13 +83,11 @@ impl FeatureNetwork {
             x.resize(self.batch * self.elements, 0.0);
             self.executor.write(self.x, &x)?;
             self.executor.run()?;
-            let rows = self.executor.read(self.outputs.features).await?;
+            let rows = self.executor.read(self.features).await?;
             features.dimension = rows.len() / self.batch;
             features.rows.extend(rows[..count * features.dimension].iter().map(|&value| f64::from(value)));
-            let logits = self.executor.read(self.outputs.logits).await?;
-            predicted.extend(logits.chunks_exact(self.classes).take(count).map(|logits| {
-                (0..self.classes).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0) as u32
-            }));
+            let logits = self.executor.read(self.logits).await?;
+            predicted.extend(logits.chunks_exact(self.classes).take(count).map(argmax));
         }
         Ok(predicted)
     }

@@ -1,6 +1,7 @@
 //! How likely a model finds images: bits per dimension, from the variational bound and from the probability-flow ODE. How good
 //! the images are that it draws: a classifier's accuracy, the Frechet distance, precision and recall.
 
+mod accuracy;
 mod dormand_prince;
 mod features;
 mod frechet;
@@ -11,6 +12,7 @@ mod quality;
 mod sweep;
 mod vlb;
 
+pub use accuracy::accuracy;
 pub use dormand_prince::StepTooSmall;
 pub use ode::{OdeOptions, OdeResult, ode_likelihood};
 pub use quality::{Evaluator, Quality};
@@ -19,11 +21,13 @@ pub use vlb::{VlbResult, variational_bound};
 
 use std::sync::Arc;
 
+use crate::conditions::Conditions;
 use crate::data::{Batch, DataError, Dataset};
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
 use crate::graph::GraphError;
 use crate::model::{ModelError, WeightsError};
+use crate::pipeline::PipelineError;
 use crate::sample::SampleError;
 
 /// An evaluation that cannot be done.
@@ -59,6 +63,9 @@ pub enum EvaluateError {
     /// The graph cannot be built.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// The pipeline is not for that.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -112,8 +119,8 @@ struct ImageBatch {
     count: usize,
     /// `[N, H, W, C]` in -1..1
     images: Vec<f32>,
-    /// `[N]`, empty without classes.
-    labels: Vec<u32>,
+    /// What is known of them, such as their classes.
+    conditions: Conditions,
 }
 
 impl EvaluateRequest {
@@ -123,8 +130,8 @@ impl EvaluateRequest {
         let mut batches = Vec::new();
         for first in (0..total).step_by(self.batch_size) {
             let count = self.batch_size.min(total - first);
-            let Batch { images, labels } = Batch::read(&*self.dataset, first..first + count)?;
-            batches.push(ImageBatch { first, count, images, labels });
+            let Batch { images, conditions } = Batch::read(&*self.dataset, first..first + count)?;
+            batches.push(ImageBatch { first, count, images, conditions });
         }
         Ok(batches)
     }

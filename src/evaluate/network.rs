@@ -1,10 +1,10 @@
 //! The trained network, with what its output does to a probe when x_t changes.
 
 use super::{EvaluateError, EvaluateRequest, ImageBatch};
-use crate::checkpoint::Pipeline;
 use crate::device::{Device, Executor};
-use crate::graph::{Graph, TensorType, ValueId, gradients};
-use crate::model::{UNetInputs, from_tensors, unet};
+use crate::graph::{Graph, ValueId, gradients};
+use crate::model::{Component, Input, Precision, SAMPLE, TIMESTEPS, prepare};
+use crate::pipeline::Pipeline;
 
 /// A network prepared on a device for batches of one size.
 pub(super) struct Network {
@@ -16,7 +16,8 @@ pub(super) struct Network {
     pub(super) channels: [usize; 2],
     x: ValueId,
     timesteps: ValueId,
-    class_labels: Option<ValueId>,
+    /// What else the network is told of each image, and where.
+    conditions: Vec<(Input, ValueId)>,
     output: ValueId,
     product: Option<Product>,
 }
@@ -43,10 +44,11 @@ impl Network {
         request: &EvaluateRequest,
         differentiate: bool,
     ) -> Result<Self, EvaluateError> {
-        let config = &pipeline.unet;
-        let [height, width] = config.image_size()?;
+        let Component { network, weights } = pipeline.denoiser()?;
+        let taken = network.input(SAMPLE)?.shape;
+        let [height, width, channels] = [taken[0], taken[1], taken[2]];
+        let out_channels = network.out_channels()?;
         let shape = request.dataset.image_shape();
-        let channels = config.in_channels;
         let fault = |text: String| Err(EvaluateError::Request(text));
         if [shape.height, shape.width, shape.channels] != [height, width, channels] {
             return fault(format!(
@@ -58,18 +60,18 @@ impl Network {
                 shape.channels
             ));
         }
-        if config.out_channels != pipeline.scheduler.variance_type.output_channels(channels) {
+        if out_channels != pipeline.scheduler.variance_type.output_channels(channels) {
             return fault(format!(
-                "the model has {} output channels for {channels} input channels, which does not fit its variance_type",
-                config.out_channels
+                "the model has {out_channels} output channels for {channels} input channels, which does not fit its \
+                 variance_type"
             ));
         }
         if request.num_images == 0 || request.batch_size == 0 {
             return fault("the number of images and the batch size must be at least 1".to_owned());
         }
         let classes = request.dataset.classes().len();
-        match config.num_class_embeds {
-            Some(embeds) if classes == 0 || embeds < classes => {
+        match network.classes() {
+            Some((embeds, _)) if classes == 0 || embeds < classes => {
                 return fault(format!(
                     "the model is conditional on {embeds} classes, {} has {classes}",
                     request.dataset.name()
@@ -79,12 +81,9 @@ impl Network {
         }
         let batch = request.batch_size.min(request.num_images);
         let mut graph = Graph::new();
-        let x = graph.input("x", TensorType::f32([batch, height, width, channels]));
-        let timesteps = graph.input("timesteps", TensorType::f32([batch]));
-        let class_labels =
-            config.num_class_embeds.map(|_| graph.input("class_labels", TensorType::u32([batch])));
-        let inputs = UNetInputs { sample: x, timesteps, class_labels, key_step_sample: None };
-        let output = unet(&mut graph, config, inputs)?;
+        let inputs = network.declare_inputs(&mut graph, batch)?;
+        let (x, timesteps) = (inputs.get(SAMPLE)?, inputs.get(TIMESTEPS)?);
+        let output = network.apply(&mut graph, Precision::F32, &inputs, None)?.get(SAMPLE)?;
         let mut keep = vec![output];
         let mut product = None;
         if differentiate {
@@ -94,30 +93,32 @@ impl Network {
                 product = Some(Product { vector, d_x });
             }
         }
-        let weights = from_tensors(&graph, &pipeline.weights)?;
-        let mut executor = device.prepare(&graph, &keep).await?;
-        for (parameter, data) in graph.parameters().iter().zip(&weights) {
-            executor.write(parameter.value, data)?;
+        let executor = prepare::<EvaluateError>(device, &graph, &[("", weights)], &keep).await?;
+        let mut conditions = Vec::new();
+        for input in network.conditions()? {
+            let value = inputs.get(input.name)?;
+            conditions.push((input, value));
         }
         Ok(Self {
             executor,
             batch,
             elements: height * width * channels,
-            channels: [channels, config.out_channels],
+            channels: [channels, out_channels],
             x,
             timesteps,
-            class_labels,
+            conditions,
             output,
             product,
         })
     }
 
-    /// Sets the classes of the batch that is evaluated next; a batch that is short is filled with the first class.
+    /// Sets what the network is told of the batch that is evaluated next; a batch that is short is filled with zeros.
     pub(super) fn start(&mut self, batch: &ImageBatch) -> Result<(), EvaluateError> {
-        if let Some(id) = self.class_labels {
-            let mut labels = batch.labels.clone();
-            labels.resize(self.batch, 0);
-            self.executor.write(id, &labels)?;
+        let conditions = batch.conditions.resized(self.batch);
+        for (input, value) in &self.conditions {
+            if let Some(condition) = conditions.get(input.name) {
+                input.write(&mut self.executor, *value, condition)?;
+            }
         }
         Ok(())
     }

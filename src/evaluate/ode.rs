@@ -15,10 +15,10 @@ use serde::Serialize;
 use super::dormand_prince::{StepTooSmall, Tolerance, integrate};
 use super::network::Network;
 use super::{Estimate, EvaluateError, EvaluateRequest};
-use crate::checkpoint::Pipeline;
 use crate::device::Device;
 use crate::diffusion::{PredictionType, Schedule};
 use crate::ops::philox::Stream;
+use crate::pipeline::Pipeline;
 use crate::sample::SampleError;
 use crate::sampler::{SamplerError, TOLERANCES};
 

@@ -6,9 +6,10 @@ use super::EvaluateError;
 use super::features::{FeatureNetwork, Features};
 use super::frechet::Gaussian;
 use super::precision_recall::{NEIGHBOUR, precision_and_recall};
-use crate::checkpoint::Classifier;
 use crate::data::{Batch, Dataset};
 use crate::device::Device;
+use crate::model::LOGITS;
+use crate::pipeline::Pipeline;
 use crate::sample::Images;
 
 /// What is measured of a set of images.
@@ -42,7 +43,7 @@ impl Evaluator {
     /// [`EvaluateError`] for images or classes that are not those of the classifier, and for too few images.
     pub async fn new(
         device: &Device,
-        classifier: &Classifier,
+        classifier: &Pipeline,
         dataset: &dyn Dataset,
         batch_size: usize,
         progress: &mut (dyn FnMut(usize) + Send),
@@ -51,12 +52,11 @@ impl Evaluator {
         if batch_size == 0 {
             return fault("the batch size must be at least 1".to_owned());
         }
-        let encoder = &classifier.config.encoder;
-        let [height, width] = encoder.image_size()?;
-        let image = [height, width, encoder.in_channels];
+        let classifier = classifier.classifier()?;
+        let image = classifier.network.image()?;
         let shape = dataset.image_shape();
         check_image("the classifier", image, dataset.name(), [shape.height, shape.width, shape.channels])?;
-        let classes = classifier.config.num_classes;
+        let classes = classifier.network.output(LOGITS)?.iter().product::<usize>();
         let known = dataset.classes().len();
         if known != 0 && known != classes {
             return fault(format!("the classifier knows {classes} classes, {} has {known}", dataset.name()));
@@ -67,9 +67,9 @@ impl Evaluator {
         let mut right = 0;
         for first in (0..dataset.len()).step_by(batch_size) {
             let count = batch_size.min(dataset.len() - first);
-            let Batch { images, labels } = Batch::read(dataset, first..first + count)?;
-            let predicted = network.extract(&images, &mut reference).await?;
-            right += equal(&predicted, &labels);
+            let batch = Batch::read(dataset, first..first + count)?;
+            let predicted = network.extract(&batch.images, &mut reference).await?;
+            right += equal(&predicted, batch.labels());
             progress(first + count);
         }
         let accuracy = (known != 0).then(|| right as f64 / dataset.len() as f64);

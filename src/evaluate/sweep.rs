@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::EvaluateError;
 use super::quality::{Evaluator, Quality};
-use crate::checkpoint::Pipeline;
 use crate::device::Device;
 use crate::diffusion::Respacing;
+use crate::pipeline::Pipeline;
 use crate::sample::{Guidance, SampleProgress, SampleRequest, sample_with};
 use crate::sampler::{Choice, Sampler};
 
@@ -135,7 +135,7 @@ impl Sweep {
                         };
                         let mut progress = |progress| report(SweepEvent::Sampling(progress));
                         let sampled = sample_with(denoiser, pipeline, request, &mut progress).await?;
-                        let labels = request.class_labels.as_deref();
+                        let labels = request.conditions.class_labels();
                         TrialOutcome::Measured(evaluator.measure(&sampled.images, labels).await?)
                     }
                 };

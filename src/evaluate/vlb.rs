@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::network::Network;
 use super::{Estimate, EvaluateError, EvaluateRequest};
-use crate::checkpoint::Pipeline;
 use crate::device::Device;
 use crate::diffusion::{Schedule, SchedulerConfig, VarianceType};
 use crate::ops::philox::{Stream, normals};
+use crate::pipeline::Pipeline;
 
 /// Stream of the noise; step t of the generator is the noise of timestep t.
 const NOISE_STREAM: u32 = 1;

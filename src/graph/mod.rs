@@ -205,12 +205,28 @@ pub enum Init {
     },
 }
 
+/// How a parameter lies in its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// As in the graph.
+    #[default]
+    Same,
+    /// The kernels of a convolution: `[O, KH, KW, I]` in the graph, `[O, I, KH, KW]` in files.
+    Convolution,
+    /// A matrix `[O, I]`, which older files have as the kernels of a 1x1 convolution, `[O, I, 1, 1]`.
+    Projection,
+}
+
 /// A trained tensor.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// The tensor's name in diffusers' files.
+    /// The tensor's name in its file.
     pub name: String,
-    /// Its value in the graph; convolution weights are `[O, KH, KW, I]` here and `[O, I, KH, KW]` in files.
+    /// The name that older files have for it.
+    pub former_name: Option<String>,
+    /// How it lies there.
+    pub layout: Layout,
+    /// Its value in the graph.
     pub value: ValueId,
     /// Initial contents.
     pub init: Init,
@@ -389,11 +405,23 @@ impl Graph {
         self.push(name, ty, Storage::State(role))
     }
 
-    /// A trained tensor called `name` within the current module path.
+    /// A trained tensor called `name` within the current module path, which lies in its file as in the graph.
     pub fn parameter(&mut self, name: &str, shape: impl Into<Vec<usize>>, init: Init) -> ValueId {
+        self.parameter_in_file(name, shape, init, Layout::Same, None)
+    }
+
+    /// As [`Graph::parameter`], with the layout that it has in its file, and its whole name in older ones.
+    pub fn parameter_in_file(
+        &mut self,
+        name: &str,
+        shape: impl Into<Vec<usize>>,
+        init: Init,
+        layout: Layout,
+        former_name: Option<String>,
+    ) -> ValueId {
         let value = self.state(name, TensorType::f32(shape), BufferRole::Weights);
         let name = self.value(value).name.clone();
-        self.parameters.push(Parameter { name, value, init });
+        self.parameters.push(Parameter { name, former_name, layout, value, init });
         value
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::device::{CpuExecutor, CpuKernels};
+use crate::model::{CLASS_LABELS, NamedValues, Network, SAMPLE, TIMESTEPS};
 use crate::ops;
 
 #[test]
@@ -159,13 +160,11 @@ fn packing_starts_another_buffer_at_128_mib() {
 fn training_step(graph: &mut Graph, images: &TensorType) -> (Vec<ValueId>, Vec<ValueId>) {
     let config = (crate::model::PRESETS[0].config)();
     let batch = images.shape[0];
-    let inputs = crate::model::UNetInputs {
-        sample: graph.input("sample", images.clone()),
-        timesteps: graph.input("timesteps", TensorType::f32([batch])),
-        class_labels: Some(graph.input("class_labels", TensorType::u32([batch]))),
-        key_step_sample: None,
-    };
-    let output = crate::model::unet(graph, &config, inputs).unwrap();
+    let inputs = NamedValues::default()
+        .with(SAMPLE, graph.input("sample", images.clone()))
+        .with(TIMESTEPS, graph.input("timesteps", TensorType::f32([batch])))
+        .with(CLASS_LABELS, graph.input("class_labels", TensorType::u32([batch])));
+    let output = config.build(graph, &inputs, None).unwrap().get(SAMPLE).unwrap();
     let target = graph.input("target", graph.ty(output).clone());
     let weights = graph.input("weights", TensorType::f32([batch]));
     let (loss, _) = ops::mse_loss(graph, output, target, weights).unwrap();

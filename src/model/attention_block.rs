@@ -1,6 +1,6 @@
 //! Self-attention over the pixels of an image (diffusers' `Attention` with a residual connection).
 
-use super::layers::{WeightInit, group_norm, linear};
+use super::layers::{WeightInit, group_norm, projection};
 use crate::graph::{Graph, GraphError, ValueId};
 use crate::ops;
 
@@ -21,10 +21,10 @@ pub(super) fn attention_block(
         Some(groups) => group_norm(graph, "group_norm", x, groups, eps, false)?,
         None => x,
     };
-    let q = linear(graph, "to_q", h, inner, WeightInit::FanAverage)?;
-    let k = linear(graph, "to_k", h, inner, WeightInit::FanAverage)?;
-    let v = linear(graph, "to_v", h, inner, WeightInit::FanAverage)?;
+    let q = projection(graph, ["to_q", "query"], h, inner, WeightInit::FanAverage)?;
+    let k = projection(graph, ["to_k", "key"], h, inner, WeightInit::FanAverage)?;
+    let v = projection(graph, ["to_v", "value"], h, inner, WeightInit::FanAverage)?;
     let attended = ops::attention(graph, q, k, v, heads)?;
-    let out = linear(graph, "to_out.0", attended, channels, WeightInit::NearZero)?;
+    let out = projection(graph, ["to_out.0", "proj_attn"], attended, channels, WeightInit::NearZero)?;
     ops::add(graph, x, out)
 }

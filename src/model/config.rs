@@ -94,7 +94,7 @@ impl Default for UNetConfig {
     fn default() -> Self {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         Self {
-            class_name: "UNet2DModel".to_owned(),
+            class_name: Self::CLASS.to_owned(),
             sample_size: None,
             in_channels: 3,
             out_channels: 3,
@@ -172,6 +172,9 @@ fn expect_text(key: &str, value: &str, known: &[&str]) -> Result<(), ModelError>
 }
 
 impl UNetConfig {
+    /// The name of diffusers' class.
+    pub const CLASS: &str = "UNet2DModel";
+
     /// Reads and checks a config.json.
     ///
     /// # Errors
@@ -219,14 +222,6 @@ impl UNetConfig {
             Value::Object(map) => Ok(map),
             _ => Err(ModelError::NoObject),
         }
-    }
-
-    /// The file's text.
-    ///
-    /// # Errors
-    /// [`ModelError::Json`]
-    pub fn to_json(&self) -> Result<String, ModelError> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// Height and width of the images.
@@ -289,7 +284,7 @@ impl UNetConfig {
     /// # Errors
     /// [`ModelError::Unsupported`] naming the key.
     pub fn check(&self) -> Result<(), ModelError> {
-        expect_text("_class_name", &self.class_name, &["UNet2DModel"])?;
+        expect_text("_class_name", &self.class_name, &[Self::CLASS])?;
         expect_text("time_embedding_type", &self.time_embedding_type, &["positional"])?;
         expect_text("downsample_type", &self.downsample_type, &["conv"])?;
         expect_text("upsample_type", &self.upsample_type, &["conv"])?;

@@ -1,6 +1,6 @@
 //! Layers with parameters of their own, and how these are initialised.
 
-use crate::graph::{Graph, GraphError, Init, ValueId};
+use crate::graph::{Graph, GraphError, Init, Layout, ValueId};
 use crate::ops;
 use crate::ops::conv2d::Padding;
 
@@ -51,8 +51,8 @@ impl Conv {
             let inputs = graph.ty(x).channels();
             let taps = self.kernel * self.kernel;
             let init = self.init.init(inputs * taps, self.out_channels * taps);
-            let weight =
-                graph.parameter("weight", [self.out_channels, self.kernel, self.kernel, inputs], init);
+            let shape = [self.out_channels, self.kernel, self.kernel, inputs];
+            let weight = graph.parameter_in_file("weight", shape, init, Layout::Convolution, None);
             let bias = graph.parameter("bias", [self.out_channels], Init::Zeros);
             ops::conv2d(graph, x, weight, bias, self.stride, self.padding)
         })
@@ -71,6 +71,25 @@ pub(super) fn linear(
         let inputs = graph.ty(x).channels();
         let weight = graph.parameter("weight", [outputs, inputs], init.init(inputs, outputs));
         let bias = graph.parameter("bias", [outputs], Init::Zeros);
+        ops::linear(graph, x, weight, bias)
+    })
+}
+
+/// As [`linear`], for a layer of attention: older files have it under `former_name`, as a 1x1 convolution.
+pub(super) fn projection(
+    graph: &mut Graph,
+    [name, former_name]: [&str; 2],
+    x: ValueId,
+    outputs: usize,
+    init: WeightInit,
+) -> Result<ValueId, GraphError> {
+    let block = graph.path();
+    let former = |leaf: &str| Some(format!("{block}.{former_name}.{leaf}"));
+    graph.scoped(name, |graph| {
+        let inputs = graph.ty(x).channels();
+        let (shape, init) = ([outputs, inputs], init.init(inputs, outputs));
+        let weight = graph.parameter_in_file("weight", shape, init, Layout::Projection, former("weight"));
+        let bias = graph.parameter_in_file("bias", [outputs], Init::Zeros, Layout::Same, former("bias"));
         ops::linear(graph, x, weight, bias)
     })
 }

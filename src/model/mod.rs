@@ -1,10 +1,13 @@
-//! diffusers' `UNet2DModel` as a graph.
+//! Networks: what each is told, what it gives, how it is built, and the weights that its file has.
 
 mod attention_block;
 mod blocks;
+mod catalog;
+mod classifier;
 mod config;
 mod layers;
 mod limits;
+mod network;
 mod precision;
 mod presets;
 mod resnet_block;
@@ -13,13 +16,14 @@ mod time_embedding;
 mod unet;
 mod weights;
 
+pub use catalog::{CLASSES as NETWORKS, NetworkClass, from_config};
+pub use classifier::{ClassifierConfig, FEATURES, LOGITS};
 pub use config::{SampleSize, UNetConfig};
-pub(crate) use limits::CLASSES;
+pub use network::{CLASS_LABELS, Component, Element, Input, Misfit, NamedValues, Network, SAMPLE, TIMESTEPS};
 pub use precision::Precision;
 pub use presets::{PRESETS, Preset};
 pub use super_resolution::SuperResolution;
-pub use unet::{ClassifierOutputs, Misfit, UNetInputs, check_classifier, check_unet, classifier, unet};
-pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, to_tensors};
+pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, prepare, to_tensors};
 
 use crate::graph::GraphError;
 
@@ -54,6 +58,20 @@ pub enum ModelError {
         parameters: u64,
         /// Most parameters of a network.
         most: u64,
+    },
+    /// A network has no input or output of a name, or was not given it.
+    #[error("the network has no `{name}`")]
+    NoValue {
+        /// The name.
+        name: String,
+    },
+    /// The engine has no network of a class.
+    #[error("{class} is no network that this engine has; it has {known}")]
+    UnknownClass {
+        /// The class.
+        class: String,
+        /// Those that there are.
+        known: String,
     },
     /// An op does not fit its operands.
     #[error(transparent)]

@@ -5,9 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassifierOutputs, ModelError, UNetConfig, UNetInputs, classifier, unet};
-use crate::graph::{DType, Graph, ValueId};
-use crate::ops;
+use crate::graph::DType;
 
 /// How activations are stored; arithmetic, weights, their gradients and statistics are f32 in either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,38 +25,6 @@ impl Precision {
             Self::F32 => DType::F32,
             Self::F16 => DType::F16,
         }
-    }
-
-    /// As [`unet`], with f32 images in and out and activations of this precision in between.
-    ///
-    /// # Errors
-    /// [`ModelError`] for a configuration that this engine does not have.
-    pub fn unet(
-        self,
-        graph: &mut Graph,
-        config: &UNetConfig,
-        inputs: UNetInputs,
-    ) -> Result<ValueId, ModelError> {
-        let sample = ops::cast(graph, inputs.sample, self.dtype())?;
-        let output = unet(graph, config, UNetInputs { sample, ..inputs })?;
-        Ok(ops::cast(graph, output, DType::F32)?)
-    }
-
-    /// As [`classifier`], with f32 images in, f32 features and logits out and activations of this precision in between.
-    ///
-    /// # Errors
-    /// [`ModelError`] for a configuration that this engine does not have.
-    pub fn classifier(
-        self,
-        graph: &mut Graph,
-        config: &UNetConfig,
-        classes: usize,
-        inputs: UNetInputs,
-    ) -> Result<ClassifierOutputs, ModelError> {
-        let sample = ops::cast(graph, inputs.sample, self.dtype())?;
-        let outputs = classifier(graph, config, classes, UNetInputs { sample, ..inputs })?;
-        let features = ops::cast(graph, outputs.features, DType::F32)?;
-        Ok(ClassifierOutputs { features, logits: ops::cast(graph, outputs.logits, DType::F32)? })
     }
 }
 

@@ -119,19 +119,14 @@ fn unet_m() -> UNetConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::graph::{Graph, TensorType};
-    use crate::model::{UNetInputs, unet};
+    use crate::graph::Graph;
+    use crate::model::{Network, Precision};
 
     fn parameters(config: &UNetConfig) -> (usize, usize) {
         let mut graph = Graph::new();
-        let [height, width] = config.image_size().unwrap();
-        let inputs = UNetInputs {
-            sample: graph.input("sample", TensorType::f32([2, height, width, config.in_channels])),
-            timesteps: graph.input("timesteps", TensorType::f32([2])),
-            class_labels: config.num_class_embeds.map(|_| graph.input("class_labels", TensorType::u32([2]))),
-            key_step_sample: None,
-        };
-        unet(&mut graph, config, inputs).unwrap();
+        let network: &dyn Network = config;
+        let inputs = network.declare_inputs(&mut graph, 2).unwrap();
+        network.apply(&mut graph, Precision::F32, &inputs, None).unwrap();
         let elements = graph.parameters().iter().map(|parameter| graph.ty(parameter.value).len()).sum();
         (graph.parameters().len(), elements)
     }

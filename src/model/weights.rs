@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::graph::{Graph, Init};
+use crate::device::{Device, DeviceError, Executor};
+use crate::graph::{Graph, Init, Layout, Parameter, ValueId};
 use crate::ops::philox::{Stream, normals};
 
 /// Stream numbers of initial weights; the nodes of a graph use small ones.
@@ -88,17 +89,6 @@ pub fn initial_weights(graph: &Graph, seed: u64) -> Vec<Vec<f32>> {
         .collect()
 }
 
-/// Names that diffusers once gave to the tensors of attention, and those it gives now.
-const RENAMED: [(&str, &str); 4] =
-    [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
-
-fn current_name(name: &str) -> String {
-    match RENAMED.iter().find(|(old, _)| name.contains(".attentions.") && name.contains(old)) {
-        Some((old, new)) => name.replace(old, new),
-        None => name.to_owned(),
-    }
-}
-
 /// Sizes and elements of `[d0, d1, d2, d3]` reordered so that axis `k` of the result is axis `order[k]`.
 fn transpose(shape: &[usize], data: &[f32], order: [usize; 4]) -> (Vec<usize>, Vec<f32>) {
     let mut strides = [0; 4];
@@ -121,47 +111,51 @@ fn transpose(shape: &[usize], data: &[f32], order: [usize; 4]) -> (Vec<usize>, V
     (sizes.to_vec(), out)
 }
 
-/// A parameter as files have it: convolution weights `[O, KH, KW, I]` become `[O, I, KH, KW]`.
-fn to_file(shape: &[usize], data: &[f32]) -> Tensor {
-    let (shape, data) =
-        if shape.len() == 4 { transpose(shape, data, [0, 3, 1, 2]) } else { (shape.to_vec(), data.to_vec()) };
+/// A parameter as files have it.
+fn to_file(layout: Layout, shape: &[usize], data: &[f32]) -> Tensor {
+    let (shape, data) = match layout {
+        Layout::Convolution => transpose(shape, data, [0, 3, 1, 2]),
+        Layout::Same | Layout::Projection => (shape.to_vec(), data.to_vec()),
+    };
     Tensor { shape, data }
 }
 
-/// Every parameter of `graph` under its name in diffusers' files; `weights` are in the graph's order.
+/// Every parameter of `graph` under its name in files; `weights` are in the graph's order.
 pub fn to_tensors(graph: &Graph, weights: &[Vec<f32>]) -> Tensors {
-    let entries = graph.parameters().iter().zip(weights);
-    entries
-        .map(|(parameter, data)| (parameter.name.clone(), to_file(&graph.ty(parameter.value).shape, data)))
-        .collect()
+    let entry = |(parameter, data): (&Parameter, &Vec<f32>)| {
+        (parameter.name.clone(), to_file(parameter.layout, &graph.ty(parameter.value).shape, data))
+    };
+    graph.parameters().iter().zip(weights).map(entry).collect()
 }
 
-/// The shape of a parameter in files: convolution weights `[O, KH, KW, I]` are `[O, I, KH, KW]` there.
-fn file_shape(shape: &[usize]) -> Vec<usize> {
-    if let &[o, kh, kw, i] = shape { vec![o, i, kh, kw] } else { shape.to_vec() }
+/// The shape of a parameter in files, and another one that older files may have.
+fn file_shapes(graph: &Graph, parameter: &Parameter) -> (Vec<usize>, Option<Vec<usize>>) {
+    let shape = &graph.ty(parameter.value).shape;
+    match (parameter.layout, shape.as_slice()) {
+        (Layout::Convolution, &[o, kh, kw, i]) => (vec![o, i, kh, kw], None),
+        (Layout::Projection, &[o, i]) => (shape.clone(), Some(vec![o, i, 1, 1])),
+        _ => (shape.clone(), None),
+    }
 }
 
 /// The tensor of each parameter of `graph`, in the graph's order.
-fn matched<'a>(graph: &Graph, tensors: &'a Tensors) -> Result<Vec<&'a Tensor>, WeightsError> {
+fn matched<'a>(graph: &Graph, tensors: &[(&str, &'a Tensors)]) -> Result<Vec<&'a Tensor>, WeightsError> {
     let mut by_name = BTreeMap::new();
-    for (name, tensor) in tensors {
-        if by_name.insert(current_name(name), tensor).is_some() {
-            // It is there under its old and its new name.
-            return Err(WeightsError::Surplus { name: name.clone(), surplus: 1 });
-        }
+    for (scope, tensors) in tensors {
+        let whole = |name: &str| if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") };
+        by_name.extend(tensors.iter().map(|(name, tensor)| (whole(name), tensor)));
     }
     let mut found = Vec::new();
     let mut missing = Vec::new();
     for parameter in graph.parameters() {
-        let expected = file_shape(&graph.ty(parameter.value).shape);
-        let Some(tensor) = by_name.remove(&parameter.name) else {
+        let (expected, former) = file_shapes(graph, parameter);
+        // A tensor that is there under its old and its new name stays behind, as surplus.
+        let tensor = by_name.remove(&parameter.name);
+        let Some(tensor) = tensor.or_else(|| by_name.remove(parameter.former_name.as_ref()?)) else {
             missing.push((parameter.name.clone(), expected));
             continue;
         };
-        // Attention once was a 1x1 convolution: such weights have two more axes of size 1.
-        if tensor.shape != expected
-            && !(tensor.shape.starts_with(&expected) && tensor.shape[expected.len()..] == [1, 1])
-        {
+        if tensor.shape != expected && Some(&tensor.shape) != former.as_ref() {
             let (name, found) = (parameter.name.clone(), tensor.shape.clone());
             return Err(WeightsError::Shape { name, found, expected });
         }
@@ -178,20 +172,42 @@ fn matched<'a>(graph: &Graph, tensors: &'a Tensors) -> Result<Vec<&'a Tensor>, W
 
 /// Refuses tensors that are not exactly those of `graph`'s parameters.
 pub(super) fn check_tensors(graph: &Graph, tensors: &Tensors) -> Result<(), WeightsError> {
-    matched(graph, tensors).map(|_| ())
+    matched(graph, &[("", tensors)]).map(|_| ())
 }
 
 /// The contents of every parameter of `graph`, in the graph's layout and order, out of a file's tensors.
 ///
 /// # Errors
-/// [`WeightsError`] unless the file has exactly the model's tensors; old names of attention tensors are understood.
+/// [`WeightsError`] unless the file has exactly the graph's tensors; names and shapes of older files are understood.
 pub fn from_tensors(graph: &Graph, tensors: &Tensors) -> Result<Vec<Vec<f32>>, WeightsError> {
-    let contents = |(shape, tensor): (Vec<usize>, &Tensor)| match shape.len() {
-        4 => transpose(&shape, &tensor.data, [0, 2, 3, 1]).1,
+    from_several(graph, &[("", tensors)])
+}
+
+/// As [`from_tensors`], for a graph with several networks, each in a scope of its own.
+fn from_several(graph: &Graph, tensors: &[(&str, &Tensors)]) -> Result<Vec<Vec<f32>>, WeightsError> {
+    let contents = |(parameter, tensor): (&Parameter, &Tensor)| match (parameter.layout, tensor.shape.len()) {
+        (Layout::Convolution, 4) => transpose(&tensor.shape, &tensor.data, [0, 2, 3, 1]).1,
         _ => tensor.data.clone(),
     };
-    let shapes = graph.parameters().iter().map(|parameter| file_shape(&graph.ty(parameter.value).shape));
-    Ok(shapes.zip(matched(graph, tensors)?).map(contents).collect())
+    Ok(graph.parameters().iter().zip(matched(graph, tensors)?).map(contents).collect())
+}
+
+/// An executor of `graph` with the weights of its networks, each in the scope that stands beside it; `keep` can be read.
+///
+/// # Errors
+/// [`WeightsError`] for weights of another network, [`DeviceError`] for a graph that does not fit the device.
+pub async fn prepare<E: From<WeightsError> + From<DeviceError>>(
+    device: &Device,
+    graph: &Graph,
+    networks: &[(&str, &Tensors)],
+    keep: &[ValueId],
+) -> Result<Executor, E> {
+    let weights = from_several(graph, networks)?;
+    let mut executor = device.prepare(graph, keep).await?;
+    for (parameter, data) in graph.parameters().iter().zip(&weights) {
+        executor.write(parameter.value, data)?;
+    }
+    Ok(executor)
 }
 
 #[cfg(test)]
@@ -210,15 +226,35 @@ mod tests {
     }
 
     #[test]
-    fn old_attention_names_are_renamed_and_others_are_not() {
-        assert_eq!(current_name("mid_block.attentions.0.query.weight"), "mid_block.attentions.0.to_q.weight");
-        assert_eq!(
-            current_name("mid_block.attentions.0.proj_attn.bias"),
-            "mid_block.attentions.0.to_out.0.bias"
+    fn an_attention_of_an_older_file_is_found_under_its_former_names() {
+        let mut graph = Graph::new();
+        let former = |leaf: &str| Some(format!("mid_block.attentions.0.query.{leaf}"));
+        graph.scoped("mid_block.attentions.0.to_q", |graph| {
+            graph.parameter_in_file("weight", [3, 2], Init::Zeros, Layout::Projection, former("weight"));
+            graph.parameter_in_file("bias", [3], Init::Zeros, Layout::Same, former("bias"));
+        });
+        let tensor = |shape: &[usize], first: f32| {
+            let data = (0..shape.iter().product::<usize>() as u16).map(|at| first + f32::from(at)).collect();
+            Tensor { shape: shape.to_vec(), data }
+        };
+        let file = |name: &str, weight: &[usize]| {
+            let whole = |leaf: &str| format!("mid_block.attentions.0.{name}.{leaf}");
+            Tensors::from([(whole("weight"), tensor(weight, 1.0)), (whole("bias"), tensor(&[3], 9.0))])
+        };
+        let expected = vec![vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], vec![9.0, 10.0, 11.0]];
+        for (name, weight) in [("to_q", &[3, 2][..]), ("query", &[3, 2]), ("query", &[3, 2, 1, 1])] {
+            assert_eq!(
+                from_tensors(&graph, &file(name, weight)).ok().as_ref(),
+                Some(&expected),
+                "{name} {weight:?}"
+            );
+        }
+        let refusal = |tensors: &Tensors| from_tensors(&graph, tensors).err().map(|error| error.to_string());
+        assert!(refusal(&file("query", &[3, 1, 2])).is_some_and(|text| text.contains("[3, 1, 2]")));
+        assert!(
+            refusal(&file("key", &[3, 2])).is_some_and(|text| text.contains("to_q.weight [3, 2] is missing"))
         );
-        assert_eq!(
-            current_name("down_blocks.0.resnets.0.norm1.weight"),
-            "down_blocks.0.resnets.0.norm1.weight"
-        );
+        let both = [file("query", &[3, 2]), file("to_q", &[3, 2])].into_iter().flatten().collect();
+        assert!(refusal(&both).is_some_and(|text| text.contains("no place in the model (2 in all)")));
     }
 }

@@ -1,15 +1,16 @@
 //! A model prepared to take denoising steps on one device.
 
-use super::evaluation::Evaluation;
-use super::{Conditions, Guidance, SampleError, prepare_with_weights};
-use crate::checkpoint::Pipeline;
+use super::evaluation::{CLASSIFIER, Evaluation};
+use super::{Guidance, SampleError};
+use crate::conditions::Conditions;
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{BufferRole, Graph, GraphError, Phase, TensorType, ValueId};
-use crate::model::Precision;
+use crate::model::{Precision, prepare};
 use crate::ops::philox::Stream;
 use crate::ops::reverse_step::{Noise, StepInputs, Update, X, coefficients_length};
 use crate::ops::step_norms::{Measure, measures_length};
 use crate::ops::{dynamic_threshold, reverse_step, step_norms};
+use crate::pipeline::Pipeline;
 use crate::sampler::{Clip, Measured, Sampler, Step};
 
 /// The values of the graph by which it measures.
@@ -54,12 +55,12 @@ impl Denoiser {
         clip: Clip,
         guidance: &Guidance,
     ) -> Result<Self, SampleError> {
-        let config = &pipeline.unet;
-        let [height, width] = config.image_size()?;
+        let denoiser = pipeline.denoiser()?;
+        let [height, width, channels] = denoiser.network.image()?;
         let slots = sampler.slots.max(1);
         let mut graph = Graph::new();
-        let image = TensorType::f32([batch, height, width, config.image_channels()]);
-        let history = TensorType::f32([slots, batch, height, width, config.image_channels()]);
+        let image = TensorType::f32([batch, height, width, channels]);
+        let history = TensorType::f32([slots, batch, height, width, channels]);
         let x = graph.state("x", image, BufferRole::Inputs);
         let history = graph.state("history", history, BufferRole::Inputs);
         let coefficients = TensorType::f32([batch, coefficients_length(slots)]);
@@ -94,7 +95,11 @@ impl Denoiser {
         let mut keep = vec![x, evaluation.output];
         keep.extend(gradient);
         keep.extend(norms.as_ref().map(|norms| norms.norms));
-        let mut executor = prepare_with_weights(device, &graph, pipeline, guidance, &keep).await?;
+        let mut weights = vec![("", &denoiser.weights)];
+        if let Some((classifier, _)) = &guidance.classifier {
+            weights.push((CLASSIFIER, &classifier.classifier()?.weights));
+        }
+        let mut executor = prepare::<SampleError>(device, &graph, &weights, &keep).await?;
         let nodes = &executor.plan().nodes;
         let first_of_update =
             nodes.iter().position(|planned| planned.node.phase == Phase::ReverseStep).unwrap_or(nodes.len());
@@ -122,7 +127,7 @@ impl Denoiser {
     ///
     /// # Errors
     /// [`DeviceError`] for contents of another length.
-    pub fn start(&mut self, x_t: &[f32], conditions: Conditions<'_>) -> Result<(), DeviceError> {
+    pub fn start(&mut self, x_t: &[f32], conditions: &Conditions) -> Result<(), DeviceError> {
         self.noises = 0;
         self.set_images(x_t)?;
         self.evaluation.start(&mut self.executor, conditions)

@@ -3,23 +3,15 @@
 //! What changes the output whatever the sampler (guidance, say) belongs here: the sampler only sees the value that
 //! [`Evaluation::output`] names.
 
-use super::SampleError;
 use super::guidance::{Guidance, Shift};
-use crate::checkpoint::Pipeline;
+use super::{LOW_RESOLUTION, SampleError};
+use crate::conditions::{CLASS_LABELS, Condition, Conditions, Numbers};
 use crate::device::{DeviceError, Executor};
 use crate::graph::{Graph, GraphError, TensorType, ValueId, gradients};
-use crate::model::{Precision, UNetInputs};
+use crate::model::{Input, LOGITS, NamedValues, Precision, SAMPLE, TIMESTEPS};
 use crate::ops::{self, guidance as guide};
+use crate::pipeline::Pipeline;
 use crate::sampler::{Guided, Process, Sampler, SamplerOptions, Step};
-
-/// What the network is told beside x and the timestep, of the images of a batch.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Conditions<'a> {
-    /// Classes `[N]`.
-    pub class_labels: Option<&'a [u32]>,
-    /// For a super-resolution model: smaller images, enlarged and with their noise, `[N, H, W, C]`.
-    pub low_resolution: Option<&'a [f32]>,
-}
 
 /// The part of a graph that evaluates the network at x.
 #[derive(Debug)]
@@ -28,10 +20,10 @@ pub(super) struct Evaluation {
     pub(super) output: ValueId,
     /// `[N]`, or `[2 N]` with classifier-free guidance.
     timesteps: ValueId,
-    /// As many.
-    class_labels: Option<ValueId>,
-    /// With classifier-free guidance, the class of the first half.
-    null_class: Option<u32>,
+    /// What else the network is told of each image, and where; as many rows.
+    conditions: Vec<(Input, ValueId)>,
+    /// Whether the first half of the rows is told nothing: classifier-free guidance.
+    is_doubled: bool,
     low_resolution: Option<ValueId>,
     classifier: Option<ClassifierInputs>,
 }
@@ -60,32 +52,37 @@ impl Evaluation {
         sampler: &Sampler,
         x: ValueId,
     ) -> Result<Self, SampleError> {
-        let config = &pipeline.unet;
+        let network = &pipeline.denoiser()?.network;
         let image = graph.ty(x).clone();
         let batch = image.shape[0];
-        let null_class = config.null_class().filter(|_| guidance.is_classifier_free());
-        let rows = if null_class.is_some() { 2 * batch } else { batch };
-        let timesteps = graph.input("timesteps", TensorType::f32([rows]));
-        let class_labels =
-            config.num_class_embeds.map(|_| graph.input("class_labels", TensorType::u32([rows])));
-        let low_resolution = config.super_resolution.map(|_| graph.input("low_resolution", image));
+        let is_doubled = guidance.is_classifier_free();
+        let rows = if is_doubled { 2 * batch } else { batch };
+        let timesteps = graph.input(TIMESTEPS, TensorType::f32([rows]));
+        let mut inputs = NamedValues::default().with(TIMESTEPS, timesteps);
+        let mut conditions = Vec::new();
+        for input in network.conditions()? {
+            let value = graph.input(input.name, input.ty(rows));
+            inputs = inputs.with(input.name, value);
+            conditions.push((input, value));
+        }
+        let low_resolution = network.super_resolution().map(|_| graph.input(LOW_RESOLUTION, image.clone()));
         let sample = graph.scoped("guidance", |graph| -> Result<ValueId, GraphError> {
             let sample = match low_resolution {
                 Some(low) => ops::concat(graph, x, low)?,
                 None => x,
             };
-            if null_class.is_some() { guide::double(graph, sample) } else { Ok(sample) }
+            if is_doubled { guide::double(graph, sample) } else { Ok(sample) }
         })?;
-        let inputs = UNetInputs { sample, timesteps, class_labels, key_step_sample: None };
-        let mut output = precision.unet(graph, config, inputs)?;
-        if null_class.is_some() {
+        let inputs = inputs.with(SAMPLE, sample);
+        let mut output = network.apply(graph, precision, &inputs, None)?.get(SAMPLE)?;
+        if is_doubled {
             let (scale, rescale) = (guidance.scale as f32, guidance.rescale as f32);
             output = graph.scoped("guidance", |graph| {
-                guide::classifier_free(graph, output, config.image_channels(), scale, rescale)
+                guide::classifier_free(graph, output, image.channels(), scale, rescale)
             })?;
         }
         let mut evaluation =
-            Self { output, timesteps, class_labels, null_class, low_resolution, classifier: None };
+            Self { output, timesteps, conditions, is_doubled, low_resolution, classifier: None };
         if guidance.classifier.is_some() {
             evaluation.add_classifier(graph, pipeline, precision, guidance, sampler, x)?;
         }
@@ -120,19 +117,18 @@ impl Evaluation {
             factors.push(2);
         }
         let mut inputs = graph.scoped(CLASSIFIER, |graph| ClassifierInputs {
-            timesteps: graph.input("timesteps", rows.clone()),
-            class_labels: graph.input("class_labels", class_labels),
+            timesteps: graph.input(TIMESTEPS, rows.clone()),
+            class_labels: graph.input(CLASS_LABELS, class_labels),
             d_cross_entropy: graph.input("d_cross_entropy", rows.clone()),
             factors: graph.input("factors", TensorType::f32(factors)),
             shift,
             gradient: None,
         });
-        let unet_inputs =
-            UNetInputs { sample: x, timesteps: inputs.timesteps, class_labels: None, key_step_sample: None };
-        let config = &classifier.config;
+        let given = NamedValues::default().with(SAMPLE, x).with(TIMESTEPS, inputs.timesteps);
+        let network = &classifier.classifier()?.network;
         let cross_entropy = graph.scoped(CLASSIFIER, |graph| -> Result<ValueId, SampleError> {
-            let outputs = precision.classifier(graph, &config.encoder, config.num_classes, unet_inputs)?;
-            Ok(ops::cross_entropy(graph, outputs.logits, inputs.class_labels)?)
+            let logits = network.apply(graph, precision, &given, None)?.get(LOGITS)?;
+            Ok(ops::cross_entropy(graph, logits, inputs.class_labels)?)
         })?;
         let d_x = gradients(graph, &[(cross_entropy, inputs.d_cross_entropy)], &[x])?;
         inputs.gradient = d_x.first().copied().flatten();
@@ -158,26 +154,25 @@ impl Evaluation {
     }
 
     /// Sets what the network is told of a batch.
-    pub(super) fn start(
-        &self,
-        executor: &mut Executor,
-        conditions: Conditions<'_>,
-    ) -> Result<(), DeviceError> {
-        if let (Some(id), Some(low)) = (self.low_resolution, conditions.low_resolution) {
+    pub(super) fn start(&self, executor: &mut Executor, conditions: &Conditions) -> Result<(), DeviceError> {
+        let low = conditions.get(LOW_RESOLUTION).map(Condition::numbers);
+        if let (Some(id), Some(Numbers::Floats(low))) = (self.low_resolution, low) {
             executor.write(id, low)?;
         }
-        let Some(labels) = conditions.class_labels else { return Ok(()) };
-        if let Some(classifier) = &self.classifier {
+        if let (Some(classifier), Some(labels)) = (&self.classifier, conditions.class_labels()) {
             executor.write(classifier.class_labels, labels)?;
             executor.write(classifier.d_cross_entropy, &vec![-1.0f32; labels.len()])?;
         }
-        match (self.class_labels, self.null_class) {
-            (Some(id), Some(null_class)) => {
-                executor.write(id, &[vec![null_class; labels.len()], labels.to_vec()].concat())
+        for (input, value) in &self.conditions {
+            let Some(condition) = conditions.get(input.name) else { continue };
+            if self.is_doubled {
+                let both = input.unconditional(condition).followed_by(condition);
+                input.write(executor, *value, &both)?;
+            } else {
+                input.write(executor, *value, condition)?;
             }
-            (Some(id), None) => executor.write(id, labels),
-            (None, _) => Ok(()),
         }
+        Ok(())
     }
 
     /// Sets how far the classifier's gradient moves each image, for the steps that are to be taken.
@@ -200,7 +195,7 @@ impl Evaluation {
         if let Some(classifier) = &self.classifier {
             executor.write(classifier.timesteps, timesteps)?;
         }
-        let copies = if self.null_class.is_some() { 2 } else { 1 };
+        let copies = if self.is_doubled { 2 } else { 1 };
         executor.write(self.timesteps, &timesteps.repeat(copies))
     }
 }

@@ -1,9 +1,10 @@
 //! What steers sampling towards a class.
 
 use super::SampleError;
-use crate::checkpoint::{Classifier, Pipeline};
 use crate::diffusion::PredictionType;
+use crate::model::LOGITS;
 use crate::ops::reverse_step::Update;
+use crate::pipeline::Pipeline;
 use crate::sampler::{NoiseLevels, Step};
 
 /// How the network's output is guided towards the classes asked for.
@@ -14,7 +15,7 @@ pub struct Guidance {
     /// phi of Lin et al. 2023: 0 leaves the guided output as it is, 1 gives it the standard deviation of the unguided one.
     pub rescale: f64,
     /// A classifier whose gradient is added (Dhariwal and Nichol 2021), and its factor.
-    pub classifier: Option<(Classifier, f64)>,
+    pub classifier: Option<(Pipeline, f64)>,
 }
 
 impl Default for Guidance {
@@ -36,7 +37,7 @@ impl Guidance {
     /// [`SampleError::Request`]
     pub fn check(&self, pipeline: &Pipeline) -> Result<(), SampleError> {
         let fault = |text: String| Err(SampleError::Request(text));
-        let unet = &pipeline.unet;
+        let network = &pipeline.denoiser()?.network;
         if !(self.scale.is_finite() && self.scale >= 0.0) {
             return fault(format!(
                 "the guidance scale is {}; it must be at least 0, and 1 is no guidance",
@@ -52,7 +53,7 @@ impl Guidance {
                     .to_owned(),
             );
         }
-        if self.is_classifier_free() && unet.null_class().is_none() {
+        if self.is_classifier_free() && network.null_class().is_none() {
             return fault(
                 "classifier-free guidance needs a model that was trained with --label-dropout; this one has no class that \
                  means none"
@@ -63,19 +64,20 @@ impl Guidance {
         if !scale.is_finite() {
             return fault(format!("the classifier scale is {scale}; it must be a number"));
         }
-        let encoder = &classifier.config.encoder;
-        if (encoder.image_size()?, encoder.in_channels) != (unet.image_size()?, unet.image_channels()) {
-            let describe = |[h, w]: [usize; 2], c: usize| format!("{w}x{h} with {c} channels");
+        let guide = &classifier.classifier()?.network;
+        let (known, drawn) = (guide.image()?, network.image()?);
+        if known != drawn {
+            let describe = |[h, w, c]: [usize; 3]| format!("{w}x{h} with {c} channels");
             return fault(format!(
                 "the classifier knows images of {}, the model draws {}",
-                describe(encoder.image_size()?, encoder.in_channels),
-                describe(unet.image_size()?, unet.image_channels())
+                describe(known),
+                describe(drawn)
             ));
         }
-        if let Some(classes) = unet.classes()
-            && classes != classifier.config.num_classes
+        let known = guide.output(LOGITS)?.iter().product::<usize>();
+        if let Some(classes) = network.real_classes()
+            && classes != known
         {
-            let known = classifier.config.num_classes;
             return fault(format!("the classifier knows {known} classes, the model has {classes}"));
         }
         let [process, of_classifier] =

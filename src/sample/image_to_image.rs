@@ -2,8 +2,8 @@
 
 use super::forward_process::{add_noise, forward_noise};
 use super::{Images, SampleError, SampleProgress, SampleRequest, Sampled, sample};
-use crate::checkpoint::Pipeline;
 use crate::device::Device;
+use crate::pipeline::Pipeline;
 use crate::sampler::{Process, Steps};
 
 /// Draws `images` `[N, H, W, C]` anew from `options.strength` of the way to noise: near 0 they hardly change, at 1 little of

@@ -1,13 +1,13 @@
 //! Inpainting with a model that was not trained for it (Lugmayr et al. 2022, "RePaint").
 
+use super::draw::init_noise;
 use super::forward_process::add_noise;
-use super::{
-    Conditions, Denoiser, Images, SampleError, SampleProgress, SampleRequest, check, check_finite, init_noise,
-};
-use crate::checkpoint::Pipeline;
+use super::request::check;
+use super::{Denoiser, Images, SampleError, SampleProgress, SampleRequest, check_finite};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
 use crate::ops::philox::{Stream, normals};
+use crate::pipeline::Pipeline;
 use crate::sampler::{Sampler, SamplerOptions, Step, Steps};
 
 /// Streams of the noise of known pixels, and of steps back; see `forward_process` for the others.
@@ -155,8 +155,7 @@ pub async fn inpaint(
                 .to_owned(),
         ));
     }
-    let [h, w] = pipeline.unet.image_size()?;
-    check(pipeline, &request, [h, w, pipeline.unet.image_channels()])?;
+    check(pipeline, &request)?;
     let path = Path::new(request.sampler, &pipeline.scheduler, &request.options, *jump_length, *resample)?;
 
     let (count, seed) = (images.shape[0], request.seed);
@@ -179,8 +178,7 @@ pub async fn inpaint(
         };
         let mut x = init_noise(seed, first, here, elements);
         x.resize(batch * elements, 0.0);
-        let labels = request.batch_labels(first, here, batch);
-        denoiser.start(&x, Conditions { class_labels: labels.as_deref(), ..Conditions::default() })?;
+        denoiser.start(&x, &request.batch_conditions(first, here, batch))?;
         for (number, &next) in path.moves.iter().enumerate() {
             match next {
                 Move::Denoise(step) => {

@@ -1,8 +1,9 @@
 //! Interpolation between images by way of their noise (Song, Meng and Ermon 2021, section 5.3).
 
-use super::{Images, SampleError, SampleProgress, SampleRequest, init_noise, sample};
-use crate::checkpoint::Pipeline;
+use super::draw::init_noise;
+use super::{Images, SampleError, SampleProgress, SampleRequest, sample};
 use crate::device::Device;
+use crate::pipeline::Pipeline;
 use crate::sampler;
 
 /// The noise x_T `[1, H, W, C]` that a seed decides for its first image.
@@ -10,8 +11,7 @@ use crate::sampler;
 /// # Errors
 /// [`SampleError::Model`] for a model without an image size.
 pub fn noise_of_seed(pipeline: &Pipeline, seed: u64) -> Result<Images, SampleError> {
-    let [h, w] = pipeline.unet.image_size()?;
-    let c = pipeline.unet.image_channels();
+    let [h, w, c] = pipeline.denoiser()?.network.image()?;
     Ok(Images { shape: [1, h, w, c], data: init_noise(seed, 0, 1, h * w * c) })
 }
 

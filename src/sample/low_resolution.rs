@@ -2,7 +2,10 @@
 
 use super::forward_process::{add_noise, forward_noise};
 use super::{Images, SampleError};
-use crate::checkpoint::Pipeline;
+use crate::pipeline::Pipeline;
+
+/// The condition that holds them, enlarged and with their noise, `[N, H, W, C]`.
+pub const LOW_RESOLUTION: &str = "low_resolution";
 
 /// The smaller images that a super-resolution model enlarges.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,15 +20,16 @@ impl LowResolution {
     /// Images `[N, H, W, C]` as the model takes them, with noise that `seed` decides.
     pub(super) fn prepare(&self, pipeline: &Pipeline, seed: u64) -> Result<Vec<f32>, SampleError> {
         let fault = |text: String| Err(SampleError::Request(text));
-        let unet = &pipeline.unet;
-        let Some(model) = unet.super_resolution else {
+        let network = &pipeline.denoiser()?.network;
+        let [height, _, channels] = network.image()?;
+        let Some(model) = network.super_resolution() else {
             return fault(
                 "the model is none of super-resolution: it takes no low-resolution images".to_owned(),
             );
         };
         let ([n, h, w, c], size) = (self.images.shape, model.low_size);
-        if [h, w, c] != [size, size, unet.image_channels()] {
-            let expected = [n, unet.image_channels(), size, size];
+        if [h, w, c] != [size, size, channels] {
+            let expected = [n, channels, size, size];
             return fault(format!(
                 "the low-resolution images are {:?}, the model takes {expected:?}",
                 [n, c, h, w]
@@ -39,7 +43,6 @@ impl LowResolution {
                 self.augmentation
             ));
         }
-        let [height, _] = unet.image_size()?;
         let enlarged = model.enlarge(&self.images.data, c, height);
         let alpha_cumprod = schedule.alphas_cumprod_after(self.augmentation);
         let elements = enlarged.len() / n.max(1);

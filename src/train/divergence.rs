@@ -2,8 +2,8 @@
 //! loss has exploded.
 
 use super::micro_batches::first_of_optimizer;
-use super::run::{Saved, Training};
-use super::{Run, STEADIER, TrainError, TrainOptions};
+use super::run::Saved;
+use super::{Run, STEADIER, Task, TrainError, TrainOptions, Trainer};
 use crate::data::Batch;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{DType, Phase, PlannedNode};
@@ -68,7 +68,7 @@ impl DivergenceCheck {
     pub(super) async fn check(
         &mut self,
         run: &Run,
-        trainer: &mut impl Training,
+        trainer: &mut Trainer<impl Task>,
         saved: Option<&Saved>,
     ) -> Result<(f32, Option<LossScale>), TrainError> {
         let last_checkpoint = saved.map_or(0, |saved| saved.step);
@@ -117,7 +117,7 @@ struct BadPlace {
 }
 
 /// Where numbers that are not finite first appear when a step is done again.
-async fn locate(run: &Run, trainer: &mut impl Training, step: u64) -> Result<BadPlace, TrainError> {
+async fn locate(run: &Run, trainer: &mut Trainer<impl Task>, step: u64) -> Result<BadPlace, TrainError> {
     let batch = run.loader(step - 1)?.next()?;
     let place = bad_place(&run.options, trainer, step, &batch).await?;
     // where what is drawn depends on losses, the same step may be drawn otherwise the second time
@@ -128,7 +128,7 @@ async fn locate(run: &Run, trainer: &mut impl Training, step: u64) -> Result<Bad
 /// The first of them in the order in which a step reads and computes: a parameter, an image, or the result of a node.
 async fn bad_place(
     options: &TrainOptions,
-    trainer: &mut impl Training,
+    trainer: &mut Trainer<impl Task>,
     step: u64,
     batch: &Batch,
 ) -> Result<Option<BadPlace>, TrainError> {
@@ -153,7 +153,7 @@ async fn bad_place(
 /// The largest number of the forward pass when a step is done again, and where it is.
 async fn largest_activation(
     options: &TrainOptions,
-    trainer: &mut impl Training,
+    trainer: &mut Trainer<impl Task>,
     step: u64,
     batch: &Batch,
 ) -> Result<String, TrainError> {
@@ -209,13 +209,15 @@ async fn run_node(executor: &mut Executor, index: usize) -> Result<f32, DeviceEr
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use pollster::block_on;
 
     use super::*;
     use crate::device::Device;
     use crate::diffusion::SchedulerConfig;
     use crate::model::UNetConfig;
-    use crate::train::{TrainOptions, Trainer};
+    use crate::train::{Denoise, TrainOptions, Trainer};
     use crate::workbench::random_batch;
 
     const MODEL: &str = r#"{
@@ -238,8 +240,8 @@ mod tests {
         let config = UNetConfig::from_json(MODEL).unwrap();
         let batch = random_batch(&config, 4).unwrap();
         let options = options(learning_rate);
-        let trainer = Trainer::new(&Device::Cpu, config, SchedulerConfig::default(), options, None);
-        (block_on(trainer).unwrap(), batch)
+        let task = Denoise::new(Arc::new(config), SchedulerConfig::default()).unwrap();
+        (block_on(Trainer::new(&Device::Cpu, task, options, None)).unwrap(), batch)
     }
 
     fn find(trainer: &mut Trainer, step: u64, batch: &Batch) -> Option<String> {

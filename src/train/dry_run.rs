@@ -3,8 +3,7 @@
 use std::fmt::{self, Display};
 use std::time::Instant;
 
-use super::run::check_fit;
-use super::{Run, TrainError, TrainOptions, Trainer};
+use super::{Run, Task, TrainError, TrainOptions, Trainer};
 use crate::device::Device;
 use crate::graph::Plan;
 
@@ -48,10 +47,14 @@ const MOST_IMAGES: usize = 1 << 24;
 ///
 /// # Errors
 /// [`TrainError`] for a model that cannot be built.
-pub fn largest_batch(run: &Run, memory: Option<usize>) -> Result<LargestBatch, TrainError> {
+pub fn largest_batch<T: Task>(
+    run: &Run,
+    task: &T,
+    memory: Option<usize>,
+) -> Result<LargestBatch, TrainError> {
     let exceeded = |batch_size: usize| -> Result<Option<Limit>, TrainError> {
         let options = TrainOptions { batch_size, micro_batch_size: None, ..run.options.clone() };
-        let (_, plan) = Trainer::dry_run(&run.device, &run.config, &run.scheduler, &options)?;
+        let (_, plan) = Trainer::dry_run(&run.device, task, &options)?;
         Ok(exceeded_limit(&run.device, &plan, memory))
     };
     let (mut fits, mut too_large) = (0, 1);
@@ -91,11 +94,10 @@ fn exceeded_limit(device: &Device, plan: &Plan, memory: Option<usize>) -> Option
 ///
 /// # Errors
 /// What the run would fail with.
-pub async fn time_steps(run: &Run, count: usize) -> Result<f64, TrainError> {
-    check_fit(run)?;
+pub async fn time_steps<T: Task>(run: &Run, task: T, count: usize) -> Result<f64, TrainError> {
+    run.check_fit(&task)?;
     run.check_host_memory()?;
-    let (config, scheduler) = (run.config.clone(), run.scheduler.clone());
-    let mut trainer = Trainer::new(&run.device, config, scheduler, run.options.clone(), None).await?;
+    let mut trainer = Trainer::new(&run.device, task, run.options.clone(), None).await?;
     let mut loader = run.loader(0)?;
     let mut started = Instant::now();
     for step in 0..=count {
@@ -113,18 +115,18 @@ pub async fn time_steps(run: &Run, count: usize) -> Result<f64, TrainError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::data::{OpenOptions, open};
     use crate::diffusion::SchedulerConfig;
     use crate::model::Preset;
-    use crate::train::CheckpointEvery;
+    use crate::train::{CheckpointEvery, Denoise};
 
     fn run() -> Run {
         Run {
             device: Device::Cpu,
             dataset: open("digits", &OpenOptions::default()).unwrap().into(),
-            config: (Preset::named("digits").unwrap().config)(),
-            scheduler: SchedulerConfig::default(),
             options: TrainOptions::default(),
             output: "none".into(),
             resume: false,
@@ -138,18 +140,20 @@ mod tests {
     #[test]
     fn the_largest_batch_fits_and_one_image_more_does_not() {
         let run = run();
+        let network = Arc::new((Preset::named("digits").unwrap().config)());
+        let task = Denoise::new(network, SchedulerConfig::default()).unwrap();
         let bytes = |batch_size: usize| {
             let options = TrainOptions { batch_size, micro_batch_size: None, ..run.options.clone() };
-            Trainer::dry_run(&run.device, &run.config, &run.scheduler, &options).unwrap().1.memory().total()
+            Trainer::dry_run(&run.device, &task, &options).unwrap().1.memory().total()
         };
         for memory in [bytes(7), bytes(8) - 1, bytes(21)] {
-            let LargestBatch { batch_size, limit } = largest_batch(&run, Some(memory)).unwrap();
+            let LargestBatch { batch_size, limit } = largest_batch(&run, &task, Some(memory)).unwrap();
             assert!(
                 bytes(batch_size) <= memory && memory < bytes(batch_size + 1),
                 "{batch_size} of {memory}"
             );
             assert_eq!(limit, Some(Limit::Memory(memory)));
         }
-        assert_eq!(largest_batch(&run, Some(bytes(1) - 1)).unwrap().batch_size, 0);
+        assert_eq!(largest_batch(&run, &task, Some(bytes(1) - 1)).unwrap().batch_size, 0);
     }
 }

@@ -1,10 +1,13 @@
-//! Training: the step as a graph, the loop, and what is saved.
+//! Training: a task's step as a graph, the loop that all tasks share, and what is saved.
 
 mod checkpoint_every;
-mod classifier;
+mod classify;
+mod denoise;
 mod divergence;
 mod dry_run;
+mod error;
 mod graph;
+mod graph_state;
 mod micro_batches;
 mod objective;
 mod options;
@@ -12,213 +15,20 @@ mod quartiles;
 mod resume;
 mod run;
 mod sample_grid;
+mod task;
 mod timestep_sampler;
 mod trainer;
 
 pub use checkpoint_every::CheckpointEvery;
-pub use classifier::{accuracy, train_classifier};
+pub use classify::Classify;
+pub use denoise::Denoise;
 pub use dry_run::{LargestBatch, Limit, largest_batch, time_steps};
+use error::STEADIER;
+pub use error::TrainError;
 pub use graph::{Optimizer, TrainingGraph};
 pub use objective::{LossType, Objective};
 pub use options::{EmaWarmup, LrSchedule, OptimizerKind, TrainOptions};
 pub use run::{Event, Outcome, Run, SETTINGS_FILE, train};
+pub use task::{Contributions, Part, Task, TaskLoss};
 pub use timestep_sampler::{LossSecondMoments, TimestepSampling};
 pub use trainer::Trainer;
-
-use std::path::{Path, PathBuf};
-
-use crate::checkpoint::{self, CheckpointError};
-use crate::data::DataError;
-use crate::device::DeviceError;
-use crate::diffusion::ScheduleError;
-use crate::graph::GraphError;
-use crate::memory::TooLarge;
-use crate::model::{ModelError, WeightsError};
-use crate::output::OutputError;
-use crate::sample::SampleError;
-
-/// A training run that cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// Options that make no sense.
-    #[error("{0}")]
-    Options(String),
-    /// The data and the model do not fit each other.
-    #[error(
-        "{dataset} has images of {found}, the model takes {expected}; choose another --model or --dataset"
-    )]
-    Shape {
-        /// Name of the data set.
-        dataset: String,
-        /// Channels, height and width of its images.
-        found: String,
-        /// Those of the model.
-        expected: String,
-    },
-    /// The gradients are not numbers any more.
-    #[error(
-        "step {step} gives numbers that are not finite, first in {place}; {}; {advice}",
-        kept(.last_checkpoint)
-    )]
-    NotFinite {
-        /// The first such step.
-        step: u64,
-        /// Module path and kernel; or the parameter or the image that was not finite before the step.
-        place: String,
-        /// Step of the last checkpoint, 0 for none.
-        last_checkpoint: u64,
-        /// What to do.
-        advice: &'static str,
-    },
-    /// The loss is far above what it was.
-    #[error(
-        "the loss has exploded: it is {loss} at step {step} and was about {mean:.4} before; the largest activation is {place}; \
-         {}; {STEADIER}",
-        kept(.last_checkpoint)
-    )]
-    Exploded {
-        /// The step.
-        step: u64,
-        /// The loss.
-        loss: f32,
-        /// Its running mean before.
-        mean: f64,
-        /// The largest number of the forward pass, its module path and kernel.
-        place: String,
-        /// Step of the last checkpoint, 0 for none.
-        last_checkpoint: u64,
-    },
-    /// Every step overflows in 16 bits.
-    #[error(
-        "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}, first in {place}; {}; \
-         --precision f32 has a larger range; if it overflows there too, {STEADIER}",
-        kept(.last_checkpoint)
-    )]
-    LossScale {
-        /// The step.
-        step: u64,
-        /// The scale.
-        scale: f32,
-        /// Module path and kernel; or the parameter or the image that was not finite before the step.
-        place: String,
-        /// Step of the last checkpoint, 0 for none.
-        last_checkpoint: u64,
-    },
-    /// A step takes more memory than the device has or allows.
-    #[error("{error}; {}", fits(*.largest))]
-    DoesNotFit {
-        /// What it exceeds.
-        error: Box<TrainError>,
-        /// The most images at once that fit.
-        largest: usize,
-    },
-    /// The host has no memory for the images.
-    #[error("{0}; choose a smaller --batch-size")]
-    Memory(#[from] TooLarge),
-    /// The run ended for a reason outside the training, or on a device that is gone.
-    #[error("{error}; {}", what_is_left(.checkpoint.as_deref()))]
-    Halted {
-        /// Why.
-        error: Box<TrainError>,
-        /// The last checkpoint.
-        checkpoint: Option<PathBuf>,
-    },
-    /// The data cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The device cannot go on.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// The noise schedule makes no sense.
-    #[error(transparent)]
-    Schedule(#[from] ScheduleError),
-    /// The training step cannot be built.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-    /// The model cannot be built.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The weights are of another model.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// A checkpoint cannot be read or written.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// Samples cannot be drawn.
-    #[error(transparent)]
-    Sample(#[from] SampleError),
-    /// A picture cannot be written.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-}
-
-/// What makes steps smaller or less different from each other, whatever it was that made them too large.
-const STEADIER: &str = "settings that make steps smaller may help, such as --learning-rate, --warmup-steps, --weight-decay and \
-                        --max-grad-norm";
-
-fn kept(last_checkpoint: &u64) -> String {
-    match last_checkpoint {
-        0 => "no checkpoint was written".to_owned(),
-        step => format!("checkpoints up to step {step} are kept"),
-    }
-}
-
-fn fits(largest: usize) -> String {
-    match largest {
-        0 => "not even one image at a time fits: choose a smaller model, smaller images or --checkpointing"
-            .to_owned(),
-        most => format!("{most} images at once fit, as --batch-size or --micro-batch-size"),
-    }
-}
-
-/// What a run that cannot go on has left, in words.
-fn what_is_left(checkpoint: Option<&Path>) -> String {
-    match checkpoint {
-        Some(folder) => format!("{} is whole, and --resume goes on from it", folder.display()),
-        None => "there was no checkpoint yet".to_owned(),
-    }
-}
-
-impl TrainError {
-    /// Adds to the error of a device that was lost before the first step what the run in the folder `output` has left.
-    fn of_run(self, output: &Path) -> Self {
-        match self {
-            Self::Device(DeviceError::Lost { .. }) => {
-                // What cannot be read now is not promised.
-                Self::Halted { error: Box::new(self), checkpoint: checkpoint::newest(output).ok().flatten() }
-            }
-            other => other,
-        }
-    }
-
-    /// Adds what the run has left to what does not speak of its checkpoints itself; `checkpoint` is the last one.
-    fn halted(self, checkpoint: Option<PathBuf>) -> Self {
-        match self {
-            Self::NotFinite { .. } | Self::Exploded { .. } | Self::LossScale { .. } => self,
-            error => Self::Halted { error: Box::new(error), checkpoint },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_checkpoint_is_promised_only_where_there_is_one() {
-        let said = |checkpoint: Option<&str>| {
-            let error = TrainError::Options("the disk is full".to_owned());
-            error.halted(checkpoint.map(PathBuf::from)).to_string()
-        };
-        assert_eq!(said(None), "the disk is full; there was no checkpoint yet");
-        assert!(
-            said(Some("run/checkpoint-000020")).contains("checkpoint-000020 is whole, and --resume goes on")
-        );
-        let exploded = |last_checkpoint| {
-            let place = "2e9 in conv_in".to_owned();
-            TrainError::Exploded { step: 7, loss: 1e9, mean: 1.0, place, last_checkpoint }.to_string()
-        };
-        assert!(exploded(0).contains("no checkpoint was written"));
-        assert!(exploded(5).contains("checkpoints up to step 5 are kept"));
-    }
-}

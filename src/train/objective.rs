@@ -225,8 +225,9 @@ impl Loss {
         importance: &[f64],
     ) -> Vec<(ValueId, Vec<f32>)> {
         let mut inputs = Vec::new();
-        let factors = self.factors(options, scheduler, schedule, timesteps);
-        for (weights, factors) in factors {
+        let weights =
+            self.simple.into_iter().chain(self.bound.map(|bound| bound.terms)).map(|kind| kind.weights);
+        for (weights, factors) in weights.zip(factors(options, scheduler, schedule, timesteps)) {
             let pairs = factors.iter().zip(importance);
             inputs.push((weights, pairs.map(|(factor, importance)| (factor * importance) as f32).collect()));
         }
@@ -239,39 +240,36 @@ impl Loss {
         }
         inputs
     }
+}
 
-    /// For each kind of loss, the value of its weights, and what it counts at each of `timesteps`.
-    fn factors(
-        &self,
-        options: &TrainOptions,
-        scheduler: &SchedulerConfig,
-        schedule: &Schedule,
-        timesteps: &[usize],
-    ) -> Vec<(ValueId, Vec<f64>)> {
-        let weight =
-            |&t: &usize| options.loss_weighting.weight(schedule.alphas_cumprod(t), scheduler.prediction_type);
-        let simple = self.simple.map(|simple| (simple.weights, timesteps.iter().map(weight).collect()));
-        let scale = options.objective.vlb_scale(schedule.num_train_timesteps());
-        let bound = self.bound.map(|bound| (bound.terms.weights, vec![scale; timesteps.len()]));
-        simple.into_iter().chain(bound).collect()
-    }
+/// For each kind of loss that the objective has, what it counts at each of `timesteps`.
+fn factors(
+    options: &TrainOptions,
+    scheduler: &SchedulerConfig,
+    schedule: &Schedule,
+    timesteps: &[usize],
+) -> Vec<Vec<f64>> {
+    let weight =
+        |&t: &usize| options.loss_weighting.weight(schedule.alphas_cumprod(t), scheduler.prediction_type);
+    let simple = (options.objective != Objective::Vlb).then(|| timesteps.iter().map(weight).collect());
+    let scale = options.objective.vlb_scale(schedule.num_train_timesteps());
+    let bound = (options.objective != Objective::Simple).then(|| vec![scale; timesteps.len()]);
+    simple.into_iter().chain(bound).collect()
+}
 
-    /// What each image contributes to the objective `[N]`, from the contents of [`Loss::per_sample`].
-    pub(super) fn contributions(
-        &self,
-        options: &TrainOptions,
-        scheduler: &SchedulerConfig,
-        schedule: &Schedule,
-        timesteps: &[usize],
-        per_sample: &[Vec<f32>],
-    ) -> Vec<f64> {
-        let mut sums = vec![0.0; timesteps.len()];
-        let factors = self.factors(options, scheduler, schedule, timesteps);
-        for ((_, factors), losses) in factors.iter().zip(per_sample) {
-            for ((sum, factor), &loss) in sums.iter_mut().zip(factors).zip(losses) {
-                *sum += factor * f64::from(loss);
-            }
+/// What each image contributes to the objective `[N]`, from the contents of [`Loss::per_sample`].
+pub(super) fn contributions(
+    options: &TrainOptions,
+    scheduler: &SchedulerConfig,
+    schedule: &Schedule,
+    timesteps: &[usize],
+    per_sample: &[Vec<f32>],
+) -> Vec<f64> {
+    let mut sums = vec![0.0; timesteps.len()];
+    for (factors, losses) in factors(options, scheduler, schedule, timesteps).iter().zip(per_sample) {
+        for ((sum, factor), &loss) in sums.iter_mut().zip(factors).zip(losses) {
+            *sum += factor * f64::from(loss);
         }
-        sums
     }
+    sums
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Run, TrainError, TrainOptions};
+use super::{Run, Task, TrainError, TrainOptions};
 use crate::checkpoint::{self, CheckpointError, TrainingState};
 use crate::data::Fingerprint;
+use crate::diffusion::SchedulerConfig;
+use crate::model::{ModelError, Network};
+use crate::pipeline::Pipeline;
 
 /// The newest checkpoint, where the run is to go on from one.
 pub(super) fn checkpoint_to_resume(run: &Run) -> Result<Option<PathBuf>, TrainError> {
@@ -21,15 +23,13 @@ pub(super) fn checkpoint_to_resume(run: &Run) -> Result<Option<PathBuf>, TrainEr
 }
 
 /// What is other than it was, key by key.
-pub(super) fn changes<T: PartialEq + Serialize>(then: &T, now: &T) -> Vec<String> {
+fn changes(then: &Value, now: &Value) -> Vec<String> {
     if then == now {
         return Vec::new();
     }
-    let json = |of: &T| serde_json::to_value(of).unwrap_or_default();
-    let (then, now) = (json(then), json(now));
-    let changed = changed_keys(&then, &now);
+    let changed = changed_keys(then, now);
     if changed.is_empty() {
-        vec![format!("it was {}, now it is {}", brief(&then), brief(&now))]
+        vec![format!("it was {}, now it is {}", brief(then), brief(now))]
     } else {
         changed
     }
@@ -57,13 +57,37 @@ fn brief(value: &Value) -> String {
     }
 }
 
-/// Refuses to go on from a checkpoint of another model, which says what has changed in it, or with other settings.
-pub(super) fn check_resume(
+/// What is other in a checkpoint's network and process than in those of the task.
+fn changes_of_model<T: Task>(
     run: &Run,
+    task: &T,
+    pipeline: &Pipeline,
+    state: &TrainingState,
+) -> Result<Vec<String>, TrainError> {
+    let then = &pipeline.network_of(T::ROLE)?.network;
+    let config = |network: &dyn Network| -> Result<Value, TrainError> {
+        let text = network.to_json()?;
+        serde_json::from_str(&text).map_err(|error| TrainError::Model(ModelError::Json(error)))
+    };
+    let mut scheduler = pipeline.scheduler.clone();
+    if run.options.learned_schedule && state.learned_schedule.is_some() {
+        // The betas are what has been learned; its ends are compared.
+        scheduler.trained_betas = None;
+    }
+    let json = |of: &SchedulerConfig| serde_json::to_value(of).unwrap_or_default();
+    let of_network = changes(&config(then.as_ref())?, &config(task.network().as_ref())?);
+    Ok([of_network, changes(&json(&scheduler), &json(task.scheduler()))].concat())
+}
+
+/// Refuses to go on from a checkpoint of another network or process, or with other settings.
+pub(super) fn check_resume<T: Task>(
+    run: &Run,
+    task: &T,
     dataset: &Fingerprint,
-    of_model: &[String],
+    pipeline: &Pipeline,
     state: &TrainingState,
 ) -> Result<(), TrainError> {
+    let of_model = changes_of_model(run, task, pipeline, state)?;
     if !of_model.is_empty() {
         return Err(TrainError::Options(format!(
             "the checkpoint in {} is of another model or noise schedule: {}; give the same --model and schedule, or \

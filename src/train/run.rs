@@ -1,24 +1,22 @@
 //! A whole training run: from its options to its last checkpoint.
 
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::divergence::DivergenceCheck;
-use super::resume::{changes, check_resume, checkpoint_to_resume};
-use super::sample_grid::{self, SAMPLES_FOLDER};
-use super::{CheckpointEvery, LargestBatch, TrainError, TrainOptions, Trainer, largest_batch};
+use super::resume::{check_resume, checkpoint_to_resume};
+use super::sample_grid::SAMPLES_FOLDER;
+use super::{CheckpointEvery, LargestBatch, Task, TrainError, TrainOptions, Trainer, largest_batch};
 use crate::checkpoint::{self, TrainingState};
-use crate::data::{BATCHES_AT_ONCE, Batch, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
-use crate::device::{Device, DeviceError, Executor};
-use crate::diffusion::SchedulerConfig;
+use crate::data::{BATCHES_AT_ONCE, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
+use crate::device::{Device, DeviceError};
 use crate::log::{Log, Scalars};
 use crate::memory;
-use crate::model::UNetConfig;
 use crate::ops::loss_scale::LossScale;
 use crate::output::{Grid, remove_leftovers, write_text};
+use crate::pipeline::Pipeline;
 
 /// A training run.
 pub struct Run {
@@ -26,10 +24,6 @@ pub struct Run {
     pub device: Device,
     /// The images.
     pub dataset: Arc<dyn Dataset>,
-    /// The model.
-    pub config: UNetConfig,
-    /// The diffusion process.
-    pub scheduler: SchedulerConfig,
     /// The settings.
     pub options: TrainOptions,
     /// Folder of checkpoints and samples.
@@ -112,53 +106,47 @@ pub(super) struct Saved {
 /// The loss is read back this often: each reading waits for the device.
 const LOSS_EVERY: u64 = 10;
 
-/// Trains until `run.options.steps` steps are done or `stop` becomes true, and saves.
+/// Trains `task` until `run.options.steps` steps are done or `stop` becomes true, and saves.
 ///
 /// # Errors
 /// [`TrainError`]; checkpoints written before stay whole, and where the cause is outside the training, such as an image that
 /// cannot be read, the steps that are done are saved first.
-pub async fn train(
+pub async fn train<T: Task>(
     run: &Run,
+    task: T,
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
-    train_on(run, stop, report).await.map_err(|error| error.of_run(&run.output))
+    train_on(run, task, stop, report).await.map_err(|error| error.of_run(&run.output))
 }
 
-async fn train_on(
+async fn train_on<T: Task>(
     run: &Run,
+    task: T,
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
     run.options.check()?;
-    check_fit(run)?;
+    run.check_fit(&task)?;
     run.check_host_memory()?;
     let mut saved = None;
     let mut resume = None;
     let newest = checkpoint_to_resume(run)?;
     let dataset = Fingerprint::of(run.dataset.as_ref())?;
     if let Some(folder) = newest {
-        let pipeline = checkpoint::Pipeline::load(&folder)?;
+        let pipeline = Pipeline::load(&folder)?;
         let state = TrainingState::load(&folder)?;
-        let mut scheduler = pipeline.scheduler.clone();
-        if run.options.learned_schedule && state.learned_schedule.is_some() {
-            // The betas are what has been learned; its ends are compared.
-            scheduler.trained_betas = None;
-        }
-        let of_schedule = changes(&scheduler, &run.scheduler);
-        let of_model = [changes(&pipeline.unet, &run.config), of_schedule].concat();
-        check_resume(run, &dataset, &of_model, &state)?;
+        check_resume(run, &task, &dataset, &pipeline, &state)?;
         saved = Some(Saved { step: state.step, folder });
         resume = Some((pipeline, state));
     }
-    let (config, scheduler) = (run.config.clone(), run.scheduler.clone());
-    let trainer = Trainer::new(&run.device, config, scheduler, run.options.clone(), resume).await;
-    let mut trainer = trainer.map_err(|error| with_largest_batch(run, error))?;
+    let trainer = Trainer::new(&run.device, task.clone(), run.options.clone(), resume).await;
+    let mut trainer = trainer.map_err(|error| with_largest_batch(run, &task, error))?;
     go_on(run, &mut trainer, saved, dataset, stop, report).await
 }
 
 /// The error of a plan that is too large for the device, with the largest batch that is not.
-fn with_largest_batch(run: &Run, error: TrainError) -> TrainError {
+fn with_largest_batch<T: Task>(run: &Run, task: &T, error: TrainError) -> TrainError {
     let is_of_size = matches!(
         error,
         TrainError::Device(
@@ -168,7 +156,7 @@ fn with_largest_batch(run: &Run, error: TrainError) -> TrainError {
         )
     );
     let asked = run.options.images_at_once();
-    match is_of_size.then(|| largest_batch(run, run.device.free_memory())) {
+    match is_of_size.then(|| largest_batch(run, task, run.device.free_memory())) {
         // What a GPU has left is not known: there a batch may be too large that no limit speaks against.
         Some(Ok(LargestBatch { batch_size, .. })) if batch_size < asked => {
             TrainError::DoesNotFit { error: Box::new(error), largest: batch_size }
@@ -177,106 +165,10 @@ fn with_largest_batch(run: &Run, error: TrainError) -> TrainError {
     }
 }
 
-/// What [`go_on`] trains: a denoiser or a classifier.
-pub(super) trait Training {
-    /// Steps done.
-    fn done(&self) -> u64;
-    /// Bytes of all buffers.
-    fn bytes(&self) -> usize;
-    /// Trains on one batch.
-    fn step(&mut self, batch: &Batch) -> Result<(), TrainError>;
-    /// Lets what learns from the losses of the last step learn.
-    async fn observe(&mut self) -> Result<(), TrainError>;
-    /// Loss of the last step.
-    async fn loss(&mut self) -> Result<f32, TrainError>;
-    /// Mean loss of the last step by quarter of the timesteps.
-    async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError>;
-    /// Norm of the gradient in the last step, before it was clipped.
-    async fn gradient_norm(&mut self) -> Result<f32, TrainError>;
-    /// Where loss scaling stands.
-    async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError>;
-    /// Steps that were skipped, from the first whose gradients were not finite to the last; 0 with loss scaling, which skips
-    /// such steps and goes on.
-    async fn skipped_steps(&mut self) -> Result<u64, TrainError>;
-    /// The first parameter with a number that is not finite, in words.
-    async fn bad_parameter(&mut self) -> Result<Option<String>, TrainError>;
-    /// Writes the inputs that a micro-batch, its number and its images, of step `step`, counted from 1, had: to run it node by
-    /// node with the weights as they are. No step may follow.
-    fn replay(
-        &mut self,
-        step: u64,
-        batch: &Batch,
-        micro_batch: (usize, Range<usize>),
-    ) -> Result<&mut Executor, TrainError>;
-    /// Writes a checkpoint and gives its folder.
-    async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError>;
-    /// Reports what the averaged weights can do.
-    async fn show(
-        &mut self,
-        run: &Run,
-        log: &mut Log,
-        report: &mut (dyn FnMut(Event) + Send),
-    ) -> Result<(), TrainError>;
-}
-
-impl Training for Trainer {
-    fn done(&self) -> u64 {
-        self.done()
-    }
-    fn bytes(&self) -> usize {
-        self.memory().total()
-    }
-    fn step(&mut self, batch: &Batch) -> Result<(), TrainError> {
-        self.step(batch)
-    }
-    async fn observe(&mut self) -> Result<(), TrainError> {
-        self.observe().await
-    }
-    async fn loss(&mut self) -> Result<f32, TrainError> {
-        self.loss().await
-    }
-    async fn loss_quartiles(&mut self) -> Result<[Option<f32>; 4], TrainError> {
-        self.loss_quartiles().await
-    }
-    async fn gradient_norm(&mut self) -> Result<f32, TrainError> {
-        self.gradient_norm().await
-    }
-    async fn loss_scale(&mut self) -> Result<Option<LossScale>, TrainError> {
-        self.loss_scale().await
-    }
-    async fn skipped_steps(&mut self) -> Result<u64, TrainError> {
-        self.skipped_steps().await
-    }
-    async fn bad_parameter(&mut self) -> Result<Option<String>, TrainError> {
-        self.bad_parameter().await
-    }
-    fn replay(
-        &mut self,
-        step: u64,
-        batch: &Batch,
-        micro_batch: (usize, Range<usize>),
-    ) -> Result<&mut Executor, TrainError> {
-        self.replay(step, batch, micro_batch)
-    }
-    async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError> {
-        let pipeline = self.pipeline().await?;
-        let state = TrainingState { dataset: Some(dataset.clone()), ..self.state().await? };
-        Ok(checkpoint::save(output, &state, |folder| pipeline.write(folder))?)
-    }
-    async fn show(
-        &mut self,
-        run: &Run,
-        log: &mut Log,
-        report: &mut (dyn FnMut(Event) + Send),
-    ) -> Result<(), TrainError> {
-        sample_grid::draw(run, self, log, report).await
-    }
-}
-
 /// A run on its way.
-struct Course<'a, T> {
+struct Course<'a, T: Task> {
     run: &'a Run,
-    trainer: &'a mut T,
+    trainer: &'a mut Trainer<T>,
     dataset: Fingerprint,
     log: Log,
     divergence: DivergenceCheck,
@@ -299,9 +191,9 @@ impl<E: Into<TrainError>> From<E> for Halt {
 }
 
 /// Trains to the last step, or until `stop` becomes true, and saves.
-pub(super) async fn go_on(
+async fn go_on<T: Task>(
     run: &Run,
-    trainer: &mut impl Training,
+    trainer: &mut Trainer<T>,
     saved: Option<Saved>,
     dataset: Fingerprint,
     stop: &AtomicBool,
@@ -340,11 +232,11 @@ pub(super) async fn go_on(
     })
 }
 
-impl<T: Training> Course<'_, T> {
+impl<T: Task> Course<'_, T> {
     /// Trains to the last step, or until `stop` becomes true.
     async fn steps(&mut self, stop: &AtomicBool) -> Result<(), Halt> {
         let run = self.run;
-        (self.report)(Event::Started { step: self.trainer.done(), bytes: self.trainer.bytes() });
+        (self.report)(Event::Started { step: self.trainer.done(), bytes: self.trainer.memory().total() });
         self.warn();
         let mut loader = run.loader(self.trainer.done()).map_err(TrainError::from)?;
         let mut since = (Instant::now(), self.trainer.done());
@@ -371,7 +263,7 @@ impl<T: Training> Course<'_, T> {
                 let scalars = Scalars {
                     step: done,
                     loss,
-                    loss_quartiles: Some(self.trainer.loss_quartiles().await?),
+                    loss_quartiles: self.trainer.loss_quartiles().await?,
                     gradient_norm: Some(self.trainer.gradient_norm().await?),
                     learning_rate: run.options.learning_rate_at(done - 1),
                     images_per_second,
@@ -424,7 +316,8 @@ impl<T: Training> Course<'_, T> {
 
     /// Reports what the averaged weights can do. Pictures that cannot be written are left out.
     async fn show(&mut self) -> Result<(), TrainError> {
-        match self.trainer.show(self.run, &mut self.log, self.report).await {
+        let (step, averaged) = (self.trainer.done(), self.trainer.pipeline().await?);
+        match self.trainer.task().show(self.run, step, &averaged, &mut self.log, self.report).await {
             Err(error @ (TrainError::Output(_) | TrainError::Checkpoint(_))) => {
                 (self.report)(Event::Warning(format!("no samples of step {}: {error}", self.trainer.done())));
                 Ok(())
@@ -442,7 +335,9 @@ impl<T: Training> Course<'_, T> {
 
     async fn save(&mut self) -> Result<PathBuf, TrainError> {
         self.log.sync();
-        let folder = self.trainer.save(&self.run.output, &self.dataset).await?;
+        let pipeline = self.trainer.pipeline().await?;
+        let state = TrainingState { dataset: Some(self.dataset.clone()), ..self.trainer.state().await? };
+        let folder = checkpoint::save(&self.run.output, &state, |folder| pipeline.write(folder))?;
         (self.report)(Event::Checkpoint(folder.clone()));
         self.saved = Some(Saved { step: self.trainer.done(), folder: folder.clone() });
         checkpoint::prune(&self.run.output, self.run.checkpoints_to_keep, &folder)?;
@@ -484,11 +379,19 @@ impl Run {
         })?)
     }
 
-    /// Refuses images of another shape than the model's.
-    pub(super) fn check_images(&self) -> Result<(), TrainError> {
+    /// Refuses images that do not go with the task's network, or that cannot be read.
+    pub(super) fn check_fit(&self, task: &impl Task) -> Result<(), TrainError> {
+        self.check_images(task)?;
+        if !self.resume {
+            self.dataset.check()?;
+        }
+        task.check_dataset(self.dataset.as_ref())
+    }
+
+    /// Refuses images of another shape than the network's.
+    fn check_images(&self, task: &impl Task) -> Result<(), TrainError> {
         let shape = self.dataset.image_shape();
-        let [height, width] = self.config.image_size()?;
-        let channels = self.config.image_channels();
+        let [height, width, channels] = task.network().image()?;
         let shift = self.options.random_shift;
         if shift >= height.min(width) {
             return Err(TrainError::Options(format!(
@@ -504,20 +407,5 @@ impl Run {
             found: describe(shape.height, shape.width, shape.channels),
             expected: describe(height, width, channels),
         })
-    }
-}
-
-pub(super) fn check_fit(run: &Run) -> Result<(), TrainError> {
-    run.check_images()?;
-    if !run.resume {
-        run.dataset.check()?;
-    }
-    let classes = run.dataset.classes().len();
-    match run.config.classes() {
-        Some(embeds) if embeds < classes || classes == 0 => Err(TrainError::Options(format!(
-            "the model has num_class_embeds {embeds}, {} has {classes} classes; use --model with a fitting config.json",
-            run.dataset.name()
-        ))),
-        _ => Ok(()),
     }
 }

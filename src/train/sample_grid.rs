@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use super::{Event, Run, TrainError, Trainer};
+use super::{Event, Run, TrainError};
 use crate::checkpoint;
+use crate::conditions::Conditions;
 use crate::data::Batch;
 use crate::diffusion::Respacing;
 use crate::log::Log;
 use crate::model::SuperResolution;
 use crate::output::{GridOptions, tile};
+use crate::pipeline::Pipeline;
 use crate::sample::{Images, LowResolution, SampleRequest, sample};
 use crate::sampler::{self, SamplerOptions};
 
@@ -21,17 +23,17 @@ const SAMPLE_STEPS: usize = 50;
 /// Draws a grid with the averaged weights: a row per class, or eight rows.
 pub(super) async fn draw(
     run: &Run,
-    trainer: &mut Trainer,
+    step: u64,
+    pipeline: &Pipeline,
     log: &mut Log,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<(), TrainError> {
     const COLUMNS: usize = 8;
-    let pipeline = trainer.pipeline().await?;
-    let per_class = pipeline
-        .unet
-        .classes()
+    let network = &pipeline.denoiser()?.network;
+    let per_class = network
+        .real_classes()
         .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
-    let (class_labels, low_resolution) = match pipeline.unet.super_resolution {
+    let (class_labels, low_resolution) = match network.super_resolution() {
         None => (per_class, None),
         Some(model) => {
             let (low, labels) = first_images(run, model, 4 * COLUMNS)?;
@@ -49,21 +51,21 @@ pub(super) async fn draw(
             (None, Some(labels)) => labels.len(),
             (None, None) => 4 * COLUMNS,
         },
-        class_labels,
+        conditions: Conditions::of_classes(class_labels),
         low_resolution,
         seed: run.options.seed,
         precision: run.options.precision,
         ..SampleRequest::new(ddim, &pipeline.scheduler)
     };
-    let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
+    let images = sample(&run.device, pipeline, &request, &mut |_| {}).await?.images;
     let grid =
         tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
     let folder = run.output.join(SAMPLES_FOLDER);
     checkpoint::create_folder(&folder)?;
-    let name = format!("step-{:06}.png", trainer.done());
+    let name = format!("step-{:06}.png", step);
     let path = folder.join(&name);
     grid.write_png(&path)?;
-    log.samples(trainer.done(), &grid, &Path::new(SAMPLES_FOLDER).join(name));
+    log.samples(step, &grid, &Path::new(SAMPLES_FOLDER).join(name));
     report(Event::Samples { path, grid });
     Ok(())
 }
@@ -76,8 +78,8 @@ fn first_images(
 ) -> Result<(LowResolution, Option<Vec<u32>>), TrainError> {
     let shape = run.dataset.image_shape();
     let count = count.min(run.dataset.len());
-    let Batch { images, labels } = Batch::read(&*run.dataset, 0..count)?;
-    let shrunk = model.shrink(&images, [count, shape.height, shape.width, shape.channels]);
+    let batch = Batch::read(&*run.dataset, 0..count)?;
+    let shrunk = model.shrink(&batch.images, [count, shape.height, shape.width, shape.channels]);
     let images = Images { shape: [count, model.low_size, model.low_size, shape.channels], data: shrunk };
-    Ok((LowResolution { images, augmentation: 0 }, (!labels.is_empty()).then_some(labels)))
+    Ok((LowResolution { images, augmentation: 0 }, batch.conditions.class_labels().map(<[u32]>::to_vec)))
 }

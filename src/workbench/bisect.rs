@@ -1,12 +1,14 @@
 //! Which kernel of a port goes wrong first.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
+use super::calls::denoise;
 use super::check::{COMPUTE, check_against};
 use super::{Check, Failure, WorkbenchError, check, random_batch};
 use crate::device::{CpuKernels, Device, Executor};
-use crate::diffusion::SchedulerConfig;
-use crate::model::{Tensors, UNetConfig};
+use crate::model::{Network, Tensors};
 use crate::ops::{Case, Op, Types};
 use crate::train::{TrainOptions, Trainer};
 
@@ -43,14 +45,13 @@ pub struct Culprit {
 /// [`WorkbenchError`] for a model that cannot be trained.
 pub async fn bisect(
     device: &Device,
-    config: &UNetConfig,
+    network: &Arc<dyn Network>,
     weights: Option<&Tensors>,
     options: TrainOptions,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<Culprit>, WorkbenchError> {
-    let batch = random_batch(config, options.batch_size)?;
-    let mut trainer =
-        Trainer::new(&Device::Cpu, config.clone(), SchedulerConfig::default(), options, None).await?;
+    let batch = random_batch(network.as_ref(), options.batch_size)?;
+    let mut trainer = Trainer::new(&Device::Cpu, denoise(network)?, options, None).await?;
     if let Some(weights) = weights {
         trainer.set_weights(weights)?;
     }

@@ -1,16 +1,18 @@
 //! The calls that a training step of a model makes, with the contents that their operands have there.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::WorkbenchError;
+use crate::conditions::Conditions;
 use crate::data::Batch;
 use crate::device::{Device, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::graph::PlannedNode;
-use crate::model::UNetConfig;
+use crate::model::Network;
 use crate::ops::philox::{Stream, normals};
 use crate::ops::{Case, Cost, Types};
-use crate::train::{TrainOptions, Trainer};
+use crate::train::{Denoise, TrainError, TrainOptions, Trainer};
 
 /// Which calls of a training step to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +32,22 @@ pub struct ModelCall {
     pub count: usize,
 }
 
+/// The training of a model, as the workbench looks into it.
+pub(super) fn denoise(network: &Arc<dyn Network>) -> Result<Denoise, TrainError> {
+    Denoise::new(network.clone(), SchedulerConfig::default())
+}
+
 /// Images of noise in a model's shape, with all classes in turn.
 ///
 /// # Errors
 /// [`WorkbenchError::Model`] for a model without a size.
-pub fn random_batch(config: &UNetConfig, batch_size: usize) -> Result<Batch, WorkbenchError> {
-    let [height, width] = config.image_size()?;
-    let length = batch_size * height * width * config.image_channels();
+pub fn random_batch(network: &dyn Network, batch_size: usize) -> Result<Batch, WorkbenchError> {
+    let length = batch_size * network.image()?.iter().product::<usize>();
     let images = normals(Stream { seed: 1, step: 0, stream: 0, sample: 0 }, length);
-    let labels = match config.num_class_embeds {
-        Some(classes) => (0..batch_size).map(|image| (image % classes.max(1)) as u32).collect(),
-        None => Vec::new(),
-    };
-    Ok(Batch { images, labels })
+    let labels = network
+        .classes()
+        .map(|(classes, _)| (0..batch_size).map(|image| (image % classes.max(1)) as u32).collect());
+    Ok(Batch { images, conditions: Conditions::of_classes(labels) })
 }
 
 /// Runs a training step of a model with fresh weights on random images by the CPU executor, and gives the calls whose op's
@@ -51,15 +56,14 @@ pub fn random_batch(config: &UNetConfig, batch_size: usize) -> Result<Batch, Wor
 /// # Errors
 /// [`WorkbenchError`] for a model that cannot be trained.
 pub async fn model_calls(
-    config: &UNetConfig,
+    network: &Arc<dyn Network>,
     options: TrainOptions,
     extent: Extent,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<Vec<ModelCall>, WorkbenchError> {
     let batch_size = options.batch_size;
-    let mut trainer =
-        Trainer::new(&Device::Cpu, config.clone(), SchedulerConfig::default(), options, None).await?;
-    let batch = random_batch(config, batch_size)?;
+    let mut trainer = Trainer::new(&Device::Cpu, denoise(network)?, options, None).await?;
+    let batch = random_batch(network.as_ref(), batch_size)?;
     let kind = |node: &PlannedNode| format!("{:?} {:?} {:?}", node.node.op, node.inputs, node.outputs);
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut largest: BTreeMap<&str, ((usize, usize), String)> = BTreeMap::new();

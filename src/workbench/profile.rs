@@ -8,14 +8,15 @@ use serde::Serialize;
 
 use super::bench::median;
 use super::{WorkbenchError, random_batch};
-use crate::checkpoint::Pipeline;
+use crate::conditions::{Condition, Numbers};
 use crate::data::Batch;
 use crate::device::{Device, Executor, Timing};
 use crate::diffusion::SchedulerConfig;
-use crate::graph::{BufferRole, Graph, Plan, TensorType};
-use crate::model::{Precision, Tensors, UNetConfig, UNetInputs, initial_weights, to_tensors, unet};
+use crate::graph::{BufferRole, Plan};
+use crate::model::{Network, Precision};
 use crate::ops::Types;
-use crate::sample::{Conditions, Denoiser, Guidance, SampleError};
+use crate::pipeline::{Pipeline, Role};
+use crate::sample::{Denoiser, Guidance, LOW_RESOLUTION, SampleError};
 use crate::sampler::{self, SamplerOptions, Step};
 use crate::train::Trainer;
 
@@ -50,50 +51,37 @@ pub struct SamplingSteps {
 }
 
 impl SamplingSteps {
-    /// Prepares `config` on `device` for batches of `batch_size` images, with activations of `precision`.
+    /// Prepares `network` on `device` for batches of `batch_size` images, with activations of `precision`.
     ///
     /// # Errors
     /// [`WorkbenchError`] for a model that cannot be built or does not fit the device.
     pub async fn new(
         device: &Device,
-        config: &UNetConfig,
+        network: &Arc<dyn Network>,
         batch_size: usize,
         precision: Precision,
     ) -> Result<Self, WorkbenchError> {
         let scheduler = SchedulerConfig::default();
-        let pipeline =
-            Pipeline { unet: config.clone(), scheduler: scheduler.clone(), weights: fresh_weights(config)? };
+        let weights = network.fresh_weights(0)?;
+        let pipeline = Pipeline::new(Role::Denoises, network.clone(), weights, scheduler.clone())
+            .map_err(SampleError::from)?;
         let ddim = sampler::by_name("ddim").map_err(SampleError::from)?;
         let options = SamplerOptions::new(&scheduler);
         let guidance = Guidance::default();
         let mut denoiser =
             Denoiser::new(device, &pipeline, batch_size, precision, ddim, options.clip, &guidance).await?;
-        let Batch { images, labels } = random_batch(config, batch_size)?;
-        let conditions = Conditions {
-            class_labels: (!labels.is_empty()).then_some(&labels[..]),
-            low_resolution: config.super_resolution.map(|_| &images[..]),
-        };
-        denoiser.start(&images, conditions)?;
+        let Batch { images, mut conditions } = random_batch(network.as_ref(), batch_size)?;
+        if network.super_resolution().is_some() {
+            let low = Condition::new(images.len() / batch_size, Numbers::Floats(images.clone()));
+            conditions = conditions.with(LOW_RESOLUTION, low);
+        }
+        denoiser.start(&images, &conditions)?;
         let steps = ddim.start(&scheduler, &options).map_err(SampleError::from)?;
         let mut run = steps.run(batch_size);
         let steps = std::iter::from_fn(|| run.next(&[]).transpose()).collect::<Result<Vec<_>, _>>();
         let steps = steps.map_err(SampleError::from)?.concat();
         Ok(Self { denoiser, steps, taken: 0 })
     }
-}
-
-/// Weights of a model that has not been trained.
-fn fresh_weights(config: &UNetConfig) -> Result<Tensors, WorkbenchError> {
-    let mut graph = Graph::new();
-    let [height, width] = config.image_size()?;
-    let inputs = UNetInputs {
-        sample: graph.input("sample", TensorType::f32([1, height, width, config.in_channels])),
-        timesteps: graph.input("timesteps", TensorType::f32([1])),
-        class_labels: config.num_class_embeds.map(|_| graph.input("class_labels", TensorType::u32([1]))),
-        key_step_sample: None,
-    };
-    unet(&mut graph, config, inputs)?;
-    Ok(to_tensors(&graph, &initial_weights(&graph, 0)))
 }
 
 impl Steps for SamplingSteps {

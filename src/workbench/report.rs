@@ -2,18 +2,20 @@
 
 mod page;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 pub use page::page;
 
+use super::calls::denoise;
 use super::{
     Ceilings, Choice, Extent, Listing, Measurement, Profile, TrainingSteps, Verdict, WorkbenchError, bench,
     ceilings, model_calls, profile, random_batch, subjects, tune,
 };
 use crate::device::{AdapterReport, Device, Tuning, TuningEvent};
-use crate::model::Preset;
+use crate::model::{Network, Preset};
 use crate::train::{TrainOptions, Trainer};
 
 /// Everything about one device.
@@ -63,7 +65,7 @@ pub async fn report(
     done: &mut dyn FnMut(&str),
 ) -> Result<Report, WorkbenchError> {
     let Some(preset) = Preset::named("unet-s") else { unreachable!("it is in the table of presets") };
-    let config = (preset.config)();
+    let network: Arc<dyn Network> = Arc::new((preset.config)());
     let options = TrainOptions { batch_size: BATCH, ..TrainOptions::default() };
     done("calibrating");
     let ceilings = ceilings(device).await?;
@@ -71,18 +73,17 @@ pub async fn report(
     let ignore = Box::new(|_: TuningEvent<'_>| {});
     // Without a cache: a report shows what this run found.
     let tuning = Tuning { budget: BUDGET, cache_folder: None, again: true, report: ignore };
-    let (trainer, choices) = tune(device, &config, options.clone(), tuning).await?;
+    let (trainer, choices) = tune(device, &network, options.clone(), tuning).await?;
     done("training steps of U-Net S");
-    let batch = random_batch(&config, BATCH)?;
+    let batch = random_batch(network.as_ref(), BATCH)?;
     let mut steps = TrainingSteps { trainer, batch: batch.clone() };
     let step = profile(&mut steps, STEPS, &mut |_| {}).await?;
     done("the same on the CPU executor");
-    let scheduler = crate::diffusion::SchedulerConfig::default();
-    let trainer = Trainer::new(&Device::Cpu, config.clone(), scheduler, options.clone(), None).await?;
+    let trainer = Trainer::new(&Device::Cpu, denoise(&network)?, options.clone(), None).await?;
     let cpu = profile(&mut TrainingSteps { trainer, batch }, STEPS, &mut |_| {}).await?;
     done("timing kernels");
     let mut measurements = Vec::new();
-    for call in model_calls(&config, options, Extent::Largest, &|_| true).await? {
+    for call in model_calls(&network, options, Extent::Largest, &|_| true).await? {
         let (inputs, outputs) = (call.case.input_types(), call.case.output_types().unwrap_or_default());
         let types = crate::ops::Types { inputs: &inputs, outputs: &outputs };
         let variant = match device.choose(call.case.op.as_ref(), types) {

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use super::WorkbenchError;
+use super::calls::denoise;
 use crate::device::{Device, Tuning, TuningEvent};
-use crate::diffusion::SchedulerConfig;
-use crate::model::UNetConfig;
+use crate::model::Network;
 use crate::train::{TrainOptions, Trainer};
 
 /// What was found for a kind of call.
@@ -38,7 +38,7 @@ impl Choice {
 /// [`WorkbenchError`] for a model that cannot be trained there.
 pub async fn tune(
     device: &Device,
-    config: &UNetConfig,
+    network: &Arc<dyn Network>,
     options: TrainOptions,
     tuning: Tuning,
 ) -> Result<(Trainer, Vec<Choice>), WorkbenchError> {
@@ -57,7 +57,7 @@ pub async fn tune(
         report(event);
     });
     device.set_tuning(Tuning { report, ..tuning });
-    let trainer = Trainer::new(device, config.clone(), SchedulerConfig::default(), options, None).await?;
+    let trainer = Trainer::new(device, denoise(network)?, options, None).await?;
     let choices = choices.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok((trainer, choices))
 }

@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use ddpm_gpu::checkpoint::{self, Pipeline};
+use ddpm_gpu::checkpoint;
+use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::data::{self, OpenOptions};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig};
 use ddpm_gpu::log::{METRICS_FILE, read_metrics};
 use ddpm_gpu::model::UNetConfig;
 use ddpm_gpu::output::{read_npy, write_npy};
+use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{SampleRequest, sample};
 use ddpm_gpu::sampler;
-use ddpm_gpu::train::{CheckpointEvery, Run, TimestepSampling, TrainOptions, train};
+use ddpm_gpu::train::{CheckpointEvery, Denoise, Run, TimestepSampling, TrainOptions, train};
 use pollster::block_on;
 
 /// Files of a folder by their paths in it.
@@ -122,9 +124,10 @@ fn read_all(path: &Path, options: &OpenOptions) -> Result<Vec<f32>, String> {
     let mut all = Vec::new();
     for index in 0..dataset.len() {
         let mut pixels = vec![0.0; elements];
-        let label = dataset.read(index, &mut pixels).map_err(|error| error.to_string())?;
-        if label.is_some_and(|label| label as usize >= dataset.classes().len()) {
-            return Err(format!("MISREAD: image {index} has the class {label:?}"));
+        let known = dataset.read(index, &mut pixels).map_err(|error| error.to_string())?;
+        let labels = known.class_labels().unwrap_or_default();
+        if labels.iter().any(|&label| label as usize >= dataset.classes().len()) {
+            return Err(format!("MISREAD: image {index} has the class {labels:?}"));
         }
         if let Some(value) = pixels.iter().find(|value| !(-1.0..=1.0).contains(*value)) {
             return Err(format!("MISREAD: image {index} has the value {value}"));
@@ -196,8 +199,6 @@ fn run_in(output: PathBuf, steps: u64, resume: bool) -> Run {
     Run {
         device: Device::Cpu,
         dataset: Arc::from(dataset),
-        config: UNetConfig::from_json(MODEL).expect("a model"),
-        scheduler: SchedulerConfig { num_train_timesteps: 20, ..SchedulerConfig::default() },
         options: TrainOptions {
             steps,
             batch_size: 2,
@@ -215,13 +216,19 @@ fn run_in(output: PathBuf, steps: u64, resume: bool) -> Run {
     }
 }
 
+fn task() -> Denoise {
+    let scheduler = SchedulerConfig { num_train_timesteps: 20, ..SchedulerConfig::default() };
+    let network = UNetConfig::from_json(MODEL).expect("a model");
+    Denoise::new(Arc::new(network), scheduler).expect("a schedule")
+}
+
 /// The output folder of a run of two steps.
 fn run_folder() -> Files {
     static FILES: OnceLock<Files> = OnceLock::new();
     let made = || {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let run = run_in(folder.path().to_owned(), 2, false);
-        block_on(train(&run, &AtomicBool::new(false), &mut |_| ())).expect("a run of two steps");
+        block_on(train(&run, task(), &AtomicBool::new(false), &mut |_| ())).expect("a run of two steps");
         let mut files = Files::new();
         collect(folder.path(), Path::new(""), &mut files);
         files
@@ -236,7 +243,8 @@ fn draw(folder: &Path, _: &Path) -> Result<(), String> {
     let mut request = SampleRequest::new(ddim, &pipeline.scheduler);
     request.num_images = 1;
     request.options.steps = Some(Respacing::Steps(1));
-    request.class_labels = pipeline.unet.num_class_embeds.map(|_| vec![0]);
+    let network = &pipeline.denoiser().map_err(|error| error.to_string())?.network;
+    request.conditions = Conditions::of_classes(network.classes().map(|_| vec![0]));
     let drawn = block_on(sample(&Device::Cpu, &pipeline, &request, &mut |_| ()));
     // The files make sense: which model it is, the command line says.
     let images = drawn.map_err(|error| format!("{}: {error}", checkpoint.display()))?.images;
@@ -248,7 +256,7 @@ fn draw(folder: &Path, _: &Path) -> Result<(), String> {
 
 fn resume(folder: &Path, _: &Path) -> Result<(), String> {
     let run = run_in(folder.to_owned(), 3, true);
-    let ended = block_on(train(&run, &AtomicBool::new(false), &mut |_| ()));
+    let ended = block_on(train(&run, task(), &AtomicBool::new(false), &mut |_| ()));
     ended.map(drop).map_err(|error| error.to_string())
 }
 

@@ -1,6 +1,8 @@
 use super::*;
-use crate::graph::{Graph, TensorType};
-use crate::model::{SampleSize, Tensor, UNetInputs, initial_weights, to_tensors, unet};
+use std::sync::Arc;
+
+use crate::model::{Network, SampleSize, Tensor};
+use crate::pipeline::Role;
 
 const FILE: &str = "unet/diffusion_pytorch_model.safetensors";
 
@@ -19,16 +21,17 @@ fn config() -> UNetConfig {
 }
 
 fn pipeline() -> Pipeline {
-    let mut graph = Graph::new();
-    let inputs = UNetInputs {
-        sample: graph.input("sample", TensorType::f32([1, 8, 8, 1])),
-        timesteps: graph.input("timesteps", TensorType::f32([1])),
-        class_labels: None,
-        key_step_sample: None,
-    };
-    unet(&mut graph, &config(), inputs).unwrap();
-    let weights = to_tensors(&graph, &initial_weights(&graph, 1));
-    Pipeline { unet: config(), scheduler: SchedulerConfig::default(), weights }
+    let network: Arc<dyn Network> = Arc::new(config());
+    let weights = network.fresh_weights(1).unwrap();
+    Pipeline::new(Role::Denoises, network, weights, SchedulerConfig::default()).unwrap()
+}
+
+fn weights(pipeline: &Pipeline) -> &Tensors {
+    &pipeline.denoiser().unwrap().weights
+}
+
+fn weights_mut(pipeline: &mut Pipeline) -> &mut Tensors {
+    &mut pipeline.networks.get_mut("unet").unwrap().weights
 }
 
 /// A pipeline's folder, called `saved`.
@@ -68,7 +71,7 @@ impl Saved {
 
     fn notes(&self) -> String {
         let (found, notes) = Pipeline::open(&self.path).unwrap();
-        assert_eq!(found.weights, pipeline().weights);
+        assert_eq!(weights(&found), weights(&pipeline()));
         notes.join("\n")
     }
 
@@ -156,7 +159,7 @@ fn a_network_saved_alone_is_read_with_a_note() {
     fs::create_dir(saved.path.join("unet_ema")).unwrap();
     assert!(saved.notes().contains("saved/unet_ema"));
     let (found, notes) = Pipeline::open(&saved.path.join("unet")).unwrap();
-    assert_eq!((found.weights, notes.len()), (pipeline().weights, 1));
+    assert_eq!((weights(&found), notes.len()), (weights(&pipeline()), 1));
     // In the folder of its pipeline it has that pipeline's scheduler.
     let scheduler = SchedulerConfig { beta_end: 0.01, ..SchedulerConfig::default() };
     let saved = Saved::with(&Pipeline { scheduler: scheduler.clone(), ..pipeline() });
@@ -192,16 +195,14 @@ fn weights_under_other_names_are_read_with_a_note_or_refused_with_what_is_there(
 #[test]
 fn prefixes_of_wrappers_are_read_with_a_note() {
     let mut wrapped = pipeline();
-    wrapped.weights = wrapped
-        .weights
-        .into_iter()
-        .map(|(name, tensor)| (format!("module._orig_mod.{name}"), tensor))
-        .collect();
+    let named = weights(&wrapped).clone().into_iter();
+    let prefixed = named.map(|(name, tensor)| (format!("module._orig_mod.{name}"), tensor)).collect();
+    *weights_mut(&mut wrapped) = prefixed;
     let notes = Saved::with(&wrapped).notes();
     assert!(notes.contains("`module.`") && notes.contains("`_orig_mod.`"), "{notes}");
     // A prefix of some is not taken off.
-    let tensor = wrapped.weights.remove("module._orig_mod.conv_in.bias").unwrap();
-    wrapped.weights.insert("conv_in.bias".to_owned(), tensor);
+    let tensor = weights_mut(&mut wrapped).remove("module._orig_mod.conv_in.bias").unwrap();
+    weights_mut(&mut wrapped).insert("conv_in.bias".to_owned(), tensor);
     Saved::with(&wrapped).says(&["is missing", "of another model than", "unet/config.json"]);
 }
 
@@ -209,7 +210,7 @@ fn prefixes_of_wrappers_are_read_with_a_note() {
 fn weights_that_are_not_finite_are_refused_at_every_door() {
     let mut model = pipeline();
     for bad in [f32::NAN, f32::INFINITY] {
-        model.weights.get_mut("conv_out.weight").unwrap().data[5] = bad;
+        weights_mut(&mut model).get_mut("conv_out.weight").unwrap().data[5] = bad;
         let folder = tempfile::tempdir().unwrap();
         let message = model.export(&folder.path().join("x"), Precision::F32).unwrap_err().to_string();
         for word in
@@ -223,7 +224,7 @@ fn weights_that_are_not_finite_are_refused_at_every_door() {
         let bytes = fs::read(saved.path.join(FILE)).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let data: Vec<u8> =
-            model.weights["conv_out.weight"].data.iter().flat_map(|value| value.to_le_bytes()).collect();
+            weights(&model)["conv_out.weight"].data.iter().flat_map(|value| value.to_le_bytes()).collect();
         let tensors = file.iter().map(|(name, view)| {
             let data = if name == "conv_out.weight" { &data[..] } else { view.data() };
             (name, safetensors::tensor::TensorView::new(view.dtype(), view.shape().to_vec(), data).unwrap())
@@ -243,14 +244,12 @@ fn weights_too_large_for_16_bits_are_not_exported_as_such() {
     let mut model = pipeline();
     let folder = tempfile::tempdir().unwrap();
     let set = |model: &mut Pipeline, value: f32| {
-        model.weights.insert("conv_in.bias".to_owned(), Tensor { shape: vec![8], data: vec![value; 8] });
+        weights_mut(model).insert("conv_in.bias".to_owned(), Tensor { shape: vec![8], data: vec![value; 8] });
     };
     set(&mut model, -65_504.0);
     model.export(&folder.path().join("fits"), Precision::F16).unwrap();
-    assert_eq!(
-        Pipeline::load(&folder.path().join("fits")).unwrap().weights["conv_in.bias"].data,
-        [-65_504.0; 8]
-    );
+    let fits = Pipeline::load(&folder.path().join("fits")).unwrap();
+    assert_eq!(weights(&fits)["conv_in.bias"].data, [-65_504.0; 8]);
     set(&mut model, -70_000.0);
     let path = folder.path().join("too-large");
     let message = model.export(&path, Precision::F16).unwrap_err().to_string();
@@ -287,7 +286,7 @@ fn sizes_that_no_network_has_are_refused_before_anything_is_built() {
         up_block_types: vec!["UpBlock2D".to_owned(); 2],
         ..config()
     };
-    let message = wide.count_parameters().unwrap_err().to_string();
+    let message = (&wide as &dyn Network).count_parameters().unwrap_err().to_string();
     assert!(message.contains("GB") && message.contains("parameters"), "{message}");
 }
 

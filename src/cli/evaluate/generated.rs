@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::bail;
-use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
+use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::data::{Batch, Dataset};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::Respacing;
 use ddpm_gpu::evaluate::{Evaluator, Sweep, SweepEvent, Trial, TrialOutcome};
+use ddpm_gpu::model::LOGITS;
+use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, SampleRequest};
 use ddpm_gpu::sampler;
 use serde_json::{Map, Value};
 
 use super::tables;
 use crate::cli::bounds::{MOST_SCALE, finite_in};
+use crate::cli::checkpoint::load_classifier;
 use crate::cli::images::read_images;
 use crate::cli::progress::Progress;
 use crate::cli::sampling::{SamplerArgs, classes_in_turn};
@@ -103,7 +106,7 @@ impl GeneratedArgs {
         let samplers =
             names.iter().map(|name| sampler::by_name(name.trim())).collect::<Result<Vec<_>, _>>()?;
         let guide = match &self.ways.guiding_classifier {
-            Some(folder) => Some(Classifier::load(&resolve(folder)?)?),
+            Some(folder) => Some(load_classifier(folder)?),
             None => None,
         };
         let scales = |given: &[f64]| if given.is_empty() { vec![1.0] } else { given.to_vec() };
@@ -115,10 +118,13 @@ impl GeneratedArgs {
             }
         }
         SampleRequest::check_memory(pipeline, num_images, 0)?;
-        let classes = pipeline.unet.classes().or(guide.as_ref().map(|guide| guide.config.num_classes));
+        let mut classes = pipeline.denoiser()?.network.real_classes();
+        if let (None, Some(guide)) = (classes, &guide) {
+            classes = Some(guide.classifier()?.network.output(LOGITS)?.iter().product());
+        }
         let request = SampleRequest {
             num_images,
-            class_labels: classes.map(|classes| classes_in_turn(classes, num_images)),
+            conditions: Conditions::of_classes(classes.map(|classes| classes_in_turn(classes, num_images))),
             options: self.ways.options.options(&pipeline.scheduler, None),
             seed,
             batch_size,
@@ -151,16 +157,16 @@ impl Subject<'_> {
             open(&name).map_err(|error| error.context(format!("{name} is no checkpoint; as images")))?;
         let count = dataset.len().min(limit);
         let shape = dataset.image_shape();
-        let Batch { images: data, labels } = Batch::read(&*dataset, 0..count)?;
+        let Batch { images: data, conditions } = Batch::read(&*dataset, 0..count)?;
         let images = Images { shape: [count, shape.height, shape.width, shape.channels], data };
-        Ok(Self::Images { images, labels: (!labels.is_empty()).then_some(labels) })
+        Ok(Self::Images { images, labels: conditions.class_labels().map(<[u32]>::to_vec) })
     }
 }
 
 /// Measures, prints, and adds the results to `output`.
 pub(super) async fn run(
     subject: &Subject<'_>,
-    classifier: &Classifier,
+    classifier: &Pipeline,
     dataset: &Arc<dyn Dataset>,
     batch_size: usize,
     device: &Device,

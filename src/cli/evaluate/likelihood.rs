@@ -1,10 +1,10 @@
 //! `evaluate --nll`
 
-use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::evaluate::{
     Estimate, EvaluateRequest, OdeOptions, OdeResult, VlbResult, ode_likelihood, variational_bound,
 };
+use ddpm_gpu::pipeline::Pipeline;
 use serde_json::{Map, Value};
 
 use crate::cli::one_of;

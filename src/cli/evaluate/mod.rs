@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use ddpm_gpu::checkpoint::{CheckpointError, Classifier, resolve};
+use ddpm_gpu::checkpoint::{CheckpointError, resolve};
 use ddpm_gpu::data::{self, DataError, Dataset, OpenOptions, Split};
 use ddpm_gpu::evaluate::{EvaluateRequest, OdeOptions};
 use ddpm_gpu::output::{check_writable, write_text};
@@ -19,7 +19,7 @@ use generated::{GeneratedArgs, Subject};
 use likelihood::{Nll, parse_nll};
 
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in, finite_in};
-use super::checkpoint::AverageArgs;
+use super::checkpoint::{AverageArgs, load_classifier};
 use super::dataset::DatasetArgs;
 use super::model::square;
 use super::{DeviceArgs, one_of};
@@ -93,7 +93,7 @@ fn parse_split(name: &str) -> Result<Split, String> {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let classifier = match &args.generated.classifier {
-        Some(folder) => Some(Classifier::load(&resolve(folder)?)?),
+        Some(folder) => Some(load_classifier(folder)?),
         None if args.nll.is_none() => {
             bail!(
                 "say what to measure: --nll, the likelihood; or --classifier DIR, the quality of generated images"
@@ -110,12 +110,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Err(CheckpointError::NoCheckpoint { .. }) if args.nll.is_none() => None,
         Err(error) => return Err(error.into()),
     };
-    let (channels, size) = match (&pipeline, &classifier) {
-        (_, Some(Classifier { config, .. })) => (config.encoder.in_channels, config.encoder.image_size()?),
-        (Some(pipeline), None) => (pipeline.unet.image_channels(), pipeline.unet.image_size()?),
+    let [height, width, channels] = match (&pipeline, &classifier) {
+        (_, Some(classifier)) => classifier.classifier()?.network.image()?,
+        (Some(pipeline), None) => pipeline.denoiser()?.network.image()?,
         (None, None) => bail!("{}: no checkpoint", args.subject.display()),
     };
-    let size = square(size)?;
+    let size = square([height, width])?;
     let open = |name: &str| -> anyhow::Result<Arc<dyn Dataset>> {
         let options = |split| OpenOptions {
             channels: Some(channels),

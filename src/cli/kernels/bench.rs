@@ -44,7 +44,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         cases.map(|case| ModelCall { case, count: 1 }).collect()
     } else {
         let extent = if args.all_calls { Extent::All } else { Extent::Largest };
-        model_calls(&args.model.config()?, args.model.options(), extent, &|_| true).await?
+        model_calls(&args.model.network()?, args.model.options(), extent, &|_| true).await?
     };
     let mut subjects: Vec<(&ModelCall, &'static str)> = calls
         .iter()

@@ -1,10 +1,11 @@
 //! `ddpm-gpu kernels bisect`
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::bail;
 use ddpm_gpu::device::Device;
-use ddpm_gpu::model::Tensors;
+use ddpm_gpu::model::{Component, Network, Tensors};
 use ddpm_gpu::train::TrainOptions;
 use ddpm_gpu::workbench::bisect;
 
@@ -31,12 +32,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let (config, weights): (_, Option<Tensors>) = match &args.checkpoint {
+    let (network, weights): (Arc<dyn Network>, Option<Tensors>) = match &args.checkpoint {
         Some(path) => {
-            let pipeline = load_model(path)?;
-            (pipeline.unet, Some(pipeline.weights))
+            let Component { network, weights } = load_model(path)?.denoiser()?.clone();
+            (network, Some(weights))
         }
-        None => (args.model.config()?, None),
+        None => (args.model.network()?, None),
     };
     let device = args.device.open().await?;
     if matches!(device, Device::Cpu) {
@@ -46,7 +47,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     tuning::set(&device, tuning::Budget::NONE_NEW);
     let options = TrainOptions { precision: args.precision.precision, ..args.model.options() };
     let mut progress: Option<Progress> = None;
-    let culprit = bisect(&device, &config, weights.as_ref(), options, &mut |right, total| {
+    let culprit = bisect(&device, &network, weights.as_ref(), options, &mut |right, total| {
         progress.get_or_insert_with(|| Progress::new(0, total as u64)).set(right as u64, "");
     })
     .await?;

@@ -7,8 +7,10 @@ mod list;
 mod translate;
 mod tune;
 
+use std::sync::Arc;
+
 use clap::Subcommand;
-use ddpm_gpu::model::UNetConfig;
+use ddpm_gpu::model::Network;
 use ddpm_gpu::train::TrainOptions;
 use ddpm_gpu::workbench::Filter;
 
@@ -75,8 +77,8 @@ struct ModelArgs {
 }
 
 impl ModelArgs {
-    fn config(&self) -> anyhow::Result<UNetConfig> {
-        model::load(&self.model)
+    fn network(&self) -> anyhow::Result<Arc<dyn Network>> {
+        Ok(Arc::new(model::load(&self.model)?))
     }
 
     fn options(&self) -> TrainOptions {

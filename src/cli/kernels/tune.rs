@@ -27,7 +27,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let config = args.model.config()?;
+    let network = args.model.network()?;
     let device = args.device.adapter.open().await?;
     if matches!(device, Device::Cpu) {
         bail!(
@@ -36,7 +36,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let tuning = tuning::again(args.device.tuning)?;
     let options = TrainOptions { precision: args.precision.precision, ..args.model.options() };
-    let (_, choices) = tune(&device, &config, options, tuning).await?;
+    let (_, choices) = tune(&device, &network, options, tuning).await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&choices)?);
         return Ok(());

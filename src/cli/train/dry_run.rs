@@ -1,15 +1,15 @@
 //! `train --dry-run`
 
-use ddpm_gpu::train::{LargestBatch, Run, TrainOptions, Trainer, largest_batch, time_steps};
+use ddpm_gpu::train::{Denoise, LargestBatch, Run, TrainOptions, Trainer, largest_batch, time_steps};
 
 use crate::cli::table::{duration, mib, time};
 
 /// Steps that are timed.
 const TIMED: usize = 3;
 
-pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
-    let Run { device, config, scheduler, options, .. } = run;
-    let (parameters, plan) = Trainer::dry_run(device, config, scheduler, options)?;
+pub(super) async fn run(run: &Run, task: Denoise) -> anyhow::Result<()> {
+    let Run { device, options, .. } = run;
+    let (parameters, plan) = Trainer::dry_run(device, &task, options)?;
     let memory = plan.memory();
     println!("parameters: {parameters}");
     println!("memory on {}:", device.name());
@@ -18,12 +18,12 @@ pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
     }
     println!("  {:12} {:>14}", "total", mib(memory.total()));
     let other = TrainOptions { checkpointing: !options.checkpointing, ..options.clone() };
-    let (_, other_plan) = Trainer::dry_run(device, config, scheduler, &other)?;
+    let (_, other_plan) = Trainer::dry_run(device, &task, &other)?;
     let with = if other.checkpointing { "with" } else { "without" };
     println!("{with} --checkpointing the total is {}", mib(other_plan.memory().total()));
 
     let free = device.free_memory();
-    let LargestBatch { batch_size, limit } = largest_batch(run, free)?;
+    let LargestBatch { batch_size, limit } = largest_batch(run, &task, free)?;
     match limit {
         Some(limit) => println!("largest batch: {batch_size} images at once; one more exceeds {limit}"),
         None => println!("largest batch: at least {batch_size} images at once"),
@@ -38,7 +38,7 @@ pub(super) async fn run(run: &Run) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let seconds = time_steps(run, TIMED).await?;
+    let seconds = time_steps(run, task, TIMED).await?;
     println!(
         "a step takes {} (mean of {TIMED}), {} steps take {}; sample grids and checkpoints come on top",
         time(seconds),

@@ -30,9 +30,9 @@ fn read_all(dataset: &dyn Dataset) -> Vec<(f32, Option<u32>)> {
     let mut pixels = vec![f32::NAN; dataset.image_shape().elements()];
     (0..dataset.len())
         .map(|index| {
-            let label = dataset.read(index, &mut pixels).unwrap();
+            let known = dataset.read(index, &mut pixels).unwrap();
             assert!(pixels.iter().all(|&pixel| (pixel - pixels[0]).abs() < 1e-6));
-            (pixels[0], label)
+            (pixels[0], known.class_labels().map(|labels| labels[0]))
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::*;
 use crate::device::{CpuExecutor, CpuKernels};
-use crate::model::{PRESETS, UNetConfig, UNetInputs, initial_weights, unet};
+use crate::model::{NamedValues, Network, PRESETS, SAMPLE, TIMESTEPS, UNetConfig, initial_weights};
 use crate::ops;
 
 /// Loss and gradients of a U-Net with dropout.
@@ -30,8 +30,8 @@ impl Step {
         let sample = graph.input("sample", TensorType::f32([2, 8, 8, 1]));
         let timesteps = graph.input("timesteps", TensorType::f32([2]));
         let key = graph.input("key_step_sample", TensorType::u32([4]));
-        let inputs = UNetInputs { sample, timesteps, class_labels: None, key_step_sample: Some(key) };
-        let output = unet(&mut graph, &config, inputs).unwrap();
+        let inputs = NamedValues::default().with(SAMPLE, sample).with(TIMESTEPS, timesteps);
+        let output = config.build(&mut graph, &inputs, Some(key)).unwrap().get(SAMPLE).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
         let weights = graph.input("weights", TensorType::f32([2]));
         let (loss, _) = ops::mse_loss(&mut graph, output, target, weights).unwrap();

@@ -5,14 +5,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::*;
-use crate::checkpoint::{self, Pipeline};
+use crate::checkpoint;
 use crate::data::{self, OpenOptions};
 use crate::device::{Tuning, TuningEvent};
 use crate::diffusion::SchedulerConfig;
-use crate::model::UNetConfig;
+use crate::model::{ClassifierConfig, UNetConfig};
+use crate::pipeline::Pipeline;
 use crate::sample::{SampleError, SampleRequest, sample};
 use crate::sampler;
-use crate::train::{CheckpointEvery, Event, Outcome, Run, TrainError, TrainOptions, train, train_classifier};
+use crate::train::{
+    CheckpointEvery, Classify, Denoise, Event, Outcome, Run, TrainError, TrainOptions, train,
+};
 
 /// A device to be closed: for those who use it that is as good as lost.
 fn device() -> Option<(Device, Arc<GpuDevice>)> {
@@ -90,12 +93,14 @@ fn tiny_model() -> UNetConfig {
     .unwrap()
 }
 
+fn task() -> Denoise {
+    Denoise::new(Arc::new(tiny_model()), SchedulerConfig::default()).unwrap()
+}
+
 fn run(device: Device, output: &Path, resume: bool) -> Run {
     Run {
         device,
         dataset: data::open("digits", &OpenOptions::default()).unwrap().into(),
-        config: tiny_model(),
-        scheduler: SchedulerConfig::default(),
         options: TrainOptions { batch_size: 4, steps: 4, ..TrainOptions::default() },
         output: output.to_owned(),
         resume,
@@ -115,7 +120,7 @@ fn train_until(output: &Path, closes: impl Fn(&Event) -> bool + Sync) -> Option<
             close(&gpu);
         }
     };
-    Some(block_on(train(&run, &AtomicBool::new(false), &mut report)).unwrap_err())
+    Some(block_on(train(&run, task(), &AtomicBool::new(false), &mut report)).unwrap_err())
 }
 
 #[test]
@@ -130,7 +135,7 @@ fn training_leaves_the_last_checkpoint_and_one_sentence() {
     // The run that goes on from there ends as one that was never stopped.
     let finish = |output: &Path, resume| {
         let run = run(device().unwrap().0, output, resume);
-        let outcome = block_on(train(&run, &AtomicBool::new(false), &mut |_| {})).unwrap();
+        let outcome = block_on(train(&run, task(), &AtomicBool::new(false), &mut |_| {})).unwrap();
         let Outcome::Finished { checkpoint } = outcome else { panic!("{outcome:?}") };
         std::fs::read(checkpoint.join("unet/diffusion_pytorch_model.safetensors")).unwrap()
     };
@@ -160,7 +165,9 @@ fn a_classifier_in_training_leaves_its_last_checkpoint() {
             close(&gpu);
         }
     };
-    let trained = block_on(train_classifier(&run, None, &AtomicBool::new(false), &mut report));
+    let network = Arc::new(ClassifierConfig { num_classes: 10, encoder: tiny_model() });
+    let task = Classify::new(network, SchedulerConfig::default(), None).unwrap();
+    let trained = block_on(train(&run, task, &AtomicBool::new(false), &mut report));
     let message = trained.unwrap_err().to_string();
     assert!(
         message.contains("was lost while") && message.contains("checkpoint-000002 is whole"),
@@ -173,7 +180,7 @@ fn sampling_ends_with_one_sentence() {
     let Some((device, gpu)) = device() else { return };
     let folder = tempfile::tempdir().unwrap();
     let run = run(Device::Cpu, folder.path(), false);
-    block_on(train(&run, &AtomicBool::new(false), &mut |_| {})).unwrap();
+    block_on(train(&run, task(), &AtomicBool::new(false), &mut |_| {})).unwrap();
     let pipeline = Pipeline::load(&checkpoint::newest(folder.path()).unwrap().unwrap()).unwrap();
     let request = SampleRequest {
         num_images: 4,

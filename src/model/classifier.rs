@@ -1,0 +1,97 @@
+//! A classifier of noised images (Dhariwal and Nichol 2021): the encoder of a U-Net with a head.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::config::unsupported;
+use super::layers::{WeightInit, group_norm, linear};
+use super::limits::CLASSES;
+use super::unet::{Encoded, encode};
+use super::{Input, ModelError, NamedValues, Network, SAMPLE, TIMESTEPS, UNetConfig};
+use crate::graph::{Graph, ValueId};
+use crate::ops;
+
+/// The output that is the mean over pixels of what enters the last layer.
+pub const FEATURES: &str = "features";
+/// The output with a number for each class.
+pub const LOGITS: &str = "logits";
+
+/// The configuration of a classifier; diffusers has no such network.
+///
+/// The head is group norm, SiLU, the mean over pixels and a linear layer that starts as zero (Dhariwal and Nichol's
+/// `EncoderUNetModel` with pool "adaptive").
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassifierConfig {
+    /// Number of classes.
+    pub num_classes: usize,
+    /// The U-Net of which it is the encoder.
+    pub encoder: UNetConfig,
+}
+
+impl ClassifierConfig {
+    /// The name of the class.
+    pub const CLASS: &str = "UNet2DClassifier";
+
+    /// Reads and checks what a config.json holds.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] naming the key.
+    pub fn from_value(mut value: Value) -> Result<Self, ModelError> {
+        let encoder = value.get_mut("encoder").map(Value::take).unwrap_or_default();
+        if encoder.is_null() {
+            return Err(unsupported(
+                "encoder",
+                "missing",
+                "a classifier has the config of a UNet2DModel there",
+            ));
+        }
+        let encoder = UNetConfig::from_value(encoder)?;
+        let num_classes = value.get("num_classes").and_then(Value::as_u64).unwrap_or(0) as usize;
+        let config = Self { num_classes, encoder };
+        if !(1..=CLASSES).contains(&num_classes) {
+            let found = value.get("num_classes").unwrap_or(&Value::Null);
+            return Err(unsupported("num_classes", found, format!("it must be from 1 to {CLASSES}")));
+        }
+        Ok(config)
+    }
+}
+
+impl Network for ClassifierConfig {
+    fn class_name(&self) -> &'static str {
+        Self::CLASS
+    }
+
+    fn to_json(&self) -> Result<String, ModelError> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        self.encoder.check()
+    }
+
+    fn inputs(&self) -> Result<Vec<Input>, ModelError> {
+        let mut inputs = Network::inputs(&self.encoder)?;
+        // A classifier is not told the class.
+        inputs.retain(|input| [SAMPLE, TIMESTEPS].contains(&input.name));
+        Ok(inputs)
+    }
+
+    fn outputs(&self) -> Result<Vec<(&'static str, Vec<usize>)>, ModelError> {
+        let channels = self.encoder.block_out_channels.last().copied().unwrap_or(0);
+        Ok(vec![(FEATURES, vec![channels]), (LOGITS, vec![self.num_classes])])
+    }
+
+    fn build(
+        &self,
+        graph: &mut Graph,
+        inputs: &NamedValues,
+        dropout: Option<ValueId>,
+    ) -> Result<NamedValues, ModelError> {
+        let unconditional = UNetConfig { num_class_embeds: None, null_class: false, ..self.encoder.clone() };
+        let Encoded { x, .. } = encode(graph, &unconditional, inputs, dropout)?;
+        let x = group_norm(graph, "conv_norm_out", x, self.encoder.groups(), self.encoder.norm_eps, true)?;
+        let features = graph.scoped("pool", |graph| ops::average_pool(graph, x))?;
+        let logits = linear(graph, "classifier", features, self.num_classes, WeightInit::NearZero)?;
+        Ok(NamedValues::default().with(FEATURES, features).with(LOGITS, logits))
+    }
+}

@@ -1,0 +1,102 @@
+//! The classes of pipelines that the engine has: which networks each is made of, and what these do.
+
+use super::PipelineError;
+use crate::model::{ClassifierConfig, UNetConfig};
+
+/// What a network does in a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It predicts the noise in images, so that images are drawn with it.
+    Denoises,
+    /// It tells the classes of noised images.
+    Classifies,
+}
+
+impl Role {
+    /// That a pipeline has no network of this role, in words.
+    pub(super) fn cannot(self) -> &'static str {
+        match self {
+            Self::Denoises => "draws no images",
+            Self::Classifies => "tells no classes",
+        }
+    }
+
+    fn does(self) -> &'static str {
+        match self {
+            Self::Denoises => "draws images",
+            Self::Classifies => "tells classes",
+        }
+    }
+}
+
+/// A network of a pipeline.
+#[derive(Debug)]
+pub struct Part {
+    /// Its name, and that of its folder.
+    pub name: &'static str,
+    /// What it does.
+    pub role: Role,
+    /// The library that `model_index.json` names.
+    pub library: &'static str,
+    /// The classes of networks that it may be of; the first where a file does not say.
+    pub classes: &'static [&'static str],
+}
+
+/// A kind of pipeline.
+#[derive(Debug)]
+pub struct PipelineClass {
+    /// The name of the class, in diffusers where diffusers has it.
+    pub name: &'static str,
+    /// Its networks; the others of its parts are a scheduler.
+    pub networks: &'static [Part],
+    /// What it is for, in words.
+    pub purpose: &'static str,
+}
+
+impl PipelineClass {
+    /// The name of the class that is written: of those that are made of the same networks the first.
+    pub(crate) fn written(&self) -> &'static str {
+        let names = |class: &PipelineClass| class.networks.iter().map(|part| part.name).collect::<Vec<_>>();
+        let same = |class: &&PipelineClass| names(class) == names(self);
+        CLASSES.iter().find(same).map_or(self.name, |class| class.name)
+    }
+}
+
+const UNET: &[Part] =
+    &[Part { name: "unet", role: Role::Denoises, library: "diffusers", classes: &[UNetConfig::CLASS] }];
+
+const CLASSIFIER: &[Part] = &[Part {
+    name: "classifier",
+    role: Role::Classifies,
+    library: "ddpm_gpu",
+    classes: &[ClassifierConfig::CLASS],
+}];
+
+const DRAWS: &str = "it draws images";
+
+/// All of them; of those that are made of the same networks the first is written.
+pub const CLASSES: &[PipelineClass] = &[
+    PipelineClass { name: "DDPMPipeline", networks: UNET, purpose: DRAWS },
+    PipelineClass { name: "DDIMPipeline", networks: UNET, purpose: DRAWS },
+    PipelineClass { name: "PNDMPipeline", networks: UNET, purpose: DRAWS },
+    PipelineClass {
+        name: "NoiseConditionalClassifier",
+        networks: CLASSIFIER,
+        purpose: "it is a classifier: give it beside a model that does, to guide it",
+    },
+];
+
+/// The first class with a network of this class in this role, and the network's name there.
+pub(super) fn of_network(
+    role: Role,
+    network: &'static str,
+) -> Result<(&'static PipelineClass, &'static str), PipelineError> {
+    let parts = || CLASSES.iter().flat_map(|class| class.networks.iter().map(move |part| (class, part)));
+    let of_role = || parts().filter(|(_, part)| part.role == role);
+    let found = of_role().find(|(_, part)| part.classes.contains(&network));
+    found.map(|(class, part)| (class, part.name)).ok_or_else(|| {
+        let mut known: Vec<&str> = of_role().flat_map(|(_, part)| part.classes).copied().collect();
+        known.dedup();
+        PipelineError::NoClass { does: role.does(), network, known: known.join(", ") }
+    })
+}

@@ -1,0 +1,96 @@
+//! Models as people have them: named networks with their weights, and the diffusion process that they were trained for.
+//!
+//! What a pipeline can do follows from its class, a line of [`CLASSES`]. Reading and writing one is the matter of
+//! `checkpoint`.
+
+mod classes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use classes::{CLASSES, Part, PipelineClass, Role};
+
+use crate::diffusion::SchedulerConfig;
+use crate::model::{Component, Network, Tensors};
+
+/// A pipeline that cannot do what is asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// It has no network for that.
+    #[error("a pipeline of the class {class} {cannot}; {instead}")]
+    CannotDo {
+        /// Its class.
+        class: &'static str,
+        /// What it cannot do.
+        cannot: &'static str,
+        /// What it is for, or what can.
+        instead: String,
+    },
+    /// No class of pipelines is made of such a network.
+    #[error("no pipeline of this engine {does} with a {network}; networks for that: {known}")]
+    NoClass {
+        /// What is to be done.
+        does: &'static str,
+        /// The network's class.
+        network: &'static str,
+        /// Those that there are.
+        known: String,
+    },
+}
+
+/// Named networks, and the process that they were trained for.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// What it is.
+    pub class: &'static PipelineClass,
+    /// Its networks by name, such as `unet`.
+    pub networks: BTreeMap<String, Component>,
+    /// The process.
+    pub scheduler: SchedulerConfig,
+}
+
+impl Pipeline {
+    /// A pipeline of one network that does what `role` says: draw images, or tell their classes.
+    ///
+    /// # Errors
+    /// [`PipelineError::NoClass`] for a network that no class of pipelines has in this role.
+    pub fn new(
+        role: Role,
+        network: Arc<dyn Network>,
+        weights: Tensors,
+        scheduler: SchedulerConfig,
+    ) -> Result<Self, PipelineError> {
+        let (class, name) = classes::of_network(role, network.class_name())?;
+        let networks = BTreeMap::from([(name.to_owned(), Component { network, weights })]);
+        Ok(Self { class, networks, scheduler })
+    }
+
+    /// The network that does what `role` says.
+    ///
+    /// # Errors
+    /// [`PipelineError::CannotDo`]
+    pub fn network_of(&self, role: Role) -> Result<&Component, PipelineError> {
+        let name = self.class.networks.iter().find(|part| part.role == role).map(|part| part.name);
+        name.and_then(|name| self.networks.get(name)).ok_or_else(|| PipelineError::CannotDo {
+            class: self.class.name,
+            cannot: role.cannot(),
+            instead: self.class.purpose.to_owned(),
+        })
+    }
+
+    /// The network that predicts what the noise in an image is.
+    ///
+    /// # Errors
+    /// [`PipelineError::CannotDo`] for a pipeline that draws no images.
+    pub fn denoiser(&self) -> Result<&Component, PipelineError> {
+        self.network_of(Role::Denoises)
+    }
+
+    /// The network that tells the classes of noised images.
+    ///
+    /// # Errors
+    /// [`PipelineError::CannotDo`]
+    pub fn classifier(&self) -> Result<&Component, PipelineError> {
+        self.network_of(Role::Classifies)
+    }
+}
