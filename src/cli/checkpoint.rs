@@ -25,7 +25,12 @@ pub(super) fn load_classifier(folder: &Path) -> anyhow::Result<Pipeline> {
 /// A pipeline with its notes printed, which draws images.
 fn that_draws(folder: &Path, opened: (Pipeline, Vec<String>)) -> anyhow::Result<Pipeline> {
     let pipeline = noted(opened);
-    pipeline.denoiser().with_context(|| format!("{}: no model that draws images", folder.display()))?;
+    pipeline.denoiser().with_context(|| {
+        format!(
+            "{}: a classifier is given as --classifier, beside a model that draws images",
+            folder.display()
+        )
+    })?;
     Ok(pipeline)
 }
 

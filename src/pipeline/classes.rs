@@ -17,7 +17,7 @@ impl Role {
     pub(super) fn cannot(self) -> &'static str {
         match self {
             Self::Denoises => "draws no images",
-            Self::Classifies => "tells no classes",
+            Self::Classifies => "is no classifier",
         }
     }
 

@@ -64,7 +64,13 @@ fn changes_of_model<T: Task>(
     pipeline: &Pipeline,
     state: &TrainingState,
 ) -> Result<Vec<String>, TrainError> {
-    let then = &pipeline.network_of(T::ROLE)?.network;
+    let then = &pipeline.network_of(T::ROLE).map_err(|error| {
+        TrainError::Options(format!(
+            "the run in {} trains something else: {error}; give another --output",
+            run.output.display()
+        ))
+    })?;
+    let then = &then.network;
     let config = |network: &dyn Network| -> Result<Value, TrainError> {
         let text = network.to_json()?;
         serde_json::from_str(&text).map_err(|error| TrainError::Model(ModelError::Json(error)))

@@ -79,7 +79,7 @@ pub trait Task: Clone {
     /// [`TrainError`] naming the dataset.
     fn check_dataset(&self, dataset: &dyn Dataset) -> Result<(), TrainError>;
 
-    /// Makes ready for a run with these settings, before its first step.
+    /// Makes ready for a run with these settings, after the graph is built and before its first step.
     ///
     /// # Errors
     /// [`TrainError::Options`] for settings that do not go with the task.

@@ -63,8 +63,8 @@ impl<T: Task> Trainer<T> {
         options: TrainOptions,
         resume: Option<(Pipeline, TrainingState)>,
     ) -> Result<Self, TrainError> {
-        task.begin(&options)?;
         let step = Step::build(&task, &options)?;
+        task.begin(&options)?;
         let executor = device.prepare(&step.graph, &step.training.read_back()).await?;
         let mut trainer = Self { options, task, step, executor, done: 0 };
         match resume {

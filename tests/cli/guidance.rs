@@ -74,7 +74,7 @@ fn a_classifier_trains_resumes_exactly_and_says_how_good_it_is() {
 
     workspace.fails("sample whole --device cpu --output x.png", 1, &["classifier", "--classifier"]);
     workspace.train("run", 1, "");
-    workspace.fails(&line("run", 2, "--resume"), 1, &["no classifier", "train-classifier"]);
+    workspace.fails(&line("run", 2, "--resume"), 1, &["no classifier", "trains something else"]);
 }
 
 #[test]
