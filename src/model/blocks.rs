@@ -1,6 +1,8 @@
 //! Down, mid and up blocks: residual blocks, attention and resampling of one level.
 
+use super::ModelError;
 use super::attention_block::attention_block;
+use super::config::unsupported;
 use super::layers::Conv;
 use super::resnet_block::{Context, resnet_block};
 use crate::graph::{Graph, GraphError, ValueId};
@@ -11,9 +13,63 @@ use crate::ops::conv2d::Padding;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
     pub(super) channels: usize,
-    pub(super) has_attention: bool,
     /// Whether the block ends by halving (down) or doubling (up) the image.
     pub(super) resamples: bool,
+}
+
+/// Appends a block of a level to x. A down block pushes every intermediate result onto the skips, an up block takes them.
+type Build = fn(&mut Graph, Context<'_>, ValueId, Level, &mut Vec<ValueId>) -> Result<ValueId, GraphError>;
+
+/// A kind of block that a level can have.
+pub(super) struct BlockType {
+    /// Its name in `down_block_types` or `up_block_types`.
+    pub(super) name: &'static str,
+    /// Whether it has attention, so that its channels must hold a head.
+    pub(super) attends: bool,
+    pub(super) build: Build,
+}
+
+/// The blocks on the way down.
+pub(super) const DOWN_BLOCKS: &[BlockType] = &[
+    BlockType {
+        name: "DownBlock2D",
+        attends: false,
+        build: |graph, context, x, level, skips| down_block(graph, context, x, level, false, skips),
+    },
+    BlockType {
+        name: "AttnDownBlock2D",
+        attends: true,
+        build: |graph, context, x, level, skips| down_block(graph, context, x, level, true, skips),
+    },
+];
+
+/// The blocks on the way up.
+pub(super) const UP_BLOCKS: &[BlockType] = &[
+    BlockType {
+        name: "UpBlock2D",
+        attends: false,
+        build: |graph, context, x, level, skips| up_block(graph, context, x, level, false, skips),
+    },
+    BlockType {
+        name: "AttnUpBlock2D",
+        attends: true,
+        build: |graph, context, x, level, skips| up_block(graph, context, x, level, true, skips),
+    },
+];
+
+/// The block of a name that stands in config.json under `key`.
+///
+/// # Errors
+/// [`ModelError::Unsupported`] with the names that there are.
+pub(super) fn block_type(
+    types: &'static [BlockType],
+    key: &str,
+    name: &str,
+) -> Result<&'static BlockType, ModelError> {
+    types.iter().find(|known| known.name == name).ok_or_else(|| {
+        let known: Vec<&str> = types.iter().map(|known| known.name).collect();
+        unsupported(key, name, format!("supported: {}", known.join(", ")))
+    })
 }
 
 /// A residual block of x, with `skip` behind it on the way up, and, where the level has it, attention.
@@ -22,12 +78,12 @@ fn layer(
     context: Context<'_>,
     x: ValueId,
     skip: Option<ValueId>,
-    level: Level,
+    (level, has_attention): (Level, bool),
     index: usize,
 ) -> Result<ValueId, GraphError> {
     let config = context.config;
     let h = residual(graph, context, x, skip, level.channels, index)?;
-    if !level.has_attention {
+    if !has_attention {
         return Ok(h);
     }
     let head_dim = config.attention_head_dim.unwrap_or(level.channels);
@@ -65,16 +121,17 @@ fn attention(
     })
 }
 
-/// `DownBlock2D` or `AttnDownBlock2D`; every intermediate result is pushed onto `skips`.
-pub(super) fn down_block(
+/// Residual blocks, with attention or without, and a convolution of stride 2.
+fn down_block(
     graph: &mut Graph,
     context: Context<'_>,
     mut x: ValueId,
     level: Level,
+    has_attention: bool,
     skips: &mut Vec<ValueId>,
 ) -> Result<ValueId, GraphError> {
     for index in 0..context.config.layers_per_block {
-        x = layer(graph, context, x, None, level, index)?;
+        x = layer(graph, context, x, None, (level, has_attention), index)?;
         skips.push(x);
     }
     if level.resamples {
@@ -99,16 +156,17 @@ pub(super) fn mid_block(graph: &mut Graph, context: Context<'_>, x: ValueId) -> 
     residual(graph, context, h, None, channels, 1)
 }
 
-/// `UpBlock2D` or `AttnUpBlock2D`; takes one more skip than a down block has layers.
-pub(super) fn up_block(
+/// Residual blocks, with attention or without, one more than on the way down, and a convolution of the doubled image.
+fn up_block(
     graph: &mut Graph,
     context: Context<'_>,
     mut x: ValueId,
     level: Level,
+    has_attention: bool,
     skips: &mut Vec<ValueId>,
 ) -> Result<ValueId, GraphError> {
     for index in 0..=context.config.layers_per_block {
-        x = layer(graph, context, x, skips.pop(), level, index)?;
+        x = layer(graph, context, x, skips.pop(), (level, has_attention), index)?;
     }
     if level.resamples {
         x = graph.scoped("upsamplers.0", |graph| {

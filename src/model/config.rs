@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::blocks::{DOWN_BLOCKS, UP_BLOCKS, block_type};
 use super::limits::check_sizes;
 use super::{ModelError, SuperResolution};
 
@@ -156,10 +157,6 @@ fn bad_value(map: Map<String, Value>) -> Option<ModelError> {
     })
 }
 
-/// The block types that a level can have.
-const DOWN_BLOCKS: [&str; 2] = ["DownBlock2D", "AttnDownBlock2D"];
-const UP_BLOCKS: [&str; 2] = ["UpBlock2D", "AttnUpBlock2D"];
-
 pub(super) fn unsupported(key: &str, value: impl ToString, expected: impl Into<String>) -> ModelError {
     ModelError::Unsupported { key: key.to_owned(), value: value.to_string(), expected: expected.into() }
 }
@@ -292,10 +289,10 @@ impl UNetConfig {
         expect_text("resnet_time_scale_shift", &self.resnet_time_scale_shift, &["default", "scale_shift"])?;
         expect_text("mid_block_type", self.mid_block_type.as_deref().unwrap_or("null"), &["UNetMidBlock2D"])?;
         for name in &self.down_block_types {
-            expect_text("down_block_types", name, &DOWN_BLOCKS)?;
+            block_type(DOWN_BLOCKS, "down_block_types", name)?;
         }
         for name in &self.up_block_types {
-            expect_text("up_block_types", name, &UP_BLOCKS)?;
+            block_type(UP_BLOCKS, "up_block_types", name)?;
         }
         if let Some(kind) = &self.class_embed_type {
             return Err(unsupported("class_embed_type", kind, "only null (an embedding table) is supported"));
@@ -403,9 +400,9 @@ impl UNetConfig {
         }
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             let head_dim = self.attention_head_dim.unwrap_or(channels);
-            let attends = self.down_block_types[level].starts_with("Attn")
-                || self.up_block_types[levels - 1 - level].starts_with("Attn")
-                || (level + 1 == levels && self.add_attention);
+            let down = block_type(DOWN_BLOCKS, "down_block_types", &self.down_block_types[level])?;
+            let up = block_type(UP_BLOCKS, "up_block_types", &self.up_block_types[levels - 1 - level])?;
+            let attends = down.attends || up.attends || (level + 1 == levels && self.add_attention);
             if attends && head_dim > channels {
                 let expected = format!("level {level} has attention over {channels} channels only");
                 return Err(unsupported("attention_head_dim", head_dim, expected));

@@ -1,6 +1,6 @@
 //! diffusers' `UNet2DModel`, top to bottom.
 
-use super::blocks::{Level, down_block, mid_block, up_block};
+use super::blocks::{DOWN_BLOCKS, Level, UP_BLOCKS, block_type, mid_block};
 use super::layers::{Conv, WeightInit, group_norm};
 use super::resnet_block::Context;
 use super::time_embedding::time_embedding;
@@ -18,10 +18,6 @@ pub(super) struct Encoded<'a> {
     context: Context<'a>,
 }
 
-fn level(config: &UNetConfig, index: usize, kind: &str, resamples: bool) -> Level {
-    Level { channels: config.block_out_channels[index], has_attention: kind.starts_with("Attn"), resamples }
-}
-
 /// Appends the down blocks and the mid block.
 pub(super) fn encode<'a>(
     graph: &mut Graph,
@@ -35,10 +31,12 @@ pub(super) fn encode<'a>(
     let context = Context { config, embedding, key_step_sample: dropout };
     let mut x = Conv::three(config.block_out_channels[0]).build(graph, "conv_in", inputs.get(SAMPLE)?)?;
     let mut skips = vec![x];
-    for (index, kind) in config.down_block_types.iter().enumerate() {
-        let level = level(config, index, kind, index + 1 < config.levels());
+    for (index, name) in config.down_block_types.iter().enumerate() {
+        let block = block_type(DOWN_BLOCKS, "down_block_types", name)?;
+        let level =
+            Level { channels: config.block_out_channels[index], resamples: index + 1 < config.levels() };
         x = graph.scoped(format!("down_blocks.{index}"), |graph| {
-            down_block(graph, context, x, level, &mut skips)
+            (block.build)(graph, context, x, level, &mut skips)
         })?;
     }
     x = graph.scoped("mid_block", |graph| mid_block(graph, context, x))?;
@@ -88,10 +86,12 @@ impl Network for UNetConfig {
     ) -> Result<NamedValues, ModelError> {
         let Encoded { mut x, mut skips, context } = encode(graph, self, inputs, dropout)?;
         let levels = self.levels();
-        for (index, kind) in self.up_block_types.iter().enumerate() {
-            let level = level(self, levels - 1 - index, kind, index + 1 < levels);
+        for (index, name) in self.up_block_types.iter().enumerate() {
+            let block = block_type(UP_BLOCKS, "up_block_types", name)?;
+            let channels = self.block_out_channels[levels - 1 - index];
+            let level = Level { channels, resamples: index + 1 < levels };
             x = graph.scoped(format!("up_blocks.{index}"), |graph| {
-                up_block(graph, context, x, level, &mut skips)
+                (block.build)(graph, context, x, level, &mut skips)
             })?;
         }
         x = group_norm(graph, "conv_norm_out", x, self.groups(), self.norm_eps, true)?;
