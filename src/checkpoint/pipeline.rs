@@ -175,8 +175,10 @@ impl Pipeline {
             ("scheduler".to_owned(), json!(["diffusers", self.scheduler.class_name])),
         ]);
         for part in self.class.networks {
-            let class = self.networks.get(part.name).map(|component| component.network.class_name());
-            index.insert(part.name.to_owned(), json!([part.library, class]));
+            if let Some(Component { network, .. }) = self.networks.get(part.name) {
+                let class = network.class_name();
+                index.insert(part.name.to_owned(), json!([part.library_of(class), class]));
+            }
         }
         write_json(&folder.join("model_index.json"), &Value::Object(index))?;
         for (name, Component { network, weights }) in &self.networks {

@@ -1,6 +1,5 @@
 //! The classes of pipelines that the engine has: which networks each is made of, and what these do.
 
-use super::PipelineError;
 use crate::model::{ClassifierConfig, UNetConfig};
 
 /// What a network does in a pipeline.
@@ -20,14 +19,17 @@ impl Role {
             Self::Classifies => "is no classifier",
         }
     }
+}
 
-    fn does(self) -> &'static str {
-        match self {
-            Self::Denoises => "draws images",
-            Self::Classifies => "tells classes",
-        }
+impl Part {
+    /// The library that `model_index.json` names for a network of this class: our own for one that is in no table.
+    pub(crate) fn library_of(&self, network: &str) -> &'static str {
+        if self.classes.contains(&network) { self.library } else { OWN_LIBRARY }
     }
 }
+
+/// What `model_index.json` has for a library where diffusers has no such class.
+const OWN_LIBRARY: &str = "ddpm_gpu";
 
 /// A network of a pipeline.
 #[derive(Debug)]
@@ -68,7 +70,7 @@ const UNET: &[Part] =
 const CLASSIFIER: &[Part] = &[Part {
     name: "classifier",
     role: Role::Classifies,
-    library: "ddpm_gpu",
+    library: OWN_LIBRARY,
     classes: &[ClassifierConfig::CLASS],
 }];
 
@@ -86,17 +88,12 @@ pub const CLASSES: &[PipelineClass] = &[
     },
 ];
 
-/// The first class with a network of this class in this role, and the network's name there.
-pub(super) fn of_network(
-    role: Role,
-    network: &'static str,
-) -> Result<(&'static PipelineClass, &'static str), PipelineError> {
+/// The class of a pipeline of one network in a role, and the network's name there: the first that is made of networks of
+/// this class, or, for a network of a user's own, the first with the role at all.
+pub(super) fn of_network(role: Role, network: &str) -> (&'static PipelineClass, &'static str) {
     let parts = || CLASSES.iter().flat_map(|class| class.networks.iter().map(move |part| (class, part)));
-    let of_role = || parts().filter(|(_, part)| part.role == role);
-    let found = of_role().find(|(_, part)| part.classes.contains(&network));
-    found.map(|(class, part)| (class, part.name)).ok_or_else(|| {
-        let mut known: Vec<&str> = of_role().flat_map(|(_, part)| part.classes).copied().collect();
-        known.dedup();
-        PipelineError::NoClass { does: role.does(), network, known: known.join(", ") }
-    })
+    let mut of_role: Vec<_> = parts().filter(|(_, part)| part.role == role).collect();
+    of_role.sort_by_key(|(_, part)| !part.classes.contains(&network));
+    let (class, part) = of_role.first().unwrap_or_else(|| unreachable!("every role is that of some part"));
+    (class, part.name)
 }

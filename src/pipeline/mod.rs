@@ -26,16 +26,6 @@ pub enum PipelineError {
         /// What it is for, or what can.
         instead: String,
     },
-    /// No class of pipelines is made of such a network.
-    #[error("no pipeline of this engine {does} with a {network}; networks for that: {known}")]
-    NoClass {
-        /// What is to be done.
-        does: &'static str,
-        /// The network's class.
-        network: &'static str,
-        /// Those that there are.
-        known: String,
-    },
 }
 
 /// Named networks, and the process that they were trained for.
@@ -52,17 +42,12 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline of one network that does what `role` says: draw images, or tell their classes.
     ///
-    /// # Errors
-    /// [`PipelineError::NoClass`] for a network that no class of pipelines has in this role.
-    pub fn new(
-        role: Role,
-        network: Arc<dyn Network>,
-        weights: Tensors,
-        scheduler: SchedulerConfig,
-    ) -> Result<Self, PipelineError> {
-        let (class, name) = classes::of_network(role, network.class_name())?;
+    /// The network may be a user's own, which no table knows. Such a pipeline does all that others do, but for being read
+    /// from its files again.
+    pub fn new(role: Role, network: Arc<dyn Network>, weights: Tensors, scheduler: SchedulerConfig) -> Self {
+        let (class, name) = classes::of_network(role, network.class_name());
         let networks = BTreeMap::from([(name.to_owned(), Component { network, weights })]);
-        Ok(Self { class, networks, scheduler })
+        Self { class, networks, scheduler }
     }
 
     /// The network that does what `role` says.

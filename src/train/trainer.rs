@@ -261,7 +261,7 @@ impl<T: Task> Trainer<T> {
         let Step { graph, training, .. } = &self.step;
         let weights = training.read_ema(graph, &mut self.executor).await?;
         let (network, scheduler) = (self.task.network().clone(), self.task.scheduler().clone());
-        Ok(Pipeline::new(T::ROLE, network, weights, scheduler)?)
+        Ok(Pipeline::new(T::ROLE, network, weights, scheduler))
     }
 
     /// What a resumed run needs beside the pipeline.

@@ -63,8 +63,7 @@ impl SamplingSteps {
     ) -> Result<Self, WorkbenchError> {
         let scheduler = SchedulerConfig::default();
         let weights = network.fresh_weights(0)?;
-        let pipeline = Pipeline::new(Role::Denoises, network.clone(), weights, scheduler.clone())
-            .map_err(SampleError::from)?;
+        let pipeline = Pipeline::new(Role::Denoises, network.clone(), weights, scheduler.clone());
         let ddim = sampler::by_name("ddim").map_err(SampleError::from)?;
         let options = SamplerOptions::new(&scheduler);
         let guidance = Guidance::default();

@@ -23,7 +23,7 @@ fn config() -> UNetConfig {
 fn pipeline() -> Pipeline {
     let network: Arc<dyn Network> = Arc::new(config());
     let weights = network.fresh_weights(1).unwrap();
-    Pipeline::new(Role::Denoises, network, weights, SchedulerConfig::default()).unwrap()
+    Pipeline::new(Role::Denoises, network, weights, SchedulerConfig::default())
 }
 
 fn weights(pipeline: &Pipeline) -> &Tensors {
