@@ -1,8 +1,9 @@
 //! What a super-resolution model is given: smaller images, enlarged and noised.
 
-use super::forward_process::{add_noise, forward_noise};
+use super::forward_process::forward_noise;
 use super::{Images, SampleError};
 use crate::checkpoint::Pipeline;
+use crate::diffusion::Mixing;
 
 /// The smaller images that a super-resolution model enlarges.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,11 +42,11 @@ impl LowResolution {
         }
         let [height, _] = unet.image_size()?;
         let enlarged = model.enlarge(&self.images.data, c, height);
-        let alpha_cumprod = schedule.alphas_cumprod_after(self.augmentation);
+        let mixing = Mixing::at(schedule.alphas_cumprod_after(self.augmentation));
         let elements = enlarged.len() / n.max(1);
         let noised = enlarged.chunks(elements.max(1)).enumerate();
         Ok(noised
-            .flat_map(|(index, image)| add_noise(image, &forward_noise(seed, index, elements), alpha_cumprod))
+            .flat_map(|(index, image)| mixing.mix(image, &forward_noise(seed, index, elements)))
             .collect())
     }
 }

@@ -24,13 +24,10 @@ use crate::diffusion::SchedulerConfig;
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 use crate::memory::{self, TooLarge};
 use crate::model::{ModelError, Precision, UNetInputs, WeightsError, from_tensors};
-use crate::ops::philox::{Stream, normals};
 use crate::output::OutputError;
+use crate::random::{Purpose, Stream, normals};
 use crate::sampler::{Measured, Sampler, SamplerError, SamplerOptions};
 use evaluation::CLASSIFIER;
-
-/// Stream of x_T; the nodes of a graph count from 1.
-const INIT_NOISE_STREAM: u32 = 0;
 
 /// Sampling that cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -291,8 +288,9 @@ pub(crate) async fn sample_with(
 
 /// x_T of images `first..first + count`.
 fn init_noise(seed: u64, first: usize, count: usize, elements: usize) -> Vec<f32> {
-    let stream = |sample: usize| Stream { seed, step: 0, stream: INIT_NOISE_STREAM, sample: sample as u32 };
-    (first..first + count).flat_map(|sample| normals(stream(sample), elements)).collect()
+    let stream = Purpose::InitialNoise.into();
+    let of_image = |image: usize| Stream { seed, step: 0, stream, sample: image as u32 };
+    (first..first + count).flat_map(|image| normals(of_image(image), elements)).collect()
 }
 
 fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Result<(), SampleError> {

@@ -8,17 +8,19 @@ use std::sync::atomic::AtomicBool;
 use super::quartiles::mean_by_quartile;
 use super::resume::{changes, check_resume, checkpoint_to_resume};
 use super::run::{Saved, Training, go_on};
-use super::{Event, Outcome, Run, TimestepSampling, TrainError, TrainingGraph, timestep_sampler};
+use super::{
+    Event, Outcome, Run, TimestepSampling, TrainError, TrainOptions, TrainingGraph, timestep_sampler,
+};
 use crate::checkpoint::{self, Classifier, ClassifierConfig, TrainingState};
 use crate::data::{Batch, Dataset, Fingerprint};
 use crate::device::{Device, Executor};
-use crate::diffusion::{Schedule, SchedulerConfig};
+use crate::diffusion::{Mixing, Schedule, SchedulerConfig};
 use crate::graph::{Graph, GraphError, Phase, TensorType, ValueId};
 use crate::log::Log;
 use crate::model::{Precision, UNetInputs, from_tensors, initial_weights};
 use crate::ops::loss_scale::LossScale;
-use crate::ops::philox::Stream;
 use crate::ops::{cross_entropy, q_sample, weighted_mean};
+use crate::random::{Numbering, Stream};
 
 /// Images that a classifier is measured with, and how many of them at once.
 const MEASURED_IMAGES: usize = 1024;
@@ -71,8 +73,7 @@ impl Network {
         stream: Stream,
     ) -> Result<(), TrainError> {
         let factors = |&t: &usize| {
-            let abar = schedule.alphas_cumprod(t);
-            [abar.sqrt(), (1.0 - abar).sqrt(), 0.0, 0.0].map(|factor| factor as f32)
+            Mixing::at(schedule.alphas_cumprod(t)).q_sample_row([0.0; 2]).map(|factor| factor as f32)
         };
         executor.write(self.x_start, images)?;
         executor.write(self.coefficients, &timesteps.iter().flat_map(factors).collect::<Vec<f32>>())?;
@@ -84,6 +85,7 @@ impl Network {
 /// A classifier in training.
 struct Trainer<'a> {
     run: &'a Run,
+    random_streams: Numbering,
     held_out: Option<&'a Arc<dyn Dataset>>,
     config: ClassifierConfig,
     schedule: Schedule,
@@ -142,7 +144,12 @@ async fn train_on(
         check_resume(run, &dataset, &of_model, &state)?;
         resume = Some((classifier, state, folder));
     }
-    let mut graph = Graph::new();
+    // A run goes on with the numbers that it began with.
+    let random_streams = match &resume {
+        Some((_, state, _)) => TrainOptions::random_streams_of(&state.options)?,
+        None => run.options.random_streams,
+    };
+    let mut graph = Graph::with_numbering(random_streams);
     let options = &run.options;
     let batch = options.images_at_once();
     let network = Network::build(&mut graph, &config, batch, options.precision, true)?;
@@ -172,6 +179,7 @@ async fn train_on(
     let done = saved.as_ref().map_or(0, |saved| saved.step);
     let mut trainer = Trainer {
         run,
+        random_streams,
         held_out,
         config,
         schedule,
@@ -189,7 +197,7 @@ async fn train_on(
 impl Trainer<'_> {
     /// The numbers that the next step draws.
     fn stream(&self) -> Stream {
-        timestep_sampler::stream(self.run.options.seed, self.done)
+        timestep_sampler::stream(self.random_streams, self.run.options.seed, self.done)
     }
 
     /// Draws the timesteps of the next step.
@@ -271,10 +279,11 @@ impl Training for Trainer<'_> {
     }
     async fn save(&mut self, output: &Path, dataset: &Fingerprint) -> Result<PathBuf, TrainError> {
         let classifier = self.classifier().await?;
-        let Self { run, graph, training, executor, done, .. } = self;
+        let Self { run, graph, training, executor, done, random_streams, .. } = self;
+        let options = TrainOptions { random_streams: *random_streams, ..run.options.clone() };
         let state = TrainingState {
             dataset: Some(dataset.clone()),
-            ..training.read_state(graph, executor, &run.options, *done).await?
+            ..training.read_state(graph, executor, &options, *done).await?
         };
         Ok(checkpoint::save(output, &state, |folder| classifier.write(folder))?)
     }
@@ -322,7 +331,8 @@ pub async fn accuracy(
         images.resize(MEASURED_BATCH * elements, 0.0);
         for (quarter, right) in right.iter_mut().enumerate() {
             // No training step has this number.
-            let stream = timestep_sampler::stream(seed, u64::from(u32::MAX) - quarter as u64);
+            let stream =
+                timestep_sampler::stream(Numbering::ByPurpose, seed, u64::from(u32::MAX) - quarter as u64);
             let stream = Stream { sample: (index * MEASURED_BATCH) as u32, ..stream };
             let timestep = |n: usize| {
                 let u = f64::from(Stream { sample: stream.sample + n as u32, ..stream }.uniform(0));

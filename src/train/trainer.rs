@@ -9,17 +9,12 @@ use super::{TimestepSampling, TrainError, TrainOptions, TrainingGraph};
 use crate::checkpoint::{Pipeline, TrainingState};
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
-use crate::diffusion::{LearnedSchedule, Schedule, SchedulerConfig};
+use crate::diffusion::{LearnedSchedule, Mixing, Schedule, SchedulerConfig};
 use crate::graph::{Graph, MemoryReport, Plan, TensorType, ValueId};
 use crate::model::{SuperResolution, Tensors, UNetConfig, UNetInputs, from_tensors, initial_weights};
 use crate::ops::loss_scale::LossScale;
-use crate::ops::philox::Stream;
 use crate::ops::{concat, q_sample};
-
-/// Streams of which labels are dropped, and of the noise levels of smaller images; the top bit is set in those of initial
-/// weights too.
-const LABEL_STREAM: u32 = 0x8000_0001;
-const AUGMENTATION_STREAM: u32 = 0x8000_0002;
+use crate::random::{Purpose, Stream};
 
 /// The training step of one model and batch size, before it is prepared on a device.
 struct Step {
@@ -54,7 +49,7 @@ impl Step {
     ) -> Result<Self, TrainError> {
         options.check()?;
         objective::check(options, scheduler)?;
-        let mut graph = Graph::new();
+        let mut graph = Graph::with_numbering(options.random_streams);
         let [height, width] = config.image_size()?;
         let batch = options.images_at_once();
         let channels = config.image_channels();
@@ -163,9 +158,12 @@ impl Trainer {
         device: &Device,
         config: UNetConfig,
         scheduler: SchedulerConfig,
-        options: TrainOptions,
+        mut options: TrainOptions,
         resume: Option<(Pipeline, TrainingState)>,
     ) -> Result<Self, TrainError> {
+        if let Some((_, state)) = &resume {
+            options.random_streams = TrainOptions::random_streams_of(&state.options)?;
+        }
         let schedule = scheduler.schedule()?;
         if let Some(SuperResolution { augmentation, .. }) = config.super_resolution
             && augmentation > schedule.num_train_timesteps()
@@ -307,7 +305,7 @@ impl Trainer {
 
     /// The numbers that the next step draws.
     fn stream(&self) -> Stream {
-        timestep_sampler::stream(self.options.seed, self.done)
+        timestep_sampler::stream(self.options.random_streams, self.options.seed, self.done)
     }
 
     /// Draws the timesteps of the next step, and gives what the loss of each image counts, so that the losses of all
@@ -364,11 +362,17 @@ impl Trainer {
         executor.write(inputs.coefficients, &coefficients)?;
         executor.write(inputs.timesteps, &timesteps)?;
         // Image n of the batch draws the same numbers whatever micro-batch it is in.
-        let of_image = |stream_of: u32, n: usize| Stream { stream: stream_of, sample: n as u32, ..stream };
+        let numbering = self.options.random_streams;
+        let of_image = |purpose: Purpose, n: usize| Stream {
+            stream: numbering.stream(purpose),
+            sample: n as u32,
+            ..stream
+        };
         if let Some(labels) = inputs.class_labels {
             let null_class = self.config.null_class();
-            let is_dropped =
-                |n: usize| f64::from(of_image(LABEL_STREAM, n).uniform(0)) < self.options.label_dropout;
+            let is_dropped = |n: usize| {
+                f64::from(of_image(Purpose::LabelDropout, n).uniform(0)) < self.options.label_dropout
+            };
             let label = |n: usize| null_class.filter(|_| is_dropped(n)).or(batch.labels.get(n).copied());
             executor.write(labels, &images.clone().filter_map(label).collect::<Vec<u32>>())?;
         }
@@ -379,10 +383,10 @@ impl Trainer {
             executor.write(low, &model.enlarge(&shrunk, channels, height))?;
             let coefficients = |n: usize| {
                 let levels = model.augmentation + 1;
-                let drawn = f64::from(of_image(AUGMENTATION_STREAM, n).uniform(0));
+                let drawn = f64::from(of_image(Purpose::NoiseAugmentation, n).uniform(0));
                 let level = ((drawn * levels as f64) as usize).min(model.augmentation);
-                let alpha_cumprod = self.schedule.alphas_cumprod_after(level);
-                [alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt(), 0.0, 0.0].map(|value| value as f32)
+                let mixing = Mixing::at(self.schedule.alphas_cumprod_after(level));
+                mixing.q_sample_row([0.0; 2]).map(|value| value as f32)
             };
             let factors: Vec<f32> = images.clone().flat_map(coefficients).collect();
             executor.write(low_coefficients, &factors)?;

@@ -8,8 +8,8 @@ use crate::device::{Device, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::graph::PlannedNode;
 use crate::model::UNetConfig;
-use crate::ops::philox::{Stream, normals};
 use crate::ops::{Case, Cost, Types};
+use crate::random::{Purpose, Stream, normals};
 use crate::train::{TrainOptions, Trainer};
 
 /// Which calls of a training step to take.
@@ -37,7 +37,7 @@ pub struct ModelCall {
 pub fn random_batch(config: &UNetConfig, batch_size: usize) -> Result<Batch, WorkbenchError> {
     let [height, width] = config.image_size()?;
     let length = batch_size * height * width * config.image_channels();
-    let images = normals(Stream { seed: 1, step: 0, stream: 0, sample: 0 }, length);
+    let images = normals(Stream { seed: 1, step: 0, stream: Purpose::Arbitrary.into(), sample: 0 }, length);
     let labels = match config.num_class_embeds {
         Some(classes) => (0..batch_size).map(|image| (image % classes.max(1)) as u32).collect(),
         None => Vec::new(),
