@@ -52,9 +52,9 @@ impl NoiseCurve {
         let last = log_ratios.len() - 1;
         if let Some(first) = (1..last).find(|&t| log_ratios[t] >= log_ratios[last]) {
             let (from, to) = (log_ratios[first - 1], log_ratios[last]);
-            for t in first..last {
-                let share = (t + 1 - first) as f64 / (last + 1 - first) as f64;
-                log_ratios[t] = from + share * (to - from);
+            let count = (last + 1 - first) as f64;
+            for (index, log_ratio) in log_ratios[first..last].iter_mut().enumerate() {
+                *log_ratio = from + (index + 1) as f64 / count * (to - from);
             }
         }
         Self { log_ratios }
