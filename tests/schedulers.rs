@@ -11,11 +11,11 @@ use std::path::Path;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{BetaSchedule, PredictionType, Respacing, SchedulerConfig};
 use ddpm_gpu::graph::{BufferRole, Graph, TensorType};
-use ddpm_gpu::ops::philox::{Stream, normals};
-use ddpm_gpu::ops::reverse_step::{Noise, StepInputs, X, coefficients_length};
-use ddpm_gpu::ops::step_norms::{Measure, measures_length};
+use ddpm_gpu::ops::reverse_step::{Noise, StepInputs, coefficients_length};
+use ddpm_gpu::ops::step_norms::measures_length;
 use ddpm_gpu::ops::{dynamic_threshold, reverse_step, step_norms};
-use ddpm_gpu::sampler::{self, Clip, Measured, Sampler, SamplerOptions, Steps, by_name};
+use ddpm_gpu::random::{Purpose, Stream, normals};
+use ddpm_gpu::sampler::{self, Choice, Clip, Measure, Measured, Sampler, SamplerOptions, Steps, X, by_name};
 use ddpm_gpu::workbench::Walk;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
@@ -258,9 +258,8 @@ fn closed_form(x: f64, t: f64, image: usize) -> f64 {
 
 /// The noise that image `image` gets from its update number `update` with noise, counted from 1; 0 is x_T.
 fn noise_of(image: usize, update: u32) -> Vec<f64> {
-    // The generator's stream is the first that the graph below gives away.
-    let stream = u32::from(update > 0);
-    let stream = Stream { seed: SEED, step: update, stream, sample: 5 + image as u32 };
+    let purpose = if update > 0 { Purpose::ReverseStep } else { Purpose::InitialNoise };
+    let stream = Stream { seed: SEED, step: update, stream: purpose.into(), sample: 5 + image as u32 };
     normals(stream, ELEMENTS).into_iter().map(f64::from).collect()
 }
 
@@ -283,7 +282,7 @@ async fn by_kernels(device: &Device, sampler: &Sampler, steps: &Steps, clip: Cli
             (dynamic_threshold(&mut graph, x, output, coefficients, [ratio, max]).unwrap(), 0.0)
         }
     };
-    let noise = Noise { key_step_sample, stream: graph.random_stream() };
+    let noise = Noise { key_step_sample, stream: graph.random_stream(Purpose::ReverseStep) };
     let inputs = StepInputs { output, coefficients, limits };
     let norms = step_norms(&mut graph, [x, history, measures], inputs, noise).unwrap();
     reverse_step(&mut graph, x, history, inputs, noise).unwrap();
@@ -311,7 +310,7 @@ async fn by_kernels(device: &Device, sampler: &Sampler, steps: &Steps, clip: Cli
         let nothing = Measure { noise: false, ..Measure::norms([0.0, 0.0], X) };
         let row = |image: usize| of_image(image).measure.unwrap_or(nothing).to_row(slots);
         executor.write(measures, &rows(&row)).unwrap();
-        let key = Stream { seed: SEED, step: update, stream: 0, sample: 5 };
+        let key = Stream { seed: SEED, step: update, stream: Purpose::ReverseStep.into(), sample: 5 };
         executor.write(key_step_sample, &key.key_step_sample()).unwrap();
         update += u32::from(next.iter().any(|step| step.update.sigma != 0.0));
         executor.run().unwrap();
@@ -332,11 +331,11 @@ fn kernels_follow_the_steps_of_every_sampler() {
         let mut worst: f64 = 0.0;
         for sampler in sampler::ALL {
             for clip in [Clip::None, Clip::Clamp(1.0), dynamic] {
-                let is_ode = sampler.name == "ode";
+                let is_adaptive = !sampler.choices.contains(&Choice::Steps);
                 let options = SamplerOptions {
-                    steps: (!is_ode).then_some(Respacing::Steps(6)),
+                    steps: (!is_adaptive).then_some(Respacing::Steps(6)),
                     // Beyond this the arithmetic of f32 shows, and steps become another number.
-                    tolerance: is_ode.then_some(1e-4),
+                    tolerance: is_adaptive.then_some(1e-4),
                     clip,
                     ..SamplerOptions::new(&config)
                 };
@@ -351,7 +350,7 @@ fn kernels_follow_the_steps_of_every_sampler() {
                     let off = walk.x.iter().zip(found);
                     let off = off.fold(0.0, |off: f64, (a, &b)| off.max((a - f64::from(b)).abs()));
                     let off = off / largest(&walk.x);
-                    let limit = if is_ode { 1e-3 } else { 1e-4 };
+                    let limit = if is_adaptive { 1e-3 } else { 1e-4 };
                     assert!(
                         off < limit,
                         "{} with {clip:?} on {name}, image {image}: {off:.1e}",

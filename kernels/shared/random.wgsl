@@ -1,7 +1,7 @@
 // Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): four random words from a
 // 128-bit counter and a 64-bit key, with no state to keep. The counter is (block, step, stream, sample), where a block
-// is four consecutive elements of one sample; the key is the seed. `key_step_sample` is a buffer of four words:
-// (seed low, seed high, step, number of the first sample).
+// is four consecutive elements of one sample, and the stream says what the numbers are for (`src/random/purpose.rs`); the
+// key is the seed. `key_step_sample` is a buffer of four words: (seed low, seed high, step, number of the first sample).
 
 const PHILOX_M0 = 0xD2511F53u;
 const PHILOX_M1 = 0xCD9E8D57u;

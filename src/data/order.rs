@@ -7,19 +7,14 @@
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 
-/// What random words are for; each purpose has its own key.
-#[derive(Clone, Copy)]
-enum Purpose {
-    Permutation = 0,
-    Flip = 1,
-    Shift = 2,
-}
+use crate::random::Purpose;
 
 /// Stream `stream` of the generator that belongs to a seed and a purpose.
 fn generator(seed: u64, purpose: Purpose, stream: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8] = purpose as u8;
+    // Counted from the first purpose of this generator, as keys always were.
+    key[8] = (purpose as u8).wrapping_sub(Purpose::ImageOrder as u8);
     let mut generator = ChaCha8Rng::from_seed(key);
     generator.set_stream(stream);
     generator
@@ -64,7 +59,7 @@ impl Order {
 
 /// A permutation of `0..len`, by the Fisher-Yates shuffle.
 fn permutation(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
-    let mut generator = generator(seed, Purpose::Permutation, epoch);
+    let mut generator = generator(seed, Purpose::ImageOrder, epoch);
     let mut permutation: Vec<usize> = (0..len).collect();
     for last in (1..len).rev() {
         // a multiplication instead of a remainder: the bias is below len / 2^64
@@ -76,14 +71,14 @@ fn permutation(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
 
 /// Which elements of the batch at `step` are mirrored, each with probability one half, \[batch_size\].
 pub(super) fn flips(seed: u64, step: u64, batch_size: usize) -> Vec<bool> {
-    let mut generator = generator(seed, Purpose::Flip, step);
+    let mut generator = generator(seed, Purpose::ImageFlip, step);
     (0..batch_size).map(|_| generator.next_u32() >> 31 == 1).collect()
 }
 
 /// By how many pixels down and to the right the elements of the batch at `step` are shifted: each from -`most` to `most`,
 /// all equally likely, \[batch_size\].
 pub(super) fn shifts(seed: u64, step: u64, batch_size: usize, most: usize) -> Vec<[isize; 2]> {
-    let mut generator = generator(seed, Purpose::Shift, step);
+    let mut generator = generator(seed, Purpose::ImageShift, step);
     let mut draw = || {
         let drawn = (u128::from(generator.next_u64()) * (2 * most as u128 + 1)) >> 64;
         drawn as isize - most as isize

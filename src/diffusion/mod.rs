@@ -4,16 +4,20 @@
 //! x_0 or `x_start` is an image, x_t the same after t steps of noise, `eps` the noise, and
 //! `alphas_cumprod[t]` the paper's alpha-bar, counted from 0 as in code and not from 1 as in the paper.
 
+mod bound;
 mod config;
 pub(crate) mod dormand_prince;
 mod learned_schedule;
+mod noise;
 mod prediction;
 mod schedule;
 mod timesteps;
 mod weighting;
 
+pub use bound::BoundCoefficients;
 pub use config::{ConfigError, SchedulerConfig, Thresholding};
 pub use learned_schedule::LearnedSchedule;
+pub use noise::{Mixing, NoiseCurve};
 pub use prediction::PredictionType;
 pub use schedule::{
     BetaSchedule, MOST_TIMESTEPS, Posterior, Schedule, ScheduleError, VarianceType, rescale_betas_zero_snr,

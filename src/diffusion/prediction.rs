@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Mixing;
+
 /// What the network predicts; serde names are diffusers'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -21,7 +23,7 @@ pub enum PredictionType {
 impl PredictionType {
     /// Factors of x_t and of the network's output in x_0, where alphas_cumprod\[t\] is `alpha_cumprod`.
     pub fn x_start_factors(self, alpha_cumprod: f64) -> [f64; 2] {
-        let (signal, noise) = signal_and_noise(alpha_cumprod);
+        let Mixing { signal, noise } = Mixing::at(alpha_cumprod);
         match self {
             Self::Epsilon => [1.0 / signal, -noise / signal],
             Self::Sample => [0.0, 1.0],
@@ -31,7 +33,7 @@ impl PredictionType {
 
     /// Factors of x_t and of the network's output in eps.
     pub fn eps_factors(self, alpha_cumprod: f64) -> [f64; 2] {
-        let (signal, noise) = signal_and_noise(alpha_cumprod);
+        let Mixing { signal, noise } = Mixing::at(alpha_cumprod);
         match self {
             Self::Epsilon => [0.0, 1.0],
             Self::Sample => [1.0 / noise, -signal / noise],
@@ -41,18 +43,13 @@ impl PredictionType {
 
     /// Factors of x_start and of eps in what the network is trained to put out.
     pub fn target_factors(self, alpha_cumprod: f64) -> [f64; 2] {
-        let (signal, noise) = signal_and_noise(alpha_cumprod);
+        let Mixing { signal, noise } = Mixing::at(alpha_cumprod);
         match self {
             Self::Epsilon => [0.0, 1.0],
             Self::Sample => [1.0, 0.0],
             Self::VPrediction => [-noise, signal],
         }
     }
-}
-
-/// The factors of x_0 and of eps in x_t; their squares add up to 1.
-fn signal_and_noise(alpha_cumprod: f64) -> (f64, f64) {
-    (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt())
 }
 
 #[cfg(test)]
@@ -65,7 +62,7 @@ mod tests {
     fn conversions_are_exact() {
         let (x_start, eps) = (0.37, -1.91);
         for abar in [0.9999, 0.7, 0.25, 4e-5] {
-            let (signal, noise) = signal_and_noise(abar);
+            let Mixing { signal, noise } = Mixing::at(abar);
             let x_t = signal * x_start + noise * eps;
             for kind in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction] {
                 let mix = |[a, b]: [f64; 2], x: f64, y: f64| a * x + b * y;

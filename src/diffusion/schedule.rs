@@ -6,8 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::PredictionType;
-use crate::ops::vlb_loss::Coefficients;
+use super::{Mixing, PredictionType};
 
 /// Most timesteps of a process.
 pub const MOST_TIMESTEPS: usize = 1_000_000;
@@ -232,6 +231,18 @@ impl Schedule {
         steps.checked_sub(1).map_or(1.0, |t| self.alphas_cumprod[t])
     }
 
+    /// The product up to `t` for those that need its logarithm: where nothing of the image is left, 2^-24, as diffusers has
+    /// it; or a quarter of the first product, where that is less.
+    ///
+    /// # Panics
+    /// If `t` is not below T.
+    pub fn visible_alphas_cumprod(&self, t: usize) -> f64 {
+        match self.alphas_cumprod[t] {
+            0.0 => (self.alphas_cumprod[0] / 4.0).min(1.0 / f64::from(1 << 24)),
+            alpha_cumprod => alpha_cumprod,
+        }
+    }
+
     /// Every product, `[T]`.
     pub fn all_alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod
@@ -250,39 +261,6 @@ impl Schedule {
         self.alphas_cumprod.last() == Some(&0.0)
     }
 
-    /// One row of the `coefficients` of [`vlb_loss`](mod@crate::ops::vlb_loss): the term of the variational bound of one
-    /// timestep (Ho et al. 2020, equation 5).
-    ///
-    /// At t = 0 the posterior has no variance; that of t = 1 stands in for its logarithm, as in Ho et al.'s code.
-    ///
-    /// # Panics
-    /// If `t` is not below T.
-    pub fn vlb_coefficients(
-        &self,
-        t: usize,
-        prediction_type: PredictionType,
-        variance_type: VarianceType,
-    ) -> Coefficients {
-        // With a single timestep there is no t = 1.
-        let variance_at =
-            |t: usize| if t < self.betas.len() { self.posterior(t).variance } else { self.betas[0] };
-        let log_variance = variance_at(t.max(1)).ln();
-        let model_log_variance = match variance_type {
-            VarianceType::FixedSmall | VarianceType::FixedSmallLog => [log_variance; 2],
-            VarianceType::FixedLarge if t == 0 => [log_variance; 2],
-            VarianceType::FixedLarge => [self.betas[t].ln(); 2],
-            VarianceType::LearnedRange => [log_variance, self.betas[t].ln()],
-        };
-        // The means differ by what the two say of x_0, and what they say of x_0 by what the network says.
-        let [_, x_start_of_output] = prediction_type.x_start_factors(self.alphas_cumprod[t]);
-        Coefficients {
-            mean_of_output: self.posterior(t).mean_of_x_start * x_start_of_output,
-            log_variance,
-            model_log_variance,
-            is_decoder: t == 0,
-        }
-    }
-
     /// One row of the `coefficients` of [`q_sample`](crate::ops::q_sample::q_sample).
     ///
     /// The factors of x_start and eps in x_t (Ho et al. 2020, equation 4), then those in the network's target.
@@ -291,8 +269,7 @@ impl Schedule {
     /// If `t` is not below T.
     pub fn q_sample_coefficients(&self, t: usize, prediction_type: PredictionType) -> [f64; 4] {
         let alpha_cumprod = self.alphas_cumprod[t];
-        let [of_x_start, of_eps] = prediction_type.target_factors(alpha_cumprod);
-        [alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt(), of_x_start, of_eps]
+        Mixing::at(alpha_cumprod).q_sample_row(prediction_type.target_factors(alpha_cumprod))
     }
 }
 

@@ -6,8 +6,8 @@ use crate::data::{Batch, Dataset};
 use crate::device::Device;
 use crate::graph::Graph;
 use crate::model::{Component, LOGITS, NamedValues, Precision, SAMPLE, TIMESTEPS, prepare};
-use crate::ops::philox::Stream;
 use crate::pipeline::Pipeline;
+use crate::random::{Purpose, Stream};
 use crate::sample::Noised;
 
 /// Images that a classifier is measured with, and how many of them at once.
@@ -47,7 +47,8 @@ pub async fn accuracy(
         for (quarter, right) in right.iter_mut().enumerate() {
             // No training step has this number.
             let sample = (index * MEASURED_BATCH) as u32;
-            let stream = Stream { seed, step: u32::MAX - quarter as u32, stream: 0, sample };
+            let step = u32::MAX - quarter as u32;
+            let stream = Stream { seed, step, stream: Purpose::Timesteps.into(), sample };
             let timestep = |n: usize| {
                 let u = f64::from(Stream { sample: sample + n as u32, ..stream }.uniform(0));
                 (((quarter as f64 + u) / 4.0 * steps as f64) as usize).min(steps - 1)

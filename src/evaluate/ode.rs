@@ -16,15 +16,11 @@ use super::dormand_prince::{StepTooSmall, Tolerance, integrate};
 use super::network::Network;
 use super::{Estimate, EvaluateError, EvaluateRequest};
 use crate::device::Device;
-use crate::diffusion::{PredictionType, Schedule};
-use crate::ops::philox::Stream;
+use crate::diffusion::{Mixing, NoiseCurve, PredictionType, Schedule};
 use crate::pipeline::Pipeline;
+use crate::random::{Purpose, Stream};
 use crate::sample::SampleError;
 use crate::sampler::{SamplerError, TOLERANCES};
-
-/// Streams of dequantisation and of probes.
-const DEQUANTISATION_STREAM: u32 = 2;
-const PROBE_STREAM: u32 = 3;
 
 /// How exactly to integrate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,20 +68,20 @@ pub async fn ode_likelihood(
         network.start(batch)?;
         let elements = network.elements;
         let channels = network.channels;
-        let uniform = |image: usize, stream: u32| {
+        let uniform = |image: usize, purpose: Purpose| {
             let sample = (batch.first + image) as u32;
-            Stream { seed: request.seed, step: 0, stream, sample }
+            Stream { seed: request.seed, step: 0, stream: purpose.into(), sample }
         };
         // (x + u) / 256 of a value of 0..=255, scaled to -1..1.
         let images: Vec<f64> = (0..batch.images.len())
             .map(|i| {
-                let u = uniform(i / elements, DEQUANTISATION_STREAM).uniform((i % elements) as u32);
+                let u = uniform(i / elements, Purpose::Dequantisation).uniform((i % elements) as u32);
                 (255.0 * f64::from(batch.images[i]) - 1.0 + 2.0 * f64::from(u)) / 256.0
             })
             .collect();
         let probes: Vec<f32> = (0..batch.images.len())
             .map(|i| {
-                let word = uniform(i / elements, PROBE_STREAM).uniform((i % elements) as u32);
+                let word = uniform(i / elements, Purpose::Probe).uniform((i % elements) as u32);
                 if word < 0.5 { -1.0 } else { 1.0 }
             })
             .collect();
@@ -109,31 +105,19 @@ pub async fn ode_likelihood(
 
 /// The ODE of a diffusion process.
 struct Flow {
-    /// log sigma of each timestep, rising.
-    log_sigmas: Vec<f64>,
+    /// log sigma by timestep.
+    curve: NoiseCurve,
     prediction_type: PredictionType,
 }
 
 impl Flow {
     fn new(schedule: &Schedule, prediction_type: PredictionType) -> Result<Self, EvaluateError> {
-        let log_sigma = |&abar: &f64| 0.5 * ((1.0 - abar) / abar).ln();
-        // Without any signal sigma is infinite: the ODE begins one timestep before.
-        let log_sigmas: Vec<f64> =
-            schedule.all_alphas_cumprod().iter().filter(|&&abar| abar > 0.0).map(log_sigma).collect();
-        if log_sigmas.len() < 2 {
+        if schedule.num_train_timesteps() < 2 {
             return Err(EvaluateError::Request(
                 "the ODE needs a process of at least two timesteps".to_owned(),
             ));
         }
-        Ok(Self { log_sigmas, prediction_type })
-    }
-
-    /// The timestep of a noise level, between whole ones by interpolation of log sigma.
-    fn timestep(&self, log_sigma: f64) -> f64 {
-        let last = self.log_sigmas.len() - 2;
-        let below = self.log_sigmas.partition_point(|&other| other <= log_sigma).saturating_sub(1).min(last);
-        let (low, high) = (self.log_sigmas[below], self.log_sigmas[below + 1]);
-        below as f64 + ((log_sigma - low) / (high - low)).clamp(0.0, 1.0)
+        Ok(Self { curve: NoiseCurve::new(schedule), prediction_type })
     }
 
     /// The logarithm of the density of each of `images` `[n, elements]`, in nats, and the number of evaluations.
@@ -149,18 +133,19 @@ impl Flow {
         progress: impl FnMut(f64),
     ) -> Result<(Vec<f64>, usize), E> {
         let count = images.len() / elements;
-        let ends = [self.log_sigmas[0], self.log_sigmas[self.log_sigmas.len() - 1]];
-        let signal = |log_sigma: f64| 1.0 / (1.0 + (2.0 * log_sigma).exp()).sqrt();
+        let ends = self.curve.ends();
+        let alpha_cumprod = |log_sigma: f64| 1.0 / (1.0 + (2.0 * log_sigma).exp());
+        let signal = |log_sigma: f64| Mixing::at(alpha_cumprod(log_sigma)).signal;
         // The images, and after them the integral of each image's divergence.
         let mut state: Vec<f64> = images.iter().map(|x| signal(ends[0]) * x).collect();
         state.resize(images.len() + count, 0.0);
         let slope = async |log_sigma: f64, state: &[f64]| {
             let x = &state[..images.len()];
-            let abar = signal(log_sigma).powi(2);
-            let noise = (1.0 - abar).sqrt();
+            let abar = alpha_cumprod(log_sigma);
+            let Mixing { noise, .. } = Mixing::at(abar);
             let [of_x, of_output] = self.prediction_type.eps_factors(abar);
             let single: Vec<f32> = x.iter().map(|&x| x as f32).collect();
-            let (output, product) = network(&single, self.timestep(log_sigma) as f32, probes).await?;
+            let (output, product) = network(&single, self.curve.timestep(log_sigma) as f32, probes).await?;
             let mut slope: Vec<f64> = x
                 .iter()
                 .zip(&output)
@@ -189,27 +174,34 @@ impl Flow {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::diffusion::BetaSchedule;
-    use crate::ops::philox::normals;
+    use crate::diffusion::{BetaSchedule, rescale_betas_zero_snr};
+    use crate::random::normals;
 
     /// Numbers from N(m, s^2): the network is known, and so is the density of images with the noise of the first timestep.
     #[test]
     fn the_likelihood_of_a_gaussian_is_its_density() {
         let (mean, s2): (f64, f64) = (0.03, 0.05);
-        let schedule = Schedule::new(BetaSchedule::Linear.betas(1000, 1e-4, 0.02)).unwrap();
+        let betas = BetaSchedule::Linear.betas(1000, 1e-4, 0.02);
+        let schedule = |betas: &[f64]| Schedule::new(betas.to_vec()).unwrap();
+        let usual = schedule(&betas);
+        // Nothing of the image is left at the last timestep.
+        let zero_snr = schedule(&rescale_betas_zero_snr(&betas));
         let (elements, count) = (6, 3);
-        let stream = Stream { seed: 5, step: 0, stream: 0, sample: 0 };
+        let stream = Stream { seed: 5, step: 0, stream: Purpose::Arbitrary.into(), sample: 0 };
         let images: Vec<f64> =
             normals(stream, elements * count).into_iter().map(|z| mean + s2.sqrt() * f64::from(z)).collect();
         let probes: Vec<f32> = (0..images.len()).map(|i| if i % 3 == 0 { -1.0 } else { 1.0 }).collect();
-        for prediction_type in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction]
-        {
-            let flow = Flow::new(&schedule, prediction_type).unwrap();
+        for (schedule, prediction_type) in [
+            (&usual, PredictionType::Epsilon),
+            (&usual, PredictionType::Sample),
+            (&usual, PredictionType::VPrediction),
+            (&zero_snr, PredictionType::Sample),
+            (&zero_snr, PredictionType::VPrediction),
+        ] {
+            let flow = Flow::new(schedule, prediction_type).unwrap();
             let network = async |x: &[f32], timestep: f32, probes: &[f32]| {
                 // The noise level, from the timestep as the network is told it.
-                let below = (timestep as usize).min(998);
-                let share = f64::from(timestep) - below as f64;
-                let log_sigma = (1.0 - share) * flow.log_sigmas[below] + share * flow.log_sigmas[below + 1];
+                let log_sigma = flow.curve.log_ratio(f64::from(timestep));
                 let abar = 1.0 / (1.0 + (2.0 * log_sigma).exp());
                 let (signal, noise) = (abar.sqrt(), (1.0 - abar).sqrt());
                 let slope = noise / (abar * s2 + 1.0 - abar);
@@ -227,13 +219,15 @@ mod tests {
             let run = flow.log_likelihood(network, &images, &probes, elements, 1e-5, |_| {});
             let (found, evaluations) = pollster::block_on(run).unwrap();
             // What is left of the image at T, a signal of 0.006, is taken for none: that leaves a small difference.
-            let variance = s2 + (2.0 * flow.log_sigmas[0]).exp();
+            let variance = s2 + (2.0 * flow.curve.ends()[0]).exp();
             for (found, image) in found.iter().zip(images.chunks_exact(elements)) {
                 let expected: f64 = image
                     .iter()
                     .map(|x| -0.5 * ((x - mean).powi(2) / variance + (TAU * variance).ln()))
                     .sum();
-                assert!((found - expected).abs() < 2e-3, "{prediction_type:?}: {found}, expected {expected}");
+                let limit = if schedule.has_zero_terminal_snr() { 5e-4 } else { 2e-3 };
+                let off = (found - expected).abs();
+                assert!(off < limit, "{prediction_type:?}: {found}, expected {expected}");
             }
             assert!(evaluations < 500, "{evaluations} evaluations");
         }

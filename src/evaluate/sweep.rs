@@ -121,7 +121,7 @@ impl Sweep {
             let scales = |request: &SampleRequest| {
                 (request.guidance.scale, request.guidance.classifier.as_ref().map(|(_, scale)| *scale))
             };
-            a.sampler.name == b.sampler.name && scales(a) == scales(b)
+            a.sampler == b.sampler && scales(a) == scales(b)
         };
         for requests in requests.chunk_by(is_same) {
             let mut denoiser = None;

@@ -8,12 +8,9 @@ use serde::Serialize;
 use super::network::Network;
 use super::{Estimate, EvaluateError, EvaluateRequest};
 use crate::device::Device;
-use crate::diffusion::{Schedule, SchedulerConfig, VarianceType};
-use crate::ops::philox::{Stream, normals};
+use crate::diffusion::{BoundCoefficients, Mixing, Schedule, SchedulerConfig, VarianceType};
 use crate::pipeline::Pipeline;
-
-/// Stream of the noise; step t of the generator is the noise of timestep t.
-const NOISE_STREAM: u32 = 1;
+use crate::random::{Purpose, Stream, normals};
 
 /// The bound on a set of images, in bits per dimension.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,17 +51,15 @@ pub async fn variational_bound(
         let channels = network.channels;
         sums.prior.extend(batch.images.chunks_exact(elements).map(|image| prior_bits(&schedule, image)));
         for t in 0..timesteps {
-            let [signal, noise, ..] = schedule.q_sample_coefficients(t, pipeline.scheduler.prediction_type);
+            let mixing = Mixing::at(schedule.alphas_cumprod(t));
             let x_t: Vec<f32> = (0..batch.count)
                 .into_par_iter()
                 .flat_map_iter(|n| {
                     let sample = (batch.first + n) as u32;
-                    let stream = Stream { seed: request.seed, step: t as u32, stream: NOISE_STREAM, sample };
+                    let stream = Purpose::Bound.into();
+                    let stream = Stream { seed: request.seed, step: t as u32, stream, sample };
                     let image = &batch.images[n * elements..][..elements];
-                    let eps = normals(stream, elements);
-                    let mix =
-                        |(x, eps): (&f32, f32)| (signal * f64::from(*x) + noise * f64::from(eps)) as f32;
-                    image.iter().zip(eps).map(mix).collect::<Vec<f32>>()
+                    mixing.mix(image, &normals(stream, elements))
                 })
                 .collect();
             let output = network.output(&x_t, t as f32).await?;
@@ -116,7 +111,7 @@ fn prior_bits(schedule: &Schedule, image: &[f32]) -> f64 {
 
 /// How one timestep's term follows from the network's output.
 struct Term {
-    coefficients: crate::ops::vlb_loss::Coefficients,
+    coefficients: BoundCoefficients,
     mean_of_x_start: f64,
     x_start_factors: [f64; 2],
     limit: f64,
@@ -176,7 +171,8 @@ mod tests {
         };
         let Ok(schedule) = scheduler.schedule() else { unreachable!("the schedule is sound") };
         let elements = 50_000;
-        let draw = |step: u32| normals(Stream { seed: 4, step, stream: 0, sample: 0 }, elements);
+        let draw =
+            |step: u32| normals(Stream { seed: 4, step, stream: Purpose::Bound.into(), sample: 0 }, elements);
         // Rounded to 8 bits.
         let value =
             |z: f32| ((f64::from(z) * s2.sqrt() + 1.0) * 127.5).round().clamp(0.0, 255.0) / 127.5 - 1.0;
@@ -184,12 +180,8 @@ mod tests {
         let mut total = prior_bits(&schedule, &image);
         for t in 0..200 {
             let abar = schedule.alphas_cumprod(t);
-            let [signal, noise, ..] = schedule.q_sample_coefficients(t, scheduler.prediction_type);
-            let x_t: Vec<f32> = image
-                .iter()
-                .zip(draw(1 + t as u32))
-                .map(|(x, eps)| (signal * f64::from(*x) + noise * f64::from(eps)) as f32)
-                .collect();
+            let mixing = Mixing::at(abar);
+            let x_t = mixing.mix(&image, &draw(1 + t as u32));
             // The best eps, and the best variance as the network would say it.
             let of_x_start = 1.0 / (1.0 / s2 + abar / (1.0 - abar));
             let posterior = schedule.posterior(t);
@@ -199,7 +191,7 @@ mod tests {
             let v = if high > low { (2.0 * (best - low) / (high - low) - 1.0).clamp(-1.0, 1.0) } else { 0.0 };
             let output: Vec<f32> = x_t
                 .iter()
-                .flat_map(|&x| [noise * f64::from(x) / (abar * s2 + 1.0 - abar), v].map(|x| x as f32))
+                .flat_map(|&x| [mixing.noise * f64::from(x) / (abar * s2 + 1.0 - abar), v].map(|x| x as f32))
                 .collect();
             total += Term::new(&scheduler, &schedule, t, [1, 2]).bits(&image, &x_t, &output);
         }

@@ -16,6 +16,7 @@ pub use plan::{BufferRole, MemoryReport, Peak, Place, Plan, PlannedNode};
 pub use recompute::{recompute_cheap, recompute_segments};
 
 use crate::ops::Op;
+use crate::random::{Numbering, Purpose, StreamId, StreamIds};
 
 /// Element type of a tensor in memory; arithmetic on floats is in 32 bits whatever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -299,7 +300,7 @@ pub struct Graph {
     phase: Phase,
     segment: Option<Segment>,
     segments: usize,
-    streams: u32,
+    streams: StreamIds,
 }
 
 /// Flat buffers stay within WebGPU's default limit of 128 MiB a binding.
@@ -315,6 +316,11 @@ impl Graph {
     /// An empty graph.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty graph whose random nodes have streams of this numbering.
+    pub fn with_numbering(numbering: Numbering) -> Self {
+        Self { streams: StreamIds::new(numbering), ..Self::default() }
     }
 
     /// All nodes, in the order in which they run.
@@ -380,10 +386,9 @@ impl Graph {
         Node { op, inputs, outputs, path: self.path(), phase: self.phase, segment: self.segment }
     }
 
-    /// A stream number for a node that draws random numbers, different from every other node's.
-    pub fn random_stream(&mut self) -> u32 {
-        self.streams += 1;
-        self.streams
+    /// The stream of the next node that draws random numbers for `purpose`, different from every other node's.
+    pub fn random_stream(&mut self, purpose: Purpose) -> StreamId {
+        self.streams.next(purpose)
     }
 
     fn push(&mut self, name: &str, ty: TensorType, storage: Storage) -> ValueId {

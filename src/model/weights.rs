@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{Graph, Init, Layout, Parameter, ValueId};
-use crate::ops::philox::{Stream, normals};
-
-/// Stream numbers of initial weights; the nodes of a graph use small ones.
-const INIT_STREAM: u32 = 0x8000_0000;
+use crate::random::{Purpose, Stream, normals};
 
 /// A dense tensor of a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +73,7 @@ pub fn initial_weights(graph: &Graph, seed: u64) -> Vec<Vec<f32>> {
         .zip(graph.parameters())
         .map(|(index, parameter)| {
             let length = graph.ty(parameter.value).len();
-            let stream = Stream { seed, step: 0, stream: INIT_STREAM, sample: index };
+            let stream = Stream { seed, step: 0, stream: Purpose::InitialWeights.into(), sample: index };
             match parameter.init {
                 Init::Zeros => vec![0.0; length],
                 Init::Ones => vec![1.0; length],

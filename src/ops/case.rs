@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::philox::{Stream, normals};
 use super::{Cost, Op, Types, Variant};
 use crate::graph::{DType, TensorType};
+use crate::random::{Stream, StreamId, normals};
 
 /// One call with concrete shapes and contents.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ impl Fill {
     /// The contents, integers by their bits; `index` tells the operands of one case apart.
     pub fn data(&self, index: u32) -> Vec<f32> {
         let length = self.ty().len();
-        let stream = Stream { seed: 0x5eed, step: 0, stream: index, sample: 0 };
+        let stream = Stream { seed: 0x5eed, step: 0, stream: StreamId::of_word(index), sample: 0 };
         match self {
             Self::Normal { mean, std, .. } => {
                 normals(stream, length).into_iter().map(|z| mean + std * z).collect()

@@ -1,9 +1,10 @@
 //! Dropout, with a mask that is drawn again rather than stored.
 
 use super::cpu::par_rows;
-use super::philox::{Stream, elements_per_sample, expect_key, key_fill};
+use super::philox::{elements_per_sample, expect_key, key_fill};
 use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::random::{Purpose, Stream, StreamId};
 
 /// Sets each element to zero with probability `p` and scales the others by `1 / (1 - p)`.
 ///
@@ -20,13 +21,13 @@ pub fn dropout(
     if p == 0.0 {
         return Ok(x);
     }
-    let stream = graph.random_stream();
+    let stream = graph.random_stream(Purpose::Dropout);
     graph.apply_one(Forward { stream, p }, &[x, key_step_sample])
 }
 
 #[derive(Clone, Debug)]
 struct Forward {
-    stream: u32,
+    stream: StreamId,
     p: f32,
 }
 
@@ -102,7 +103,7 @@ impl Op for Forward {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    let op = |stream, p| Forward { stream, p };
+    let op = |word, p| Forward { stream: StreamId::of_word(word), p };
     vec![
         Case::new("ragged", op(9, 0.1), vec![Fill::normal([3, 5, 7]), key_fill()]),
         Case::new("drops most", op(2, 0.9), vec![Fill::normal([2, 3, 5, 6]), key_fill()]),

@@ -1,7 +1,7 @@
 //! Dynamic thresholding: how far the estimate of x_0 may reach, image by image.
 
 use super::philox::elements_per_sample;
-use super::reverse_step::{Update, X_0, coefficients_length};
+use super::reverse_step::{MAX_SLOTS, StepRow, coefficients_length};
 use super::{Case, Fill, Grid, Op, Operands, Types, Variant, expect};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
@@ -92,6 +92,9 @@ impl Op for Forward {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
+    let mut x = [0.0; 3 + MAX_SLOTS];
+    x[0] = 1.0;
+    let step = |x_0| StepRow { x_0, sigma: 0.0, log_range: 0.0, x, history: Vec::new() }.to_vec(1);
     let mut cases = Vec::new();
     for (name, shape, outputs, ratio, max) in [
         ("ragged", [3, 5, 3, 3], 1, 0.9, 100.0),
@@ -103,7 +106,7 @@ pub fn cases() -> Vec<Case> {
         let [samples, height, width, channels] = shape;
         // Of the images, one is within the range.
         let factors = [[1.3, -2.8], [0.1, 0.2], [-3.0, 0.5]];
-        let row = |n: usize| Update::new(factors[n % 3], X_0).coefficients(1);
+        let row = |n: usize| step(factors[n % 3]);
         let inputs = vec![
             Fill::normal([samples, height, width, outputs * channels]),
             Fill::Floats {
@@ -120,7 +123,7 @@ pub fn cases() -> Vec<Case> {
     let tied = [13.5; 2].into_iter().chain((1..=12u8).map(f32::from)).chain([20.0]);
     let beside = [7.0; 12].into_iter().chain([9.0, 11.0, 12.0]);
     let x = Fill::Floats { shape: vec![3, 5, 3, 1], data: sorted.chain(tied).chain(beside).collect() };
-    let rows = (0..3).flat_map(|_| Update::new([1.0, 0.0], X_0).coefficients(1)).collect();
+    let rows = (0..3).flat_map(|_| step([1.0, 0.0])).collect();
     let rows = Fill::Floats { shape: vec![3, coefficients_length(1)], data: rows };
     cases.push(Case::new(
         "ties",

@@ -1,16 +1,15 @@
 //! The forward process of diffusion, with the noise drawn on the device.
 
 use super::cpu::par_rows;
-use super::philox::{
-    EXTREME_STREAM, NORMAL_ERROR, Stream, elements_per_sample, expect_key, extremes, fill_normals, key_fill,
-};
+use super::philox::{EXTREME_STREAM, NORMAL_ERROR, elements_per_sample, expect_key, extremes, key_fill};
 use super::{Case, Fill, Grid, Op, Operands, Types, Variant, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::random::{Purpose, Stream, StreamId, fill_normals};
 
 /// Noised images and what the network is to predict, both of the shape of `x_start` `[N, H, W, C]`.
 ///
 /// Row n of `coefficients` `[N, 4]` holds the factors of x_start and eps in x_t, then those in the target
-/// (Ho et al. 2020, equation 4). `key_step_sample` is the generator's key, see [`super::philox`].
+/// (Ho et al. 2020, equation 4). `key_step_sample` is the generator's key, see [`Stream::key_step_sample`].
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.
@@ -20,19 +19,19 @@ pub fn q_sample(
     coefficients: ValueId,
     key_step_sample: ValueId,
 ) -> Result<(ValueId, ValueId), GraphError> {
-    let stream = graph.random_stream();
+    let stream = graph.random_stream(Purpose::QSample);
     let outputs = graph.apply(Forward { stream }, &[x_start, coefficients, key_step_sample])?;
     Ok((outputs[0], outputs[1]))
 }
 
 #[derive(Debug)]
 struct Forward {
-    stream: u32,
+    stream: StreamId,
 }
 
 impl Forward {
     /// Calls `row(n, elements, x_t of sample n, target of sample n)` with the sample's noise in x_t.
-    fn mix(operands: Operands<'_>, stream: u32, mix: impl Fn([f32; 4], f32, f32) -> (f32, f32)) {
+    fn mix(operands: Operands<'_>, stream: StreamId, mix: impl Fn([f32; 4], f32, f32) -> (f32, f32)) {
         let ([x_start, coefficients, key], [x_t, target]) = operands.split();
         let elements = elements_per_sample(x_t.ty);
         for (n, (x_t, target)) in
@@ -113,8 +112,8 @@ pub fn cases() -> Vec<Case> {
         vec![Fill::normal(shape), coefficients, key_fill()]
     };
     let mut cases = vec![
-        Case::new("ragged", Forward { stream: 3 }, inputs([3, 5, 3, 3])),
-        Case::new("image", Forward { stream: 4 }, inputs([4, 32, 32, 3])),
+        Case::new("ragged", Forward { stream: StreamId::of_word(3) }, inputs([3, 5, 3, 3])),
+        Case::new("image", Forward { stream: StreamId::of_word(4) }, inputs([4, 32, 32, 3])),
     ];
     for (name, key) in extremes() {
         let only_noise = Fill::Floats { shape: vec![1, 4], data: vec![0.0, 1.0, 0.0, 1.0] };

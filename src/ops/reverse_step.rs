@@ -1,14 +1,9 @@
 //! One step of the reverse process, for samplers that are linear in what they have at hand.
 
-mod combination;
-
-pub use combination::{Combination, OUTPUT, Update, X, X_0, history};
-
-use super::philox::{
-    EXTREME_STREAM, NORMAL_ERROR, Stream, elements_per_sample, expect_key, extremes, fill_normals, key_fill,
-};
+use super::philox::{EXTREME_STREAM, NORMAL_ERROR, elements_per_sample, expect_key, extremes, key_fill};
 use super::{Case, Fill, Grid, Input, Op, Operands, Output, Types, Variant, expect, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::random::{Stream, StreamId, fill_normals};
 
 /// Most values that a sampler can keep from step to step.
 pub const MAX_SLOTS: usize = 8;
@@ -21,12 +16,50 @@ pub const fn coefficients_length(slots: usize) -> usize {
     HEADER + (1 + slots) * (4 + slots)
 }
 
+/// The factors of x_0, x and the network's output in a value, and those of the values of the history.
+pub type Factors = [f64; 3 + MAX_SLOTS];
+
+/// What a step does with one image, in numbers; all that it reads is as it was before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepRow {
+    /// Factors of x and of the network's output in the estimate of x_0, before it is clamped.
+    pub x_0: [f64; 2],
+    /// Standard deviation of the noise that is added to x.
+    pub sigma: f64,
+    /// With learned variance: v in -1..1, the second half of the network's output, changes the standard deviation to
+    /// `sigma * exp(log_range * v)`; 0 elsewhere.
+    pub log_range: f64,
+    /// The next x, without its noise.
+    pub x: Factors,
+    /// The values of the history that change, by slot.
+    pub history: Vec<(usize, Factors)>,
+}
+
+impl StepRow {
+    /// One row of the `coefficients` that [`reverse_step`] reads, where `slots` values are kept.
+    pub fn to_vec(&self, slots: usize) -> Vec<f32> {
+        let mut numbers = vec![0.0; coefficients_length(slots)];
+        let rows =
+            || std::iter::once((0, &self.x)).chain(self.history.iter().map(|(slot, row)| (1 + slot, row)));
+        let is_read = |slot: &usize| rows().any(|(_, row)| row[3 + slot] != 0.0);
+        let reads: u32 = (0..slots).filter(is_read).map(|slot| 1 << slot).sum();
+        let [of_x, of_output] = self.x_0;
+        numbers[..HEADER].copy_from_slice(&[of_x, of_output, self.sigma, self.log_range, f64::from(reads)]);
+        for (index, row) in rows() {
+            let row_of = &mut numbers[HEADER + index * (4 + slots)..][..4 + slots];
+            row_of[0] = 1.0;
+            row_of[1..].copy_from_slice(&row[..3 + slots]);
+        }
+        numbers.into_iter().map(|number| number as f32).collect()
+    }
+}
+
 /// What a step reads beside x.
 #[derive(Clone, Copy, Debug)]
 pub struct StepInputs {
     /// The network's output `[N, H, W, C]`, or `[N, H, W, 2 C]` with learned variance.
     pub output: ValueId,
-    /// [`Update::coefficients`] of each sample, `[N, L]`.
+    /// [`StepRow::to_vec`] of each sample, `[N, L]`.
     pub coefficients: ValueId,
     /// For each sample the largest absolute value of x_0 before it is multiplied by a factor, and the factor: `[N, 2]`.
     pub limits: ValueId,
@@ -38,7 +71,7 @@ pub struct Noise {
     /// The generator's key: `(seed low, seed high, step, number of the first sample)`.
     pub key_step_sample: ValueId,
     /// The generator's stream, [`Graph::random_stream`].
-    pub stream: u32,
+    pub stream: StreamId,
 }
 
 /// Rewrites `x` `[N, H, W, C]` from x_t to x_{t-1}, and the values `history` `[slots, N, H, W, C]`, with noise drawn on the
@@ -77,7 +110,7 @@ pub fn reverse_step_injected(
 
 #[derive(Debug)]
 struct Forward {
-    stream: u32,
+    stream: StreamId,
     form: Form,
 }
 
@@ -117,7 +150,7 @@ impl Form {
         Ok(vec![x, history])
     }
 
-    fn variant(self, entry: &'static str, grid: Grid, types: Types<'_>, stream: u32) -> Variant {
+    fn variant(self, entry: &'static str, grid: Grid, types: Types<'_>, stream: StreamId) -> Variant {
         let x = &types.outputs[0];
         let elements = elements_per_sample(x);
         let params = vec![
@@ -227,7 +260,9 @@ impl Op for ForwardInjected {
         true
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        vec![self.form.variant("forward_injected", Grid::Invocations(types.outputs[0].len()), types, 0)]
+        // The stream is not read.
+        let stream = StreamId::of_word(0);
+        vec![self.form.variant("forward_injected", Grid::Invocations(types.outputs[0].len()), types, stream)]
     }
     fn tolerance(&self) -> f32 {
         3e-6
@@ -241,17 +276,30 @@ impl Op for ForwardInjected {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    let x_0 = [1.3, -0.8];
-    let ddpm = Update::new(x_0, 0.4 * X_0 + 0.6 * X).noise(0.3);
-    let unscaled = Update::new(x_0, 0.4 * X_0 + 0.6 * X).noise(1.0);
-    let ddim = Update::new(x_0, 0.4 * X_0 + 0.7 * OUTPUT);
-    let learned = Update { log_range: 0.4, ..ddpm.clone() };
+    // Factors of x_0, x and the output, and of some values of the history.
+    let factors = |now: [f64; 3], history: &[(usize, f64)]| {
+        let mut factors = [0.0; 3 + MAX_SLOTS];
+        factors[..3].copy_from_slice(&now);
+        history.iter().for_each(|&(slot, factor)| factors[3 + slot] = factor);
+        factors
+    };
+    let step = |x: Factors, history: Vec<(usize, Factors)>| StepRow {
+        x_0: [1.3, -0.8],
+        sigma: 0.0,
+        log_range: 0.0,
+        x,
+        history,
+    };
+    let ddpm = StepRow { sigma: 0.3, ..step(factors([0.4, 0.6, 0.0], &[]), vec![]) };
+    let unscaled = StepRow { sigma: 1.0, ..ddpm.clone() };
+    let ddim = step(factors([0.4, 0.0, 0.7], &[]), vec![]);
+    let learned = StepRow { log_range: 0.4, ..ddpm.clone() };
     // The values of the history change places, and one of them stays.
-    let multistep = Update::new(x_0, 0.4 * X_0 + 0.3 * X - 0.6 * history(0) + 0.2 * history(2))
-        .noise(0.3)
-        .keep(0, history(2) - 0.5 * X_0)
-        .keep(2, history(0) + 0.2 * X - 0.1 * OUTPUT);
-    let last = Update::new(x_0, 0.4 * X - 0.7 * history(7)).keep(7, history(6)).keep(6, OUTPUT);
+    let kept = vec![(0, factors([-0.5, 0.0, 0.0], &[(2, 1.0)])), (2, factors([0.0, 0.2, -0.1], &[(0, 1.0)]))];
+    let multistep = step(factors([0.4, 0.3, 0.0], &[(0, -0.6), (2, 0.2)]), kept);
+    let multistep = StepRow { sigma: 0.3, ..multistep };
+    let kept = vec![(7, factors([0.0; 3], &[(6, 1.0)])), (6, factors([0.0, 0.0, 1.0], &[]))];
+    let last = step(factors([0.0, 0.4, 0.0], &[(7, -0.7)]), kept);
     let ragged = [3, 5, 3, 3];
     let image = [4, 32, 32, 3];
     let mut cases = Vec::new();
@@ -267,7 +315,7 @@ pub fn cases() -> Vec<Case> {
     ] {
         let [samples, height, width, channels] = shape;
         let form = Form { channels, slots };
-        let coefficients = (0..samples).flat_map(|n| updates[n % 2].coefficients(slots)).collect();
+        let coefficients = (0..samples).flat_map(|n| updates[n % 2].to_vec(slots)).collect();
         let limits = (0..samples).flat_map(|n| [[1.0, 1.0], [60.0, 0.5], [f32::MAX, 1.0]][n % 3]).collect();
         let inputs = |last: Fill| {
             vec![
@@ -278,16 +326,17 @@ pub fn cases() -> Vec<Case> {
             ]
         };
         let targets = vec![Fill::offset(shape), Fill::normal([&[slots], &shape[..]].concat())];
-        let forward = Case::new(name, Forward { stream: 5, form }, inputs.clone()(key_fill()));
+        let forward =
+            Case::new(name, Forward { stream: StreamId::of_word(5), form }, inputs.clone()(key_fill()));
         let injected = Case::new(name, ForwardInjected { form }, inputs(Fill::normal(shape)));
         cases.push(Case { targets: targets.clone(), ..forward });
         cases.push(Case { targets, ..injected });
     }
     for (name, key) in extremes() {
-        let only_noise = Update::new([0.0, 0.0], 0.0 * X_0).noise(1.0).coefficients(1);
+        let only_noise = StepRow { x_0: [0.0; 2], sigma: 1.0, ..step(factors([0.0; 3], &[]), vec![]) };
         let inputs = vec![
             Fill::normal([1, 1, 2, 1]),
-            Fill::Floats { shape: vec![1, coefficients_length(1)], data: only_noise },
+            Fill::Floats { shape: vec![1, coefficients_length(1)], data: only_noise.to_vec(1) },
             Fill::Floats { shape: vec![1, 2], data: vec![1.0, 1.0] },
             key,
         ];

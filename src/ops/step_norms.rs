@@ -1,9 +1,10 @@
 //! Sizes that a sampler chooses its next step by, image by image.
 
-use super::philox::{Stream, elements_per_sample, expect_key, fill_normals, key_fill};
-use super::reverse_step::{Combination, Noise, OUTPUT, StepInputs, X, X_0, history};
+use super::philox::{elements_per_sample, expect_key, key_fill};
+use super::reverse_step::{Factors, MAX_SLOTS, Noise, StepInputs};
 use super::{Case, Fill, Grid, Op, Operands, Types, Variant, expect_shape};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::random::{Stream, StreamId, fill_normals};
 
 /// Numbers of a sample's measures before the combinations: see `kernels/step_norms.wgsl`.
 const HEADER: usize = 5;
@@ -13,16 +14,16 @@ pub const fn measures_length(slots: usize) -> usize {
     HEADER + 2 * (3 + slots)
 }
 
-/// What is measured of one image: the root of the mean over its elements of
+/// What is measured of one image, in numbers: the root of the mean over its elements of
 /// `(value / (absolute + relative max(|x|, |beside|)))^2`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measure {
+pub struct MeasureRow {
     /// Factors of x and of the network's output in the estimate of x_0, before it is clamped.
     pub x_0: [f64; 2],
     /// What is measured.
-    pub value: Combination,
+    pub value: Factors,
     /// What is compared with x.
-    pub beside: Combination,
+    pub beside: Factors,
     /// The absolute tolerance.
     pub absolute: f64,
     /// The relative tolerance.
@@ -31,20 +32,14 @@ pub struct Measure {
     pub noise: bool,
 }
 
-impl Measure {
-    /// The root of the mean square of `value`, and of the noise that follows.
-    pub fn norms(x_0: [f64; 2], value: Combination) -> Self {
-        Self { x_0, value, beside: X, absolute: 1.0, relative: 0.0, noise: true }
-    }
-
-    /// One row of the `measures` that [`step_norms`] reads.
-    pub fn to_row(&self, slots: usize) -> Vec<f32> {
+impl MeasureRow {
+    /// One row of the `measures` that [`step_norms`] reads, where `slots` values are kept.
+    pub fn to_vec(&self, slots: usize) -> Vec<f32> {
         let [of_x, of_output] = self.x_0;
         let noise = f64::from(u8::from(self.noise));
         let mut numbers = vec![of_x, of_output, self.absolute, self.relative, noise];
         for row in [&self.value, &self.beside] {
-            numbers.extend([row.x_0, row.x, row.output]);
-            numbers.extend(&row.history[..slots]);
+            numbers.extend(&row[..3 + slots]);
         }
         numbers.into_iter().map(|number| number as f32).collect()
     }
@@ -52,7 +47,7 @@ impl Measure {
 
 /// The size of what is measured and of the noise that the next update draws, `[N, 2]`.
 ///
-/// `x` is `[N, H, W, C]`, `history` `[slots, N, H, W, C]`, and `measures` holds [`Measure::to_row`] of each image. The
+/// `x` is `[N, H, W, C]`, `history` `[slots, N, H, W, C]`, and `measures` holds [`MeasureRow::to_vec`] of each image. The
 /// coefficients of `inputs` are not read.
 ///
 /// # Errors
@@ -70,7 +65,7 @@ pub fn step_norms(
 
 #[derive(Debug)]
 struct Forward {
-    stream: u32,
+    stream: StreamId,
 }
 
 impl Op for Forward {
@@ -140,15 +135,28 @@ impl Op for Forward {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    let error = Measure {
+    // Factors of x_0, x and the output, and of the first two values of the history.
+    let factors = |first: [f64; 5]| {
+        let mut factors = [0.0; 3 + MAX_SLOTS];
+        factors[..5].copy_from_slice(&first);
+        factors
+    };
+    let error = MeasureRow {
         x_0: [1.3, -0.8],
-        value: 0.3 * OUTPUT - 0.2 * history(1) + 0.1 * X_0,
-        beside: history(0),
+        value: factors([0.1, 0.0, 0.3, 0.0, -0.2]),
+        beside: factors([0.0, 0.0, 0.0, 1.0, 0.0]),
         absolute: 0.1,
         relative: 0.2,
         noise: false,
     };
-    let score = Measure::norms([1.3, -0.8], 0.5 * X - 0.7 * OUTPUT);
+    let score = MeasureRow {
+        value: factors([0.0, 0.5, -0.7, 0.0, 0.0]),
+        beside: factors([0.0, 1.0, 0.0, 0.0, 0.0]),
+        absolute: 1.0,
+        relative: 0.0,
+        noise: true,
+        ..error
+    };
     let mut cases = Vec::new();
     for (name, shape, slots, outputs) in [
         ("ragged", [3, 5, 3, 3], 2, 1),
@@ -157,7 +165,7 @@ pub fn cases() -> Vec<Case> {
         ("image", [4, 32, 32, 3], 7, 1),
     ] {
         let [samples, height, width, channels] = shape;
-        let measures = (0..samples).flat_map(|n| [&error, &score][n % 2].to_row(slots)).collect();
+        let measures = (0..samples).flat_map(|n| [&error, &score][n % 2].to_vec(slots)).collect();
         let limits = (0..samples).flat_map(|n| [[1.0, 1.0], [2.0, 0.5], [f32::MAX, 1.0]][n % 3]).collect();
         let inputs = vec![
             Fill::normal([samples, height, width, outputs * channels]),
@@ -167,7 +175,7 @@ pub fn cases() -> Vec<Case> {
             Fill::normal(shape),
             Fill::normal([&[slots], &shape[..]].concat()),
         ];
-        cases.push(Case::new(name, Forward { stream: 5 }, inputs));
+        cases.push(Case::new(name, Forward { stream: StreamId::of_word(5) }, inputs));
     }
     cases
 }

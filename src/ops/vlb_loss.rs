@@ -1,10 +1,6 @@
 //! The terms of the variational bound on the likelihood, as a loss of each sample.
 
-mod decoder;
-
 use rayon::prelude::*;
-
-pub use decoder::Bin;
 
 use super::cpu::par_rows;
 use super::philox::elements_per_sample;
@@ -12,82 +8,14 @@ use super::{
     Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_like, expect_shape,
 };
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
-
-/// What one term of the bound is made of; see `kernels/vlb_loss.wgsl` for the formula.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Coefficients {
-    /// Factor of (what the network should say - what it says) in (the posterior's mean - the model's).
-    pub mean_of_output: f64,
-    /// Logarithm of the posterior's variance.
-    pub log_variance: f64,
-    /// Logarithm of the model's variance where the network says v = -1 and v = 1; the second holds for a network that
-    /// says nothing of the variance.
-    pub model_log_variance: [f64; 2],
-    /// Whether this is the decoder's term, that of t = 0.
-    pub is_decoder: bool,
-}
-
-/// A term's share from one element, in nats, and its derivatives.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Term {
-    /// The share.
-    pub nats: f64,
-    /// Its derivative by the posterior's mean minus the model's.
-    pub d_difference: f64,
-    /// Its derivative by the logarithm of the model's variance.
-    pub d_log_variance: f64,
-}
-
-impl Coefficients {
-    /// A row of the `coefficients` input `[N, 5]`.
-    pub fn to_array(&self) -> [f32; 5] {
-        let [low, high] = self.model_log_variance;
-        let is_decoder = f64::from(u8::from(self.is_decoder));
-        [self.mean_of_output, self.log_variance, low, high, is_decoder].map(|value| value as f32)
-    }
-
-    fn from_array(row: &[f32]) -> Self {
-        let value = |i: usize| f64::from(row[i]);
-        Self {
-            mean_of_output: value(0),
-            log_variance: value(1),
-            model_log_variance: [value(2), value(3)],
-            is_decoder: row[4] != 0.0,
-        }
-    }
-
-    /// Logarithm of the model's variance for what the network says of it (Nichol and Dhariwal 2021, equation 15).
-    pub fn log_variance_of(&self, v: Option<f64>) -> f64 {
-        let [low, high] = self.model_log_variance;
-        v.map_or(high, |v| low + 0.5 * (v + 1.0) * (high - low))
-    }
-
-    /// The share of an element whose image is `x_start`, where the model's mean is `difference` below the posterior's.
-    pub fn term(&self, x_start: f64, difference: f64, log_variance: f64) -> Term {
-        if self.is_decoder {
-            let bin = Bin::of(x_start, difference, log_variance);
-            return Term {
-                nats: -bin.log_likelihood,
-                d_difference: -bin.d_difference,
-                d_log_variance: -bin.d_log_variance,
-            };
-        }
-        let excess = self.log_variance - log_variance;
-        let inverse = (-log_variance).exp();
-        let square = difference.powi(2) * inverse;
-        Term {
-            nats: 0.5 * (excess.exp() - excess - 1.0 + square),
-            d_difference: difference * inverse,
-            d_log_variance: 0.5 * (1.0 - excess.exp() - square),
-        }
-    }
-}
+use crate::normal::Nats;
 
 /// The term of the bound of each sample `[N]`, in bits per dimension.
 ///
 /// `prediction` is the network's output `[N, H, W, C]`, or `[N, H, W, 2 C]` where it says v of the variance in the second
-/// half of the channels; `truth` is what it should say, and `x_start` the images, both `[N, H, W, C]`. Row n of
-/// `coefficients` `[N, 5]` is [`Coefficients::to_array`]. With `freeze_mean` the loss teaches the variance alone, as the
+/// half of the channels; `truth` is what it should say, and `x_start` the images, both `[N, H, W, C]`. A row of
+/// `coefficients` `[N, 5]` holds the factor of truth - prediction in the difference of the means, the logarithm of the
+/// posterior's variance, those of the model's where v = -1 and v = 1, and whether this is the decoder's term. With `freeze_mean` the loss teaches the variance alone, as the
 /// hybrid loss wants it (Nichol and Dhariwal 2021, section 3.1). There is a gradient through the prediction only.
 ///
 /// # Errors
@@ -136,7 +64,8 @@ fn params(prediction: &TensorType, truth: &TensorType, freeze_mean: bool) -> Vec
 
 /// Elements of one sample.
 struct Sample<'a> {
-    coefficients: Coefficients,
+    /// The sample's row of coefficients.
+    row: [f64; 5],
     prediction: &'a [f32],
     truth: &'a [f32],
     x_start: &'a [f32],
@@ -146,13 +75,22 @@ struct Sample<'a> {
 
 impl Sample<'_> {
     /// The term's share of element `e`, and where in the prediction the element is.
-    fn term(&self, e: usize) -> (Term, usize) {
+    fn term(&self, e: usize) -> (Nats, usize) {
         let [channels, predicted] = self.channels;
         let p = e / channels * predicted + e % channels;
-        let k = &self.coefficients;
-        let difference = k.mean_of_output * (f64::from(self.truth[e]) - f64::from(self.prediction[p]));
-        let v = (predicted > channels).then(|| f64::from(self.prediction[p + channels]));
-        (k.term(f64::from(self.x_start[e]), difference, k.log_variance_of(v)), p)
+        let [mean_of_output, log_variance, low, high, is_decoder] = self.row;
+        let difference = mean_of_output * (f64::from(self.truth[e]) - f64::from(self.prediction[p]));
+        let model_log_variance = if predicted > channels {
+            low + 0.5 * (f64::from(self.prediction[p + channels]) + 1.0) * (high - low)
+        } else {
+            high
+        };
+        let term = if is_decoder == 0.0 {
+            Nats::divergence(log_variance, model_log_variance, difference)
+        } else {
+            Nats::of_value(f64::from(self.x_start[e]), difference, model_log_variance)
+        };
+        (term, p)
     }
 }
 
@@ -163,7 +101,7 @@ fn samples<'a>(inputs: &[super::Input<'a>]) -> impl IndexedParallelIterator<Item
     let elements = elements_per_sample(truth.ty);
     let predicted = elements_per_sample(prediction.ty);
     (0..truth.ty.shape[0]).into_par_iter().map(move |n| Sample {
-        coefficients: Coefficients::from_array(&coefficients.data[5 * n..][..5]),
+        row: std::array::from_fn(|i| f64::from(coefficients.data[5 * n + i])),
         prediction: &prediction.data[n * predicted..][..predicted],
         truth: &truth.data[n * elements..][..elements],
         x_start: &x_start.data[n * elements..][..elements],
@@ -252,10 +190,10 @@ impl Op for Backward {
                 let scale =
                     f64::from(d_per_sample.data[first + index]) / (std::f64::consts::LN_2 * elements as f64);
                 let [channels, predicted] = sample.channels;
-                let [low, high] = sample.coefficients.model_log_variance;
+                let [mean_of_output, _, low, high, _] = sample.row;
                 for e in 0..elements {
                     let (term, p) = sample.term(e);
-                    let d_mean = -scale * sample.coefficients.mean_of_output * term.d_difference;
+                    let d_mean = -scale * mean_of_output * term.d_difference;
                     d[p] = if self.freeze_mean { 0.0 } else { d_mean as f32 };
                     if predicted > channels {
                         d[p + channels] = (scale * 0.5 * (high - low) * term.d_log_variance) as f32;

@@ -6,12 +6,12 @@ use crate::conditions::Conditions;
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{BufferRole, Graph, GraphError, Phase, TensorType, ValueId};
 use crate::model::{Precision, prepare};
-use crate::ops::philox::Stream;
-use crate::ops::reverse_step::{Noise, StepInputs, Update, X, coefficients_length};
-use crate::ops::step_norms::{Measure, measures_length};
+use crate::ops::reverse_step::{Noise, StepInputs, coefficients_length};
+use crate::ops::step_norms::measures_length;
 use crate::ops::{dynamic_threshold, reverse_step, step_norms};
 use crate::pipeline::Pipeline;
-use crate::sampler::{Clip, Measured, Sampler, Step};
+use crate::random::{Purpose, Stream};
+use crate::sampler::{Clip, Measure, Measured, Sampler, Step, Update, X};
 
 /// The values of the graph by which it measures.
 struct Norms {
@@ -77,7 +77,7 @@ impl Denoiser {
                 }
             };
             let inputs = StepInputs { output, coefficients, limits };
-            let noise = Noise { key_step_sample, stream: graph.random_stream() };
+            let noise = Noise { key_step_sample, stream: graph.random_stream(Purpose::ReverseStep) };
             let mut norms = None;
             if sampler.measures {
                 let measures = graph.input("measures", TensorType::f32([batch, measures_length(slots)]));
@@ -176,8 +176,9 @@ impl Denoiser {
         let coefficients: Vec<f32> = images().flat_map(update).collect();
         let timesteps: Vec<f32> =
             images().map(|step| step.and_then(|step| step.timestep).unwrap_or(0.0) as f32).collect();
-        // Step 0 of the generator belongs to x_T.
-        let stream = Stream { seed, step: self.noises + 1, stream: 0, sample: first };
+        // The kernels know their stream.
+        let stream =
+            Stream { seed, step: self.noises + 1, stream: Purpose::ReverseStep.into(), sample: first };
         self.executor.write(self.coefficients, &coefficients)?;
         self.executor.write(self.key_step_sample, &stream.key_step_sample())?;
         if let Some(norms) = &self.norms {

@@ -3,12 +3,9 @@
 use super::{Denoiser, Images, LOW_RESOLUTION, SampleError, SampleRequest, check_finite};
 use crate::conditions::{Condition, Conditions, Numbers};
 use crate::device::Device;
-use crate::ops::philox::{Stream, normals};
 use crate::pipeline::Pipeline;
+use crate::random::{Purpose, Stream, normals};
 use crate::sampler::Measured;
-
-/// Stream of x_T; the nodes of a graph count from 1.
-const INIT_NOISE_STREAM: u32 = 0;
 
 /// What [`sample`] drew.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,6 +111,7 @@ pub(crate) async fn sample_with(
 
 /// x_T of images `first..first + count`.
 pub(super) fn init_noise(seed: u64, first: usize, count: usize, elements: usize) -> Vec<f32> {
-    let stream = |sample: usize| Stream { seed, step: 0, stream: INIT_NOISE_STREAM, sample: sample as u32 };
-    (first..first + count).flat_map(|sample| normals(stream(sample), elements)).collect()
+    let stream = Purpose::InitialNoise.into();
+    let of_image = |image: usize| Stream { seed, step: 0, stream, sample: image as u32 };
+    (first..first + count).flat_map(|image| normals(of_image(image), elements)).collect()
 }

@@ -1,22 +1,13 @@
 //! The forward process on the host: images with noise, to look at and to start from.
 
 use super::Images;
-use crate::diffusion::Schedule;
-use crate::ops::philox::{Stream, normals};
-
-/// Stream of the noise that is added to given images.
-const FORWARD_STREAM: u32 = 0x8000_0003;
+use crate::diffusion::{Mixing, Schedule};
+use crate::random::{Purpose, Stream, normals};
 
 /// The noise of image `index`, `elements` standard normals: a function of the seed and the index alone.
 pub(super) fn forward_noise(seed: u64, index: usize, elements: usize) -> Vec<f32> {
-    normals(Stream { seed, step: 0, stream: FORWARD_STREAM, sample: index as u32 }, elements)
-}
-
-/// sqrt(abar) x_0 + sqrt(1 - abar) eps (Ho et al. 2020, equation 4), element by element.
-pub(super) fn add_noise(x_start: &[f32], eps: &[f32], alpha_cumprod: f64) -> Vec<f32> {
-    let (signal, noise) = (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt());
-    let mix = |(x, eps): (&f32, &f32)| (signal * f64::from(*x) + noise * f64::from(*eps)) as f32;
-    x_start.iter().zip(eps).map(mix).collect()
+    let stream = Purpose::ForwardNoise.into();
+    normals(Stream { seed, step: 0, stream, sample: index as u32 }, elements)
 }
 
 /// The forward process of images `[N, H, W, C]` at chosen timesteps `[T]`: `[N T, H, W, C]`, an image's timesteps together.
@@ -33,7 +24,7 @@ pub fn forward_process(images: &Images, schedule: &Schedule, timesteps: &[usize]
     for (index, image) in images.data.chunks((h * w * c).max(1)).enumerate() {
         let eps = forward_noise(seed, index, image.len());
         for &t in timesteps {
-            data.extend(add_noise(image, &eps, schedule.alphas_cumprod(t)));
+            data.extend(Mixing::at(schedule.alphas_cumprod(t)).mix(image, &eps));
         }
     }
     Images { shape: [n * timesteps.len(), h, w, c], data }

@@ -3,9 +3,8 @@
 use super::SampleError;
 use crate::diffusion::PredictionType;
 use crate::model::LOGITS;
-use crate::ops::reverse_step::Update;
 use crate::pipeline::Pipeline;
-use crate::sampler::{NoiseLevels, Step};
+use crate::sampler::{NoiseLevels, Step, Update};
 
 /// How the network's output is guided towards the classes asked for.
 #[derive(Clone, Debug)]
@@ -141,9 +140,9 @@ impl Shift {
     /// The factor of the output's shift at timestep `t`, whole or not.
     fn at(&self, t: f64) -> f64 {
         let Self::Output { levels, prediction_type, scale } = self else { return 0.0 };
-        let alpha_cumprod = levels.at(t).alpha_cumprod;
-        let [_, of_output] = prediction_type.eps_factors(alpha_cumprod);
-        -scale * (1.0 - alpha_cumprod).sqrt() / of_output
+        let level = levels.at(t);
+        let [_, of_output] = prediction_type.eps_factors(level.alpha_cumprod);
+        -scale * level.sigma() / of_output
     }
 }
 

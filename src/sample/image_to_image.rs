@@ -1,8 +1,9 @@
 //! Image-to-image: noise an image part of the way, and denoise it again (Meng et al. 2022, "SDEdit").
 
-use super::forward_process::{add_noise, forward_noise};
+use super::forward_process::forward_noise;
 use super::{Images, SampleError, SampleProgress, SampleRequest, Sampled, sample};
 use crate::device::Device;
+use crate::diffusion::Mixing;
 use crate::pipeline::Pipeline;
 use crate::sampler::{Process, Steps};
 
@@ -25,11 +26,11 @@ pub async fn image_to_image(
         Steps::Fixed(steps) => steps.iter().find_map(|step| step.timestep).unwrap_or(0.0),
         Steps::Adaptive(_) => (pipeline.scheduler.num_train_timesteps - 1) as f64 * request.options.strength,
     };
-    let alpha_cumprod = process.noise_levels().at(timestep).alpha_cumprod;
+    let mixing = Mixing::at(process.noise_levels().at(timestep).alpha_cumprod);
     let elements: usize = images.shape[1..].iter().product();
     let noise = |index: usize| forward_noise(request.seed, index, elements);
     let noised = images.data.chunks(elements.max(1)).enumerate();
-    let data = noised.flat_map(|(index, image)| add_noise(image, &noise(index), alpha_cumprod)).collect();
+    let data = noised.flat_map(|(index, image)| mixing.mix(image, &noise(index))).collect();
     let request = SampleRequest {
         num_images: images.shape[0],
         init_noise: Some(Images { shape: images.shape, data }),

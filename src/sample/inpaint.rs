@@ -1,18 +1,13 @@
 //! Inpainting with a model that was not trained for it (Lugmayr et al. 2022, "RePaint").
 
 use super::draw::init_noise;
-use super::forward_process::add_noise;
 use super::request::check;
 use super::{Denoiser, Images, SampleError, SampleProgress, SampleRequest, check_finite};
 use crate::device::Device;
-use crate::diffusion::SchedulerConfig;
-use crate::ops::philox::{Stream, normals};
+use crate::diffusion::{Mixing, SchedulerConfig};
 use crate::pipeline::Pipeline;
+use crate::random::{Purpose, Stream, normals};
 use crate::sampler::{Sampler, SamplerOptions, Step, Steps};
-
-/// Streams of the noise of known pixels, and of steps back; see `forward_process` for the others.
-const KNOWN_STREAM: u32 = 0x8000_0004;
-const BACK_STREAM: u32 = 0x8000_0005;
 
 /// Moves of one run, which would take a tiny network days.
 const MOST_MOVES: usize = 10_000_000;
@@ -115,7 +110,7 @@ impl Path {
 
     /// After a step, replaces the known pixels in `x` by those of the image, noised as far.
     fn keep_known(&self, step: usize, x: &mut [f32], known: &[f32], mask: &[f32], noise: &[f32]) {
-        let noised = add_noise(known, noise, self.levels[step + 1]);
+        let noised = Mixing::at(self.levels[step + 1]).mix(known, noise);
         for ((x, known), mask) in x.iter_mut().zip(noised).zip(mask) {
             if *mask == 0.0 {
                 *x = known;
@@ -128,7 +123,7 @@ impl Path {
     /// x with the noise that leads back to before a step: q(x_t | x_s) for s < t, whose signal is less by the root of the
     /// ratio.
     fn back(&self, step: usize, x: &[f32], noise: &[f32]) -> Vec<f32> {
-        add_noise(x, noise, self.levels[step] / self.levels[step + 1])
+        Mixing::at(self.levels[step] / self.levels[step + 1]).mix(x, noise)
     }
 }
 
@@ -172,7 +167,8 @@ pub async fn inpaint(
         let range = first * elements..(first + here) * elements;
         let (known, mask) = (&images.data[range.clone()], &mask[range]);
         // All numbers of one move: those of image i depend on the seed, the move and i.
-        let noise = |stream: u32, step: usize| -> Vec<f32> {
+        let noise = |purpose: Purpose, step: usize| -> Vec<f32> {
+            let stream = purpose.into();
             let of_image = |image: usize| Stream { seed, step: step as u32, stream, sample: image as u32 };
             (first..first + here).flat_map(|image| normals(of_image(image), elements)).collect()
         };
@@ -184,12 +180,12 @@ pub async fn inpaint(
                 Move::Denoise(step) => {
                     denoiser.step(&path.steps[step..=step], seed, first as u32)?;
                     let mut x = denoiser.images().await?;
-                    path.keep_known(step, &mut x, known, mask, &noise(KNOWN_STREAM, number));
+                    path.keep_known(step, &mut x, known, mask, &noise(Purpose::KnownPixels, number));
                     denoiser.set_images(&x)?;
                 }
                 Move::Back(step) => {
                     let mut x = denoiser.images().await?;
-                    let noisier = path.back(step, &x[..here * elements], &noise(BACK_STREAM, number));
+                    let noisier = path.back(step, &x[..here * elements], &noise(Purpose::StepBack, number));
                     x[..here * elements].copy_from_slice(&noisier);
                     denoiser.set_images(&x)?;
                 }

@@ -1,7 +1,8 @@
 //! What a super-resolution model is given: smaller images, enlarged and noised.
 
-use super::forward_process::{add_noise, forward_noise};
+use super::forward_process::forward_noise;
 use super::{Images, SampleError};
+use crate::diffusion::Mixing;
 use crate::pipeline::Pipeline;
 
 /// The condition that holds them, enlarged and with their noise, `[N, H, W, C]`.
@@ -44,11 +45,11 @@ impl LowResolution {
             ));
         }
         let enlarged = model.enlarge(&self.images.data, c, height);
-        let alpha_cumprod = schedule.alphas_cumprod_after(self.augmentation);
+        let mixing = Mixing::at(schedule.alphas_cumprod_after(self.augmentation));
         let elements = enlarged.len() / n.max(1);
         let noised = enlarged.chunks(elements.max(1)).enumerate();
         Ok(noised
-            .flat_map(|(index, image)| add_noise(image, &forward_noise(seed, index, elements), alpha_cumprod))
+            .flat_map(|(index, image)| mixing.mix(image, &forward_noise(seed, index, elements)))
             .collect())
     }
 }

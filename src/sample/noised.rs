@@ -2,8 +2,8 @@
 
 use crate::device::{DeviceError, Executor};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
-use crate::ops::philox::Stream;
 use crate::ops::q_sample;
+use crate::random::Stream;
 
 /// The part of a graph that noises images, and what the host writes for it.
 #[derive(Clone, Copy, Debug)]

@@ -2,9 +2,8 @@
 //!
 //! The paper's alpha_t is alpha-bar here.
 
-use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps, Update, X_0};
 use crate::diffusion::Posterior;
-use crate::ops::reverse_step::{Update, X_0};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ddim",

@@ -1,9 +1,8 @@
 //! Deterministic inversion: from an image to the noise that `ddim` makes it of (Song, Meng and Ermon 2021, "Denoising
 //! Diffusion Implicit Models", section 4.3).
 
-use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps, Update, X_0};
 use crate::diffusion::PredictionType;
-use crate::ops::reverse_step::{Update, X_0};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ddim_inverse",

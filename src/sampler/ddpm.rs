@@ -1,8 +1,7 @@
 //! Ancestral sampling (Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models", algorithm 2).
 
-use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0};
 use crate::diffusion::{Posterior, VarianceType};
-use crate::ops::reverse_step::{Update, X, X_0};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ddpm",

@@ -3,8 +3,9 @@
 //! lambda = log(alpha / sigma) takes the place of time. In it the linear part of the ODE is solved exactly, and what is left
 //! is an integral of x_0, which the last two estimates extrapolate.
 
-use super::{Choice, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
-use crate::ops::reverse_step::{Combination, Update, X, X_0, history};
+use super::{
+    Choice, Combination, Guided, Level, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0, history,
+};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "dpmpp_2m",

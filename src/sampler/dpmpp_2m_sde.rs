@@ -2,8 +2,7 @@
 //! extrapolation of x_0 as the ODE solver in `dpmpp_2m.rs`, for the reverse SDE.
 
 use super::dpmpp_2m::extrapolated;
-use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
-use crate::ops::reverse_step::{Update, X, X_0};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "dpmpp_2m_sde",

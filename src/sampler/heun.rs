@@ -3,8 +3,7 @@
 //!
 //! The paper's x is x / alpha here, and its sigma is sigma / alpha.
 
-use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps};
-use crate::ops::reverse_step::{Update, X, X_0, history};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0, history};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "heun",

@@ -9,6 +9,7 @@
 //!
 //! Adding one takes one file and one line in [`ALL`].
 
+mod combination;
 mod ddim;
 mod ddim_inverse;
 mod ddpm;
@@ -23,11 +24,14 @@ mod pndm;
 mod process;
 mod run;
 mod unipc;
+mod update;
 
+pub use combination::{Combination, OUTPUT, X, X_0, history};
 pub use ode::TOLERANCES;
 pub use options::{Choice, Clip, SamplerError, SamplerOptions};
 pub use process::{Level, NoiseLevels, Process};
 pub use run::{Adaptive, Measured, Run, Step, Steps};
+pub use update::{Measure, Update};
 
 use crate::diffusion::SchedulerConfig;
 
@@ -56,6 +60,15 @@ pub struct Sampler {
     /// The steps from noise to image, in the order in which they are taken.
     pub steps: fn(&Process<'_>) -> Result<Steps, SamplerError>,
 }
+
+/// Samplers are the same where they have the same name.
+impl PartialEq for Sampler {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Sampler {}
 
 /// What classifier guidance moves in a step (Dhariwal and Nichol 2021).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

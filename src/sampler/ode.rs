@@ -8,11 +8,10 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Adaptive, Choice, Guided, Level, Measured, NoiseLevels, Process, Sampler, SamplerError, Step, Steps,
+    Adaptive, Choice, Combination, Guided, Level, Measure, Measured, NoiseLevels, Process, Sampler,
+    SamplerError, Step, Steps, Update, X, X_0, history,
 };
 use crate::diffusion::dormand_prince::{ERROR, NODES, STAGES};
-use crate::ops::reverse_step::{Combination, Update, X, X_0, history};
-use crate::ops::step_norms::Measure;
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ode",

@@ -2,9 +2,10 @@
 //! Equations", algorithms 3 and 5): ancestral steps, before each of which Langevin steps bring x closer to what its level
 //! of noise should look like.
 
-use super::{Adaptive, Choice, Guided, Level, Measured, Process, Sampler, SamplerError, Step, Steps};
-use crate::ops::reverse_step::{Update, X};
-use crate::ops::step_norms::Measure;
+use super::{
+    Adaptive, Choice, Guided, Level, Measure, Measured, Process, Sampler, SamplerError, Step, Steps, Update,
+    X,
+};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "pc",

@@ -2,9 +2,11 @@
 //! warms up by Runge-Kutta steps (the paper's F-PNDM, algorithm 2), and `plms`, which warms up by lower orders of the same
 //! linear multistep method (Rombach et al. 2022).
 
-use super::{Choice, Clip, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
+use super::{
+    Choice, Clip, Combination, Guided, Level, OUTPUT, Process, Sampler, SamplerError, Step, Steps, Update, X,
+    history,
+};
 use crate::diffusion::PredictionType;
-use crate::ops::reverse_step::{Combination, OUTPUT, Update, X, history};
 
 pub(super) const PNDM: Sampler = Sampler {
     name: "pndm",

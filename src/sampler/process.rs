@@ -1,8 +1,9 @@
 //! What every sampler starts from: the process that the model was trained on, and what the user chose.
 
-use super::{Clip, Sampler, SamplerError, SamplerOptions};
-use crate::diffusion::{PredictionType, Respacing, Schedule, SchedulerConfig, TimestepSpacing};
-use crate::ops::reverse_step::{Combination, OUTPUT, X, X_0};
+use super::{Clip, Combination, OUTPUT, Sampler, SamplerError, SamplerOptions, X, X_0};
+use crate::diffusion::{
+    Mixing, NoiseCurve, PredictionType, Respacing, Schedule, SchedulerConfig, TimestepSpacing,
+};
 
 /// A diffusion process, and how it is to be reversed.
 #[derive(Clone, Debug)]
@@ -33,12 +34,6 @@ pub struct Level {
 struct Reading {
     prediction_type: PredictionType,
     is_clipped: bool,
-}
-
-/// alpha-bar as the samplers see it that need a finite log(alpha / sigma): where the schedule leaves nothing of the image,
-/// what diffusers leaves.
-fn visible(alpha_cumprod: f64) -> f64 {
-    if alpha_cumprod > 0.0 { alpha_cumprod } else { 1.0 / f64::from(1 << 24) }
 }
 
 impl<'a> Process<'a> {
@@ -151,8 +146,9 @@ impl<'a> Process<'a> {
 
     /// The levels of these timesteps, and that of the image itself behind them; none is without any image.
     pub fn levels_to_image(&self, timesteps: &[usize]) -> Vec<Level> {
-        let seen = |level: Level| Level { alpha_cumprod: visible(level.alpha_cumprod), ..level };
-        let levels = timesteps.iter().map(|&t| seen(self.level(t)));
+        let visible =
+            |&t: &usize| Level { alpha_cumprod: self.schedule.visible_alphas_cumprod(t), ..self.level(t) };
+        let levels = timesteps.iter().map(visible);
         levels.chain([self.image()]).collect()
     }
 
@@ -180,12 +176,7 @@ impl<'a> Process<'a> {
 
     /// Levels of noise between the training timesteps.
     pub fn noise_levels(&self) -> NoiseLevels {
-        let log_ratio = |&alpha_cumprod: &f64| {
-            let alpha_cumprod = visible(alpha_cumprod);
-            ((1.0 - alpha_cumprod) / alpha_cumprod).ln() / 2.0
-        };
-        let log_ratios = self.schedule.all_alphas_cumprod().iter().map(log_ratio).collect();
-        NoiseLevels { log_ratios, reading: self.reading() }
+        NoiseLevels { curve: NoiseCurve::new(&self.schedule), reading: self.reading() }
     }
 
     fn reading(&self) -> Reading {
@@ -194,39 +185,22 @@ impl<'a> Process<'a> {
     }
 }
 
-/// The process between its training timesteps: log(sigma / alpha) lies on straight lines there, as in k-diffusion.
+/// The process between its training timesteps, see [`NoiseCurve`].
 #[derive(Clone, Debug)]
 pub struct NoiseLevels {
-    log_ratios: Vec<f64>,
+    curve: NoiseCurve,
     reading: Reading,
 }
 
 impl NoiseLevels {
     /// The level at a timestep, whole or not, from 0 to T - 1.
     pub fn at(&self, timestep: f64) -> Level {
-        let last = self.log_ratios.len() - 1;
-        let timestep = timestep.clamp(0.0, last as f64);
-        let low = (timestep.floor() as usize).min(last.saturating_sub(1));
-        let high = (low + 1).min(last);
-        let share = timestep - low as f64;
-        let log_ratio = self.log_ratios[low] + share * (self.log_ratios[high] - self.log_ratios[low]);
-        self.level(timestep, log_ratio.exp())
+        self.level(self.curve.clamp(timestep), self.curve.log_ratio(timestep).exp())
     }
 
     /// The level at which sigma / alpha has this value; outside of the schedule, with the timestep that is nearest.
     pub fn of_ratio(&self, ratio: f64) -> Level {
-        let log_ratio = ratio.ln();
-        // The number of timesteps with less noise.
-        let high = self.log_ratios.partition_point(|&lower| lower <= log_ratio);
-        let timestep = match high {
-            0 => 0.0,
-            high if high == self.log_ratios.len() => (high - 1) as f64,
-            high => {
-                let (low, up) = (self.log_ratios[high - 1], self.log_ratios[high]);
-                (high - 1) as f64 + (log_ratio - low) / (up - low)
-            }
-        };
-        self.level(timestep, ratio)
+        self.level(self.curve.timestep(ratio.ln()), ratio)
     }
 
     fn level(&self, timestep: f64, ratio: f64) -> Level {
@@ -237,12 +211,12 @@ impl NoiseLevels {
 impl Level {
     /// Factor of x_0 in x.
     pub fn alpha(self) -> f64 {
-        self.alpha_cumprod.sqrt()
+        Mixing::at(self.alpha_cumprod).signal
     }
 
     /// Factor of eps in x: its standard deviation.
     pub fn sigma(self) -> f64 {
-        (1.0 - self.alpha_cumprod).sqrt()
+        Mixing::at(self.alpha_cumprod).noise
     }
 
     /// sigma / alpha, the noise level of Karras et al. 2022: 0 for the image itself.

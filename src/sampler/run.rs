@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use super::SamplerError;
-use crate::ops::reverse_step::Update;
-use crate::ops::step_norms::Measure;
+use super::{Measure, SamplerError, Update};
 
 /// One step of the reverse process: the network is evaluated at x, then x and the values of the history change.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,8 +4,9 @@
 //! The network's output at the predicted x serves twice: it corrects that x, then predicts the next one. So a step costs
 //! one evaluation.
 
-use super::{Choice, Guided, Level, Process, Sampler, SamplerError, Step, Steps};
-use crate::ops::reverse_step::{Combination, Update, X, X_0, history};
+use super::{
+    Choice, Combination, Guided, Level, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0, history,
+};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "unipc",

@@ -13,9 +13,9 @@ use crate::evaluate::accuracy;
 use crate::graph::{Graph, GraphError, Phase, TensorType, ValueId};
 use crate::log::Log;
 use crate::model::{LOGITS, NamedValues, Network, SAMPLE, TIMESTEPS};
-use crate::ops::philox::Stream;
 use crate::ops::{cross_entropy, weighted_mean};
 use crate::pipeline::{Pipeline, Role};
+use crate::random::Stream;
 use crate::sample::Noised;
 
 /// The task of telling the class of images noised to timesteps uniform in 0..T, by cross-entropy.

@@ -11,19 +11,14 @@ use crate::checkpoint::TrainingState;
 use crate::conditions::{Condition, Numbers};
 use crate::data::Dataset;
 use crate::device::Executor;
-use crate::diffusion::{LearnedSchedule, Schedule, SchedulerConfig};
+use crate::diffusion::{LearnedSchedule, Mixing, Schedule, SchedulerConfig};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::log::Log;
 use crate::model::{Element, Input, NamedValues, Network, SAMPLE, SuperResolution, TIMESTEPS};
-use crate::ops::philox::Stream;
 use crate::ops::{concat, q_sample};
 use crate::pipeline::{Pipeline, Role};
+use crate::random::{Purpose, Stream};
 use crate::sample::Noised;
-
-/// Streams of which labels are dropped, and of the noise levels of smaller images; the top bit is set in those of initial
-/// weights too.
-const LABEL_STREAM: u32 = 0x8000_0001;
-const AUGMENTATION_STREAM: u32 = 0x8000_0002;
 
 /// The task of predicting the noise in images.
 #[derive(Clone, Debug)]
@@ -117,8 +112,10 @@ impl Denoise {
         else {
             return Some(condition.clone());
         };
-        let is_dropped =
-            |n: usize| f64::from(part.of_image(LABEL_STREAM, n).uniform(0)) < options.label_dropout;
+        let is_dropped = |n: usize| {
+            let stream = part.of_image(options.random_streams, Purpose::LabelDropout, n);
+            f64::from(stream.uniform(0)) < options.label_dropout
+        };
         let pairs = part.images.clone().zip(labels);
         let labels = pairs.map(|(n, &label)| if is_dropped(n) { none } else { label }).collect();
         Some(Condition::new(1, Numbers::Whole(labels)))
@@ -127,6 +124,7 @@ impl Denoise {
     /// Writes the smaller images of a part, enlarged, and how far each is noised.
     fn write_low(
         &self,
+        options: &TrainOptions,
         model: SuperResolution,
         [low, low_coefficients]: [ValueId; 2],
         executor: &mut Executor,
@@ -138,10 +136,11 @@ impl Denoise {
         executor.write(low, &model.enlarge(&shrunk, channels, height))?;
         let coefficients = |n: usize| {
             let levels = model.augmentation + 1;
-            let drawn = f64::from(part.of_image(AUGMENTATION_STREAM, n).uniform(0));
+            let stream = part.of_image(options.random_streams, Purpose::NoiseAugmentation, n);
+            let drawn = f64::from(stream.uniform(0));
             let level = ((drawn * levels as f64) as usize).min(model.augmentation);
-            let alpha_cumprod = self.schedule.alphas_cumprod_after(level);
-            [alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt(), 0.0, 0.0].map(|value| value as f32)
+            let mixing = Mixing::at(self.schedule.alphas_cumprod_after(level));
+            mixing.q_sample_row([0.0; 2]).map(|value| value as f32)
         };
         let factors: Vec<f32> = part.images.clone().flat_map(coefficients).collect();
         Ok(executor.write(low_coefficients, &factors)?)
@@ -258,7 +257,7 @@ impl Task for Denoise {
             }
         }
         match (inputs.low, self.network.super_resolution()) {
-            (Some(low), Some(model)) => self.write_low(model, low, executor, pixels, &part),
+            (Some(low), Some(model)) => self.write_low(options, model, low, executor, pixels, &part),
             _ => Ok(()),
         }
     }

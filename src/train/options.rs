@@ -8,6 +8,7 @@ use super::{LossType, Objective, Optimizer, TimestepSampling, TrainError};
 use crate::diffusion::LossWeighting;
 use crate::model::Precision;
 use crate::ops::adamw::AdamW;
+use crate::random::Numbering;
 
 /// How the learning rate goes on after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +125,9 @@ pub struct TrainOptions {
     pub precision: Precision,
     /// Decides initial weights, order of the data, timesteps, noise and all dropout.
     pub seed: u64,
+    /// Which numbers the streams have that are drawn from the seed. A resumed run keeps its own.
+    #[serde(default = "Numbering::of_older_checkpoints")]
+    pub random_streams: Numbering,
     /// Whether the reverse pass computes the inside of blocks again instead of keeping it: less memory, the same results.
     #[serde(default)]
     pub checkpointing: bool,
@@ -155,6 +159,7 @@ impl Default for TrainOptions {
             label_dropout: 0.0,
             precision: Precision::F32,
             seed: 0,
+            random_streams: Numbering::ByPurpose,
             checkpointing: false,
         }
     }
@@ -236,6 +241,20 @@ impl TrainOptions {
     pub fn to_json(&self) -> Result<serde_json::Value, TrainError> {
         serde_json::to_value(self)
             .map_err(|error| TrainError::Options(format!("the settings cannot be saved: {error}")))
+    }
+
+    /// The numbering of the random streams of a run whose settings a checkpoint keeps so.
+    ///
+    /// # Errors
+    /// [`TrainError::Options`] for a numbering that is not known here.
+    pub(super) fn random_streams_of(saved: &serde_json::Value) -> Result<Numbering, TrainError> {
+        let Some(name) = saved.get("random_streams") else { return Ok(Numbering::of_older_checkpoints()) };
+        serde_json::from_value(name.clone()).map_err(|_| {
+            TrainError::Options(format!(
+                "the checkpoint's random_streams are {name}, which this version does not know; go on with the version \
+                 that wrote it, or start anew"
+            ))
+        })
     }
 
     /// The optimiser's constants and the clip.

@@ -112,7 +112,9 @@ pub(super) fn check_resume<T: Task>(
         )));
     }
     // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
-    let mut now = run.options.to_json()?;
+    // The numbering of random streams is the run's own and no setting.
+    let random_streams = TrainOptions::random_streams_of(&state.options)?;
+    let mut now = TrainOptions { random_streams, ..run.options.clone() }.to_json()?;
     let mut then = match serde_json::from_value::<TrainOptions>(state.options.clone()) {
         Ok(then) => then.to_json()?,
         Err(_) => state.options.clone(),

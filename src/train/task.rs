@@ -12,8 +12,8 @@ use crate::diffusion::SchedulerConfig;
 use crate::graph::{Graph, ValueId};
 use crate::log::Log;
 use crate::model::Network;
-use crate::ops::philox::Stream;
 use crate::pipeline::{Pipeline, Role};
+use crate::random::{Numbering, Purpose, Stream};
 
 /// The loss in the graph of a training step.
 #[derive(Clone, Debug)]
@@ -53,9 +53,9 @@ impl Part<'_> {
         &self.batch.images[self.images.start * elements..self.images.end * elements]
     }
 
-    /// The random numbers of image `n` of the batch, of a stream of their own.
-    pub fn of_image(&self, stream: u32, n: usize) -> Stream {
-        Stream { stream, sample: n as u32, ..self.stream }
+    /// The random numbers of image `n` of the batch for a purpose.
+    pub fn of_image(&self, numbering: Numbering, purpose: Purpose, n: usize) -> Stream {
+        Stream { stream: numbering.stream(purpose), sample: n as u32, ..self.stream }
     }
 }
 

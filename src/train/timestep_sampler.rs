@@ -3,15 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Tensor, Tensors};
-use crate::ops::philox::Stream;
-
-/// Stream of the timesteps; the nodes of a graph count from 1.
-const STREAM: u32 = 0;
+use crate::random::{Numbering, Purpose, Stream};
 
 /// The numbers that the step after `done` steps draws. The generator counts steps in 32 bits; a run of four billion steps
 /// repeats its noise.
-pub(super) fn stream(seed: u64, done: u64) -> Stream {
-    Stream { seed, step: done as u32, stream: STREAM, sample: 0 }
+pub(super) fn stream(numbering: Numbering, seed: u64, done: u64) -> Stream {
+    Stream { seed, step: done as u32, stream: numbering.stream(Purpose::Timesteps), sample: 0 }
 }
 
 /// How timesteps are drawn.
@@ -163,7 +160,7 @@ pub(super) fn draw(
 mod tests {
     use super::*;
 
-    const STREAM: Stream = Stream { seed: 11, step: 3, stream: 0, sample: 0 };
+    const STREAM: Stream = Stream { seed: 11, step: 3, stream: Purpose::Timesteps.node(0), sample: 0 };
 
     /// Losses that differ by timestep and by time, enough for every timestep.
     fn warm(timesteps: usize) -> LossSecondMoments {

@@ -11,8 +11,8 @@ use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{Graph, MemoryReport, Plan};
 use crate::model::{Tensors, from_tensors, initial_weights};
 use crate::ops::loss_scale::LossScale;
-use crate::ops::philox::Stream;
 use crate::pipeline::Pipeline;
+use crate::random::Stream;
 
 /// The training step of one task and batch size, before it is prepared on a device.
 struct Step<T: Task> {
@@ -24,7 +24,7 @@ struct Step<T: Task> {
 impl<T: Task> Step<T> {
     fn build(task: &T, options: &TrainOptions) -> Result<Self, TrainError> {
         options.check()?;
-        let mut graph = Graph::new();
+        let mut graph = Graph::with_numbering(options.random_streams);
         let (TaskLoss { loss, per_sample }, inputs) = task.build(&mut graph, options)?;
         let training =
             TrainingGraph::new(&mut graph, loss, &per_sample, options.optimizer(), options.checkpointing)?;
@@ -60,9 +60,13 @@ impl<T: Task> Trainer<T> {
     pub async fn new(
         device: &Device,
         mut task: T,
-        options: TrainOptions,
+        mut options: TrainOptions,
         resume: Option<(Pipeline, TrainingState)>,
     ) -> Result<Self, TrainError> {
+        // A run goes on with the numbers that it began with.
+        if let Some((_, state)) = &resume {
+            options.random_streams = TrainOptions::random_streams_of(&state.options)?;
+        }
         let step = Step::build(&task, &options)?;
         task.begin(&options)?;
         let executor = device.prepare(&step.graph, &step.training.read_back()).await?;
@@ -178,7 +182,7 @@ impl<T: Task> Trainer<T> {
 
     /// The numbers that the next step draws.
     fn stream(&self) -> Stream {
-        timestep_sampler::stream(self.options.seed, self.done)
+        timestep_sampler::stream(self.options.random_streams, self.options.seed, self.done)
     }
 
     /// The plan of a step.

@@ -10,8 +10,8 @@ use crate::device::{Device, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::graph::PlannedNode;
 use crate::model::Network;
-use crate::ops::philox::{Stream, normals};
 use crate::ops::{Case, Cost, Types};
+use crate::random::{Purpose, Stream, normals};
 use crate::train::{Denoise, TrainError, TrainOptions, Trainer};
 
 /// Which calls of a training step to take.
@@ -43,7 +43,7 @@ pub(super) fn denoise(network: &Arc<dyn Network>) -> Result<Denoise, TrainError>
 /// [`WorkbenchError::Model`] for a model without a size.
 pub fn random_batch(network: &dyn Network, batch_size: usize) -> Result<Batch, WorkbenchError> {
     let length = batch_size * network.image()?.iter().product::<usize>();
-    let images = normals(Stream { seed: 1, step: 0, stream: 0, sample: 0 }, length);
+    let images = normals(Stream { seed: 1, step: 0, stream: Purpose::Arbitrary.into(), sample: 0 }, length);
     let labels = network
         .classes()
         .map(|(classes, _)| (0..batch_size).map(|image| (image % classes.max(1)) as u32).collect());

@@ -1,8 +1,7 @@
 //! A sampler's steps taken in f64 on the host, with any function for a network.
 
-use crate::ops::reverse_step::{MAX_SLOTS, Update};
-use crate::ops::step_norms::Measure;
-use crate::sampler::{Clip, Measured, SamplerError, Step, Steps};
+use crate::ops::reverse_step::MAX_SLOTS;
+use crate::sampler::{Clip, Measure, Measured, SamplerError, Step, Steps, Update};
 
 /// One image on its way from noise, and what its sampler has kept.
 #[derive(Clone, Debug)]

@@ -17,6 +17,7 @@ mod models;
 mod objectives;
 mod pairs;
 mod pipes;
+mod random_streams;
 mod recipes;
 mod resume;
 mod sample;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::diffusion::PredictionType;
-use crate::ops::philox::{Stream, normals};
+use crate::random::{Stream, StreamId, normals};
 
 /// Weights, means and standard deviations of the images, which have one pixel.
 const MIXTURE: [[f64; 3]; 2] = [[0.3, -0.6, 0.3], [0.7, 0.5, 0.2]];
@@ -199,7 +199,7 @@ fn inversion_leads_back_to_the_noise() {
 fn samples_have_the_moments_of_the_mixture() {
     const IMAGES: usize = 20_000;
     let drawn = |step: u32| {
-        let z = normals(Stream { seed: 9, step, stream: 1, sample: 0 }, IMAGES);
+        let z = normals(Stream { seed: 9, step, stream: StreamId::of_word(1), sample: 0 }, IMAGES);
         z.into_iter().map(f64::from).collect::<Vec<f64>>()
     };
     let noise: Vec<Vec<f64>> = (1..=500).map(drawn).collect();

@@ -1,25 +1,61 @@
-//! The discrete decoder: the probability that a normal distribution gives to the bin of an 8-bit value, in f64.
+//! Normal distributions, in f64: the divergence of one from another, and the probability that one gives to the bin of an
+//! 8-bit value; with derivatives.
 
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 
 /// Half the distance of two neighbouring 8-bit values, scaled to -1..1.
 const HALF_BIN: f64 = 1.0 / 255.0;
 
-/// The logarithm of a bin's probability, and its derivatives.
+/// A number of nats, and its derivatives.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bin {
-    /// In nats.
-    pub log_likelihood: f64,
-    /// By the value minus the mean.
+pub struct Nats {
+    /// The number.
+    pub nats: f64,
+    /// Its derivative by the difference of the means.
     pub d_difference: f64,
-    /// By the logarithm of the variance.
+    /// Its derivative by the logarithm of the model's variance.
     pub d_log_variance: f64,
+}
+
+impl Nats {
+    /// The divergence of a normal distribution with this variance from that of a model, whose mean is `difference` below.
+    pub(crate) fn divergence(log_variance: f64, model_log_variance: f64, difference: f64) -> Self {
+        let excess = log_variance - model_log_variance;
+        let inverse = (-model_log_variance).exp();
+        let square = difference.powi(2) * inverse;
+        Self {
+            nats: 0.5 * (excess.exp() - excess - 1.0 + square),
+            d_difference: difference * inverse,
+            d_log_variance: 0.5 * (1.0 - excess.exp() - square),
+        }
+    }
+
+    /// What the 8-bit value of `x_start` costs under a model whose mean is `difference` below it: minus the logarithm of
+    /// its bin's probability.
+    pub(crate) fn of_value(x_start: f64, difference: f64, model_log_variance: f64) -> Self {
+        let bin = Bin::of(x_start, difference, model_log_variance);
+        Self {
+            nats: -bin.log_likelihood,
+            d_difference: -bin.d_difference,
+            d_log_variance: -bin.d_log_variance,
+        }
+    }
+}
+
+/// The logarithm of a bin's probability, and its derivatives.
+struct Bin {
+    /// In nats.
+    log_likelihood: f64,
+    /// By the value minus the mean.
+    d_difference: f64,
+    /// By the logarithm of the variance.
+    d_log_variance: f64,
 }
 
 impl Bin {
     /// The bin of `x_start` in a normal distribution (Ho et al. 2020, equation 13): `difference` is x_start minus the
     /// mean. The bins of -1 and 1 reach to infinity.
-    pub fn of(x_start: f64, difference: f64, log_variance: f64) -> Self {
+    fn of(x_start: f64, difference: f64, log_variance: f64) -> Self {
         let inverse = (-0.5 * log_variance).exp();
         if HALF_BIN * inverse < 1e-5 && x_start.abs() <= 0.999 {
             // The density in the middle: what is neglected is of second order in the width.
@@ -112,6 +148,38 @@ mod tests {
             ] {
                 let off = (found - expected).abs() / expected.abs().max(1.0);
                 assert!(off < 1e-5, "{x} {difference} {log_variance}: {found}, expected {expected}");
+            }
+        }
+    }
+
+    /// Against the integral of p (log p - log q), and differences of it.
+    #[test]
+    fn the_divergence_is_its_integral() {
+        let integral = |log_variance: f64, model_log_variance: f64, difference: f64| {
+            let log_density = |x: f64, mean: f64, log_variance: f64| {
+                -0.5 * ((x - mean).powi(2) * (-log_variance).exp() + log_variance + TAU.ln())
+            };
+            let (count, width) = (20_000, 20.0 * (0.5 * log_variance).exp());
+            let at = |i: i32| {
+                let x = width * (f64::from(i) / f64::from(count) - 0.5);
+                let log_p = log_density(x, 0.0, log_variance);
+                log_p.exp() * (log_p - log_density(x, -difference, model_log_variance))
+            };
+            (0..=count).map(at).sum::<f64>() * width / f64::from(count)
+        };
+        for (log_variance, model, difference) in [(-2.0, -1.0, 0.3), (0.5, -0.5, -1.1), (-4.0, -4.0, 0.0)] {
+            let found = Nats::divergence(log_variance, model, difference);
+            let step = 1e-4;
+            let by = |d: f64, l: f64| integral(log_variance, model + l, difference + d);
+            for (found, expected) in [
+                (found.nats, by(0.0, 0.0)),
+                (found.d_difference, (by(step, 0.0) - by(-step, 0.0)) / (2.0 * step)),
+                (found.d_log_variance, (by(0.0, step) - by(0.0, -step)) / (2.0 * step)),
+            ] {
+                assert!(
+                    (found - expected).abs() < 1e-6,
+                    "{log_variance} {model}: {found}, expected {expected}"
+                );
             }
         }
     }
