@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use ddpm_gpu::checkpoint::{Classifier, Pipeline, resolve};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig, TimestepSpacing};
-use ddpm_gpu::output::{GridOptions, tile};
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
 use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
 
 use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, count_u64_in, finite_in};
 use super::checkpoint::CheckpointArgs;
-use super::images::{check_outputs, write_floats};
-use super::model::square;
+use super::images::{check_outputs, write_floats, write_grid};
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
@@ -160,9 +158,9 @@ impl SamplingArgs {
         self.model.load()
     }
 
-    /// Channels of the model's images, and their size.
-    pub(super) fn image_form(&self, pipeline: &Pipeline) -> anyhow::Result<(usize, usize)> {
-        Ok((pipeline.unet.image_channels(), square(pipeline.unet.image_size()?)?))
+    /// Channels of the model's images, and their height and width.
+    pub(super) fn image_form(&self, pipeline: &Pipeline) -> anyhow::Result<(usize, [usize; 2])> {
+        Ok((pipeline.unet.image_channels(), pipeline.unet.image_size()?))
     }
 
     /// What the library is asked for.
@@ -210,10 +208,7 @@ impl SamplingArgs {
 
     /// Writes the grid, in rows of `columns` unless the user says otherwise, and the floats.
     pub(super) fn write(&self, images: &Images, columns: Option<usize>) -> anyhow::Result<()> {
-        let columns = self.columns.or(columns);
-        let options = GridOptions { columns, ..GridOptions::default() };
-        tile(&images.data, images.shape, &options)?.write_png(&self.output)?;
-        eprintln!("wrote {}", self.output.display());
+        write_grid(&self.output, images, self.columns.or(columns))?;
         match &self.save_npy {
             Some(path) => write_floats(path, images),
             None => Ok(()),

@@ -7,7 +7,7 @@ use crate::checkpoint::Pipeline;
 /// The smaller images that a super-resolution model enlarges.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LowResolution {
-    /// `[N, low_size, low_size, C]`
+    /// `[N, h, w, C]`, of the model's `low_size`
     pub images: Images,
     /// Steps of the forward process by which they are noised (conditioning augmentation, Ho et al. 2021, section 4.2).
     pub augmentation: usize,
@@ -23,9 +23,9 @@ impl LowResolution {
                 "the model is none of super-resolution: it takes no low-resolution images".to_owned(),
             );
         };
-        let ([n, h, w, c], size) = (self.images.shape, model.low_size);
-        if [h, w, c] != [size, size, unet.image_channels()] {
-            let expected = [n, unet.image_channels(), size, size];
+        let ([n, h, w, c], [low_h, low_w]) = (self.images.shape, model.low_size.sides());
+        if [h, w, c] != [low_h, low_w, unet.image_channels()] {
+            let expected = [n, unet.image_channels(), low_h, low_w];
             return fault(format!(
                 "the low-resolution images are {:?}, the model takes {expected:?}",
                 [n, c, h, w]
@@ -39,8 +39,7 @@ impl LowResolution {
                 self.augmentation
             ));
         }
-        let [height, _] = unet.image_size()?;
-        let enlarged = model.enlarge(&self.images.data, c, height);
+        let enlarged = model.enlarge(&self.images.data, c, unet.image_size()?);
         let alpha_cumprod = schedule.alphas_cumprod_after(self.augmentation);
         let elements = enlarged.len() / n.max(1);
         let noised = enlarged.chunks(elements.max(1)).enumerate();

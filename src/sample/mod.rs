@@ -22,6 +22,7 @@ use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use crate::image_size::in_words;
 use crate::memory::{self, TooLarge};
 use crate::model::{ModelError, Precision, UNetInputs, WeightsError, from_tensors};
 use crate::ops::philox::{Stream, normals};
@@ -318,8 +319,8 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
     request.guidance.check(pipeline)?;
     match (&pipeline.unet.super_resolution, &request.low_resolution) {
         (Some(model), None) => {
-            let size = model.low_size;
-            return fault(format!("the model enlarges images of {size}x{size}: give low-resolution images"));
+            let size = in_words(model.low_size.sides());
+            return fault(format!("the model enlarges images of {size}: give low-resolution images"));
         }
         (_, Some(low)) if low.images.shape[0] != request.num_images => {
             return fault(format!(

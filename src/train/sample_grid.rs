@@ -78,6 +78,7 @@ fn first_images(
     let count = count.min(run.dataset.len());
     let Batch { images, labels } = Batch::read(&*run.dataset, 0..count)?;
     let shrunk = model.shrink(&images, [count, shape.height, shape.width, shape.channels]);
-    let images = Images { shape: [count, model.low_size, model.low_size, shape.channels], data: shrunk };
+    let [low_h, low_w] = model.low_size.sides();
+    let images = Images { shape: [count, low_h, low_w, shape.channels], data: shrunk };
     Ok((LowResolution { images, augmentation: 0 }, (!labels.is_empty()).then_some(labels)))
 }

@@ -376,7 +376,7 @@ impl Trainer {
             let [height, width] = self.config.image_size()?;
             let channels = self.config.image_channels();
             let shrunk = model.shrink(pixels, [images.len(), height, width, channels]);
-            executor.write(low, &model.enlarge(&shrunk, channels, height))?;
+            executor.write(low, &model.enlarge(&shrunk, channels, [height, width]))?;
             let coefficients = |n: usize| {
                 let levels = model.augmentation + 1;
                 let drawn = f64::from(of_image(AUGMENTATION_STREAM, n).uniform(0));

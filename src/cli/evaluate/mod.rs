@@ -21,7 +21,6 @@ use likelihood::{Nll, parse_nll};
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in, finite_in};
 use super::checkpoint::AverageArgs;
 use super::dataset::DatasetArgs;
-use super::model::square;
 use super::{DeviceArgs, one_of};
 
 /// Measure how likely a trained model finds images, and how good the images are that it draws
@@ -115,7 +114,6 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         (Some(pipeline), None) => (pipeline.unet.image_channels(), pipeline.unet.image_size()?),
         (None, None) => bail!("{}: no checkpoint", args.subject.display()),
     };
-    let size = square(size)?;
     let open = |name: &str| -> anyhow::Result<Arc<dyn Dataset>> {
         let options = |split| OpenOptions {
             channels: Some(channels),
@@ -153,7 +151,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         }),
         (Some(_), None) => {
             args.generated.check_given()?;
-            Some(Subject::images(&args.subject, [channels, size], args.num_images, open)?)
+            Some(Subject::images(&args.subject, (channels, size), args.num_images, open)?)
         }
     };
     if let Some(path) = &args.output {
