@@ -150,5 +150,6 @@ fn draw(dataset: &dyn Dataset, path: &std::path::Path) -> anyhow::Result<()> {
         bail!("there are no images to draw");
     }
     let shape = [places.len(), shape.height, shape.width, shape.channels];
-    write_grid(path, &Images { shape, data: pixels }, Some(COLUMNS))
+    let columns = output::columns_for(COLUMNS, shape[3]);
+    write_grid(path, &Images { shape, data: pixels }, Some(columns))
 }

@@ -6,7 +6,9 @@ use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::Pipeline;
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
 use ddpm_gpu::image_size::in_words;
-use ddpm_gpu::output::{FrameTimes, Grid, GridOptions, nhwc_to_nchw, tile, write_animation, write_npy};
+use ddpm_gpu::output::{
+    FrameTimes, Grid, GridOptions, columns_for, nhwc_to_nchw, tile, write_animation, write_npy,
+};
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
@@ -104,14 +106,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         sampled = sample(&device, model, request, &mut |state| progress.show(state)).await?;
         progress.finish();
     }
+    let channels = sampled.images.shape[3];
     let per_class = request.class_labels.is_some() && args.class_label.is_none();
     let classes = pipeline.unet.classes().unwrap_or(1);
-    let columns = args.columns.or_else(|| per_class.then(|| request.num_images.div_ceil(classes)));
+    let columns = args
+        .columns
+        .or_else(|| per_class.then(|| columns_for(request.num_images.div_ceil(classes), channels)));
     let grid = |images: &Images| -> anyhow::Result<Grid> {
         Ok(tile(&images.data, images.shape, &GridOptions { columns, ..GridOptions::default() })?)
     };
     grid(&sampled.images)?.write_png(&args.output)?;
-    wrote_grid(&args.output, sampled.images.shape[3]);
+    wrote_grid(&args.output, channels);
     if let Some(path) = &args.save_npy {
         let [n, h, w, c] = sampled.images.shape;
         write_npy(path, [n, c, h, w], &nhwc_to_nchw(&sampled.images.data, sampled.images.shape))?;

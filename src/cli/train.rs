@@ -41,7 +41,7 @@ pub(super) struct Args {
     /// Train a super-resolution model: from images of LOW pixels to the model's size. LOW is WIDTHxHEIGHT, or the short side
     /// alone: of 64x32, 16 is 32x16. Images of the data set are shrunk to LOW, enlarged again and given to the network as
     /// further channels (Ho et al. 2021, cascaded diffusion)
-    #[arg(long, value_name = "N|WxH", value_parser = parse_image_size)]
+    #[arg(long, value_name = "LOW", value_parser = parse_image_size)]
     super_resolution: Option<SampleSize>,
     /// With --super-resolution: the small images are noised by up to N steps of the forward process, so that the model does not
     /// rely on what another model draws badly; 200 by default, 0 for none

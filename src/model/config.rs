@@ -391,7 +391,9 @@ impl UNetConfig {
                 "it must divide the size of the images, which is {}, by the same number in both directions",
                 in_words(size)
             );
-            return Err(unsupported("_super_resolution.low_size", low_size, expected));
+            // 8x8 rather than 8, where the images have no single size
+            let found = if size[0] == size[1] { low_size.to_string() } else { in_words(low) };
+            return Err(unsupported("_super_resolution.low_size", found, expected));
         }
         Ok(())
     }

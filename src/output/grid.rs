@@ -49,6 +49,13 @@ pub fn describe_strips(channels: usize) -> Option<String> {
     (!is_colour(channels)).then(|| format!("each image is a strip of its {channels} channels in grey"))
 }
 
+/// Images in a row of a grid, of which `images` belong together: all of them, or of strips a part, so that what belongs
+/// together has rows of its own.
+pub fn columns_for(images: usize, channels: usize) -> usize {
+    let most = if is_colour(channels) { images } else { images.div_ceil(channels.max(1)) };
+    (1..=most).rev().find(|columns| images.is_multiple_of(*columns)).unwrap_or(1)
+}
+
 /// Whether an image of so many channels is seen as it is: grey, or red, green and blue.
 fn is_colour(channels: usize) -> bool {
     [1, 3].contains(&channels)
@@ -238,6 +245,8 @@ mod tests {
         assert!(grid.pixels.iter().zip(seen).all(|(&pixel, seen)| seen || pixel == GAP));
         assert_eq!(describe_strips(5).unwrap(), "each image is a strip of its 5 channels in grey");
         assert_eq!([1, 3].map(describe_strips), [None, None]);
+        assert_eq!([1, 2, 3, 4, 5, 8, 100].map(|channels| columns_for(8, channels)), [8, 4, 8, 2, 2, 1, 1]);
+        assert_eq!([columns_for(9, 4), columns_for(7, 2), columns_for(0, 2)], [3, 1, 1]);
         // About a square: 12 strips of 96 x 16 pixels and gaps.
         let grid = tile(&vec![0.0; 12 * 16 * 32 * 2], [12, 16, 32, 2], &GridOptions::default()).unwrap();
         assert_eq!((grid.width, grid.height), (2 * 130 + 6, 6 * 32 + 5 * 6));

@@ -8,7 +8,7 @@ use crate::data::Batch;
 use crate::diffusion::Respacing;
 use crate::log::Log;
 use crate::model::SuperResolution;
-use crate::output::{GridOptions, tile};
+use crate::output::{GridOptions, columns_for, tile};
 use crate::sample::{Images, LowResolution, SampleRequest, sample};
 use crate::sampler::{self, SamplerOptions};
 
@@ -56,8 +56,8 @@ pub(super) async fn draw(
         ..SampleRequest::new(ddim, &pipeline.scheduler)
     };
     let images = sample(&run.device, &pipeline, &request, &mut |_| {}).await?.images;
-    let grid =
-        tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
+    let columns = Some(columns_for(COLUMNS, images.shape[3]));
+    let grid = tile(&images.data, images.shape, &GridOptions { columns, ..Default::default() })?;
     let folder = run.output.join(SAMPLES_FOLDER);
     checkpoint::create_folder(&folder)?;
     let name = format!("step-{:06}.png", trainer.done());

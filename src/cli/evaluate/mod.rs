@@ -20,7 +20,7 @@ use likelihood::{Nll, parse_nll};
 
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in, finite_in};
 use super::checkpoint::AverageArgs;
-use super::dataset::DatasetArgs;
+use super::dataset::{DatasetArgs, doubts};
 use super::{DeviceArgs, one_of};
 
 /// Measure how likely a trained model finds images, and how good the images are that it draws
@@ -134,7 +134,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             }
             opened => opened,
         };
-        Ok(dataset.context("the images cannot be opened")?.into())
+        let dataset: Arc<dyn Dataset> = dataset.context("the images cannot be opened")?.into();
+        doubts(dataset.as_ref()).iter().for_each(|text| eprintln!("{name}: {text}"));
+        Ok(dataset)
     };
     let dataset = open(&args.dataset)?;
     // What is wrong is found before a device is opened or a file is written.

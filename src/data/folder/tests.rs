@@ -68,7 +68,7 @@ fn size_and_channels_default_to_the_first_image_and_colour() {
     let folder = tempfile::tempdir().unwrap();
     write_grey(&folder.path().join("a.png"), (5, 3), 51);
     let images = open(folder.path(), &OpenOptions::default()).unwrap();
-    assert_eq!(images.image_shape(), ImageShape { channels: 3, height: 3, width: 3 });
+    assert_eq!(images.image_shape(), ImageShape { channels: 3, height: 3, width: 5 });
     assert_eq!(read_all(images.as_ref()), [(2.0 * 0.2 - 1.0, None)]);
 }
 
