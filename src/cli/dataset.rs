@@ -61,7 +61,9 @@ pub(super) fn doubts(dataset: &dyn Dataset) -> Vec<String> {
         ));
     }
     let shape = dataset.image_shape();
-    if let Ok(original) = dataset.original(0) {
+    if !dataset.is_empty()
+        && let Ok(original) = dataset.original(0)
+    {
         let (own, size) = ([original.height, original.width], [shape.height, shape.width]);
         if are_swapped(own, size) {
             doubts.push(format!(

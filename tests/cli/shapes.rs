@@ -8,7 +8,7 @@ use super::support::Workspace;
 type Shape = [usize; 3];
 
 /// A wide shape and a tall one.
-const WIDE: Shape = [5, 4, 8];
+const WIDE: Shape = [5, 6, 12];
 const TALL: Shape = [2, 8, 4];
 
 /// Images of a data set.
@@ -66,10 +66,11 @@ fn picture(workspace: &Workspace, name: &str) -> (usize, usize, bool) {
     (info.width as usize, info.height as usize, info.color_type == png::ColorType::Grayscale)
 }
 
-/// Width and height of a grid of strips; images of 8 pixels are drawn six times as large.
+/// Width and height of a grid of strips, in which images are 48 pixels long.
 fn strips([c, h, w]: Shape, columns: usize, rows: usize) -> (usize, usize, bool) {
-    let strip = c * 6 * w + (c - 1) * 2;
-    (columns * strip + (columns - 1) * 6, rows * 6 * h + (rows - 1) * 6, true)
+    let scale = 48 / h.max(w);
+    let strip = c * scale * w + (c - 1) * 2;
+    (columns * strip + (columns - 1) * 6, rows * scale * h + (rows - 1) * 6, true)
 }
 
 const TRAIN: &str = "train --model model.json --device cpu --batch-size 3 --seed 1 --num-train-timesteps 10";
@@ -168,24 +169,27 @@ fn sheets_show_channels_and_sizes_are_width_and_height() {
     let workspace = workspace(WIDE);
     let said = workspace.succeeds("data images.npy --output sheet.png");
     for words in [
-        "axes [N, C, H, W], 5 channels of 8x4",
+        "axes [N, C, H, W], 5 channels of 12x6",
         "with --array-order nhwc they are [N, H, W, C]",
-        "as read: 8x4, 5 channels",
+        "as read: 12x6, 5 channels",
     ] {
         assert!(said.stdout.contains(words), "{}", said.stdout);
     }
     assert!(said.stderr.contains("a strip of its 5 channels"), "{}", said.stderr);
     assert_eq!(picture(&workspace, "sheet.png"), strips(WIDE, 2, 3));
     let said = workspace.succeeds("data images.npy --array-order nhwc --image-size 8x5").stdout;
-    assert!(said.contains("axes [N, H, W, C], 8 channels of 4x5") && said.contains("as read: 8x5"), "{said}");
+    assert!(
+        said.contains("axes [N, H, W, C], 12 channels of 6x5") && said.contains("as read: 8x5"),
+        "{said}"
+    );
     workspace.fails(
-        "data images.npy --image-size 4x8",
+        "data images.npy --image-size 6x12",
         1,
-        &["8x4, width x height", "4x8, whose sides are swapped"],
+        &["12x6, width x height", "6x12, whose sides are swapped"],
     );
     let line = format!("{TRAIN} --dataset images.npy --steps 1 --output run --image-size");
-    workspace.fails(&format!("{line} 4x8"), 1, &["images.npy", "4x8, whose sides are swapped"]);
-    workspace.fails(&format!("{line} 7x4"), 1, &["sample_size is 7x4", "multiples of 2, such as 8x4"]);
+    workspace.fails(&format!("{line} 6x12"), 1, &["images.npy", "6x12, whose sides are swapped"]);
+    workspace.fails(&format!("{line} 11x6"), 1, &["sample_size is 11x6", "multiples of 2, such as 12x6"]);
     workspace.fails(&format!("{line} 8,4"), 2, &["'8,4' for '--image-size", "width x height, such as 64x32"]);
     workspace.fails(&format!("{line} 8x8193"), 2, &["--image-size", "from 1 to 8192"]);
     // A data set of image files may have some of either form: a note.
@@ -218,12 +222,12 @@ fn rectangles_are_enlarged_in_proportion() {
     let small = "small --dataset images.npy --image-size 4x2 --steps 1 --sample-every 0";
     workspace.succeeds(&format!("{TRAIN} --output {small}"));
     workspace.succeeds(&format!("sample small --then run --num-images 2 --save-npy drawn.npy {DRAW}"));
-    assert_eq!(workspace.npy("drawn.npy").0, [2, 5, 4, 8]);
+    assert_eq!(workspace.npy("drawn.npy").0, [2, 5, 6, 12]);
     workspace.succeeds(&format!("sample small --num-images 2 --save-npy low.npy {DRAW}"));
     workspace.succeeds(&format!("sample run --low-resolution low.npy {DRAW}"));
     let line = line.replace("--output run", "--output bad");
-    workspace.fails(&format!("{line} 2x4"), 1, &["low_size is 2x4", "8x4, by the same number in both"]);
-    workspace.fails(&format!("{line} 2x2"), 1, &["low_size is 2x2", "8x4"]);
+    workspace.fails(&format!("{line} 2x4"), 1, &["low_size is 2x4", "12x6, by the same number in both"]);
+    workspace.fails(&format!("{line} 2x2"), 1, &["low_size is 2x2", "12x6"]);
     workspace.fails(
         &format!("sample run --num-images 2 {}", DRAW.replace("grid", "bad")),
         1,
