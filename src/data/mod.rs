@@ -194,7 +194,7 @@ impl ImageShape {
             what: "image size",
             expected: format!("1 to {LARGEST_SIDE} pixels a side and at most {MOST_ELEMENTS} numbers"),
             found: format!("{} with {channels} channels", in_words([height, width])),
-            advice: "choose a model with another sample_size".to_owned(),
+            advice: "take another size: where there is a model, that is its sample_size".to_owned(),
         })
     }
 }
