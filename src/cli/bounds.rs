@@ -40,8 +40,8 @@ pub(super) fn parse_image_size(text: &str) -> Result<SampleSize, String> {
     };
     found.ok_or_else(|| {
         format!(
-            "it must be width x height, such as 64x32 for 32 rows of 64 pixels, or one number for a square; each from 1 \
-             to {LARGEST_SIDE}"
+            "it must be width x height, such as 64x32 for 32 rows of 64 pixels, or one number for a square; each from \
+             1 to {LARGEST_SIDE}"
         )
     })
 }

@@ -26,8 +26,8 @@ pub(super) struct Args {
     /// Contact sheet: a row for each of the first 16 classes, or 64 images that are spread over the data set
     #[arg(long, value_name = "FILE.png")]
     output: Option<PathBuf>,
-    /// Size of the images on the sheet, a model's: WIDTHxHEIGHT, such as 64x32, or one number for a square; by default that
-    /// of the first image
+    /// Size of the images on the sheet, a model's: WIDTHxHEIGHT, such as 64x32, or one number for a square; by
+    /// default that of the first image
     #[arg(long, value_name = "N|WxH", value_parser = parse_image_size)]
     image_size: Option<SampleSize>,
     /// Channels of the images on the sheet, a model's in_channels; by default the data set's own

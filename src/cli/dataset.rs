@@ -20,8 +20,8 @@ pub(super) struct DatasetArgs {
     /// Decoded images that may be kept in memory; those beyond it are kept in a file in the cache folder
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = count_in(0..=MOST))]
     data_memory: usize,
-    /// Order of the axes of an .npy or .npz array of images: nchw or nhwc. By default the one in which the channels are those
-    /// of the model, else 1, 3, 2 or 4, else the fewer; `data` says which was taken
+    /// Order of the axes of an .npy or .npz array of images: nchw or nhwc. By default the one in which the channels
+    /// are those of the model, else 1, 3, 2 or 4, else the fewer; `data` says which was taken
     #[arg(long, value_name = "nchw|nhwc", value_parser = |name: &str| one_of("orders", &ArrayOrder::ALL, name))]
     array_order: Option<ArrayOrder>,
 }
@@ -55,8 +55,8 @@ pub(super) fn doubts(dataset: &dyn Dataset) -> Vec<String> {
     if let Some(order) = dataset.other_order() {
         let name = ArrayOrder::ALL.iter().find(|(_, known)| *known == order).map_or("", |(name, _)| name);
         doubts.push(format!(
-            "note: the axes were taken for {}, which the shape of the array leaves open; with --array-order {name} they are \
-             {order}",
+            "note: the axes were taken for {}, which the shape of the array leaves open; with --array-order {name} \
+             they are {order}",
             order.other()
         ));
     }
@@ -67,8 +67,8 @@ pub(super) fn doubts(dataset: &dyn Dataset) -> Vec<String> {
         let (own, size) = ([original.height, original.width], [shape.height, shape.width]);
         if are_swapped(own, size) {
             doubts.push(format!(
-                "note: the first image is {}, width x height, and is cropped to the proportions of {}: if its sides are \
-                 swapped, exchange width and height",
+                "note: the first image is {}, width x height, and is cropped to the proportions of {}: if its sides \
+                 are swapped, exchange width and height",
                 in_words(own),
                 in_words(size)
             ));

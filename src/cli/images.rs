@@ -19,8 +19,8 @@ pub(super) const SOURCES: &str = "an image file, a folder of images, an .npy arr
 
 /// Images of an image file, an .npy file, a folder or a data set: of the first `limit` images, where there are more.
 ///
-/// Image files are cropped to the proportions of `size`, height and width, and resized to it; arrays must have it. Without
-/// `channels`, a file has its own.
+/// Image files are cropped to the proportions of `size`, height and width, and resized to it; arrays must have it.
+/// Without `channels`, a file has its own.
 pub(super) fn read_images(
     source: &str,
     channels: Option<usize>,
@@ -34,8 +34,8 @@ pub(super) fn read_images(
         eprintln!("{source}: {understood}");
         if let Some(order) = other_order {
             eprintln!(
-                "note: {source}: the shape of the array leaves the order of its axes open; if it is {order}, transpose it, \
-                 such as by numpy.moveaxis"
+                "note: {source}: the shape of the array leaves the order of its axes open; if it is {order}, \
+                 transpose it, such as by numpy.moveaxis"
             );
         }
         let n = n.min(limit);

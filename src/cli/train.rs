@@ -38,9 +38,9 @@ pub(super) struct Args {
     /// "No class" is one more row of the class embedding, the last
     #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = finite_in(0.0..1.0))]
     label_dropout: f64,
-    /// Train a super-resolution model: from images of LOW pixels to the model's size. LOW is WIDTHxHEIGHT, or the short side
-    /// alone: of 64x32, 16 is 32x16. Images of the data set are shrunk to LOW, enlarged again and given to the network as
-    /// further channels (Ho et al. 2021, cascaded diffusion)
+    /// Train a super-resolution model: from images of LOW pixels to the model's size. LOW is WIDTHxHEIGHT, or the
+    /// short side alone: of 64x32, 16 is 32x16. Images of the data set are shrunk to LOW, enlarged again and given to
+    /// the network as further channels (Ho et al. 2021, cascaded diffusion)
     #[arg(long, value_name = "LOW", value_parser = parse_image_size)]
     super_resolution: Option<SampleSize>,
     /// With --super-resolution: the small images are noised by up to N steps of the forward process, so that the model does not
@@ -142,8 +142,8 @@ fn low_size(low: SampleSize, size: [usize; 2]) -> anyhow::Result<[usize; 2]> {
     let SampleSize::Square(short_side) = low else { return Ok(low.sides()) };
     let Some(low) = SuperResolution::low_of(short_side, size) else {
         bail!(
-            "--super-resolution {short_side}: images of {} do not shrink to a short side of {short_side} in proportion; \
-             choose another, or give both as WIDTHxHEIGHT",
+            "--super-resolution {short_side}: images of {} do not shrink to a short side of {short_side} in \
+             proportion; choose another, or give both as WIDTHxHEIGHT",
             in_words(size)
         );
     };

@@ -38,8 +38,8 @@ pub(super) struct DataArgs {
     /// suits the data set
     #[arg(long, value_name = "PRESET|FILE")]
     pub(super) model: Option<String>,
-    /// Size of the images: WIDTHxHEIGHT, such as 64x32, or one number for a square; overrides the model's sample_size, which
-    /// in a config.json is [height, width]
+    /// Size of the images: WIDTHxHEIGHT, such as 64x32, or one number for a square; overrides the model's
+    /// sample_size, which in a config.json is [height, width]
     #[arg(long, value_name = "N|WxH", value_parser = parse_image_size)]
     pub(super) image_size: Option<SampleSize>,
     #[command(flatten)]

@@ -1,8 +1,9 @@
 //! Which axes of an array of images are which: one rule for datasets and for given images.
 //!
-//! `[N, H, W]` is grey. Of four axes the channels are the second or the last. Which of the two is decided by the first of
-//! these that holds for one of them alone: the channels and the size that are wanted; the wanted channels; 1 or 3
-//! channels; 2 or 4; fewer channels than the other. Where none does, they are the last. Only the last two are a guess.
+//! `[N, H, W]` is grey. Of four axes the channels are the second or the last. Which of the two is decided by the
+//! first of these that holds for one of them alone: the channels and the size that are wanted; the wanted channels; 1
+//! or 3 channels; 2 or 4; fewer channels than the other. Where none does, they are the last. Only the last two are a
+//! guess.
 
 use std::fmt;
 

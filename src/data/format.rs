@@ -63,7 +63,8 @@ pub(super) trait Pictures: Send + Sync {
         3
     }
 
-    /// The channels that a model may ask for. With 2, the pictures of files are grey with alpha, with 4 colour with alpha.
+    /// The channels that a model may ask for. With 2, the pictures of files are grey with alpha, with 4 colour with
+    /// alpha.
     fn offered_channels(&self) -> Vec<usize> {
         vec![1, 2, 3, 4]
     }

@@ -98,8 +98,8 @@ pub trait Dataset: Send + Sync {
         format!("{} [{index}]", self.name())
     }
 
-    /// What was taken for what, where there was a choice: the numbers and the axes of an array, such as "floats 0 to 1",
-    /// and channels.
+    /// What was taken for what, where there was a choice: the numbers and the axes of an array, such as "floats 0 to
+    /// 1", and channels.
     fn understood(&self) -> Option<&str> {
         None
     }

@@ -1,7 +1,7 @@
 //! NumPy's files: `.npy` with images, `.npz` with images and labels.
 //!
-//! Images are \[N, H, W\], \[N, H, W, C\] or \[N, C, H, W\], which `axes` tells apart, of integers, truth values or floats,
-//! in the ranges of `value_range`. They are read piece by piece and held in memory once.
+//! Images are \[N, H, W\], \[N, H, W, C\] or \[N, C, H, W\], which `axes` tells apart, of integers, truth values or
+//! floats, in the ranges of `value_range`. They are read piece by piece and held in memory once.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -220,8 +220,8 @@ fn understood(range: &ValueRange, axes: &Axes) -> String {
 
 /// The images of a dataset.
 ///
-/// A model that takes one or three channels gets grey or colour, with alpha over white where the array has a channel more;
-/// others get the channels as they are.
+/// A model that takes one or three channels gets grey or colour, with alpha over white where the array has a channel
+/// more; others get the channels as they are.
 fn pictures(images: Images, path: &Path, options: &OpenOptions) -> Result<Array, Problem> {
     let Images { shape, mut values, range, order } = images;
     let wanted =
@@ -271,8 +271,8 @@ pub struct ArrayImages {
 
 /// Reads the images of an `.npy` file as they are, in the ranges that a dataset may have.
 ///
-/// The shape is \[N, C, H, W\] or \[N, H, W, C\], by the rule of datasets, and must have `channels` and `size`, height and
-/// width, where these are given; \[N, H, W\] and \[H, W\] are grey.
+/// The shape is \[N, C, H, W\] or \[N, H, W, C\], by the rule of datasets, and must have `channels` and `size`,
+/// height and width, where these are given; \[N, H, W\] and \[H, W\] are grey.
 ///
 /// # Errors
 /// When the file cannot be read, has another shape, or numbers of which it is not clear what they stand for.

@@ -123,10 +123,11 @@ impl Picture {
     /// Writes the picture to `pixels`, \[H, W, C\] in \[-1, 1\], as an image of `shape`.
     ///
     /// The largest part in the middle with the proportions of `shape` is cut out and resized with the Catmull-Rom
-    /// (bicubic) filter, widened when it shrinks so that every pixel counts. As one or three channels, transparent parts
-    /// are laid over white; colour becomes grey by the luma of ITU-R BT.601, and grey becomes colour by repetition. As two
-    /// or four, the last one is alpha, 1 where the picture has none. Planes stay what they are. Values are taken as
-    /// stored: colour profiles and gamma are not applied. Pillow does the same on float images with its BICUBIC filter.
+    /// (bicubic) filter, widened when it shrinks so that every pixel counts. As one or three channels, transparent
+    /// parts are laid over white; colour becomes grey by the luma of ITU-R BT.601, and grey becomes colour by
+    /// repetition. As two or four, the last one is alpha, 1 where the picture has none. Planes stay what they are.
+    /// Values are taken as stored: colour profiles and gamma are not applied. Pillow does the same on float images
+    /// with its BICUBIC filter.
     pub(super) fn write(&self, shape: ImageShape, pixels: &mut [f32]) {
         match (self.layout, shape.channels) {
             (Layout::Planes(_), channels) => {

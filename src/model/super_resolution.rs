@@ -46,8 +46,8 @@ impl SuperResolution {
         out
     }
 
-    /// Enlarges images of the smaller size `[N, h, w, C]` to `[N, H, W, C]`, where `size` is H and W, bilinearly, pixels
-    /// being squares (PyTorch's `interpolate` with mode "bilinear" and `align_corners` false).
+    /// Enlarges images of the smaller size `[N, h, w, C]` to `[N, H, W, C]`, where `size` is H and W, bilinearly,
+    /// pixels being squares (PyTorch's `interpolate` with mode "bilinear" and `align_corners` false).
     pub fn enlarge(&self, images: &[f32], channels: usize, size: [usize; 2]) -> Vec<f32> {
         let [height, width] = size;
         let [low_h, low_w] = self.low_size.sides();

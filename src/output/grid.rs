@@ -63,8 +63,8 @@ fn is_colour(channels: usize) -> bool {
 
 /// Lays out images `[N, H, W, C]` with values in \[-1, 1\], row by row.
 ///
-/// Of one channel they are grey, of three colour. Of any other number an image becomes a strip: its channels in grey, side
-/// by side, the first on the left. Values outside are clamped, and NaN is black.
+/// Of one channel they are grey, of three colour. Of any other number an image becomes a strip: its channels in grey,
+/// side by side, the first on the left. Values outside are clamped, and NaN is black.
 ///
 /// # Errors
 /// [`OutputError::Unfit`] if there is no image, if the data is not of that shape, or if the picture would be
