@@ -13,6 +13,7 @@ pub mod evaluate;
 pub mod files;
 pub mod graph;
 mod hash;
+pub mod image_size;
 pub mod log;
 pub mod memory;
 pub mod model;

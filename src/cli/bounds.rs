@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 
 use clap::Command;
+use ddpm_gpu::image_size::LARGEST_SIDE;
+use ddpm_gpu::model::SampleSize;
 
 /// Most of anything that a flag counts; what memory allows is found later.
 pub(super) const MOST: usize = 1_000_000_000;
@@ -13,9 +15,6 @@ pub(super) const MOST_IMAGES: usize = 10_000_000;
 
 /// Most steps of a training run; what the host counts with 64 bits.
 pub(super) const MOST_STEPS: u64 = MOST as u64;
-
-/// The largest height and width of images.
-pub(super) const MOST_PIXELS: usize = 4096;
 
 /// The largest scale of guidance, and of what else multiplies what the network says.
 pub(super) const MOST_SCALE: f64 = 1e6;
@@ -28,6 +27,23 @@ pub(super) fn count_in(
         let found = text.trim().parse().ok().filter(|count| range.contains(count));
         found.ok_or_else(|| format!("it must be a whole number from {} to {}", range.start(), range.end()))
     }
+}
+
+/// A value parser of sizes of images: WIDTHxHEIGHT, or one number for a square.
+pub(super) fn parse_image_size(text: &str) -> Result<SampleSize, String> {
+    let side = |text: &str| text.trim().parse().ok().filter(|side| (1..=LARGEST_SIDE).contains(side));
+    let found = match text.split_once(['x', 'X']) {
+        None => side(text).map(SampleSize::Square),
+        Some((width, height)) => {
+            side(height).zip(side(width)).map(|(height, width)| SampleSize::Rectangle([height, width]))
+        }
+    };
+    found.ok_or_else(|| {
+        format!(
+            "it must be width x height, such as 64x32 for 32 rows of 64 pixels, or one number for a square; each from \
+             1 to {LARGEST_SIDE}"
+        )
+    })
 }
 
 /// As [`count_in`], of 64 bits on any machine.
@@ -113,6 +129,22 @@ mod tests {
         assert_eq!([parse("1"), parse("16")], [Ok(1), Ok(16)]);
         for wrong in ["0", "17", "-1", "1.5", "18446744073709551616", "", "x"] {
             assert_eq!(parse(wrong).unwrap_err(), "it must be a whole number from 1 to 16", "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_width_and_then_height() {
+        assert_eq!(parse_image_size("64x32"), Ok(SampleSize::Rectangle([32, 64])));
+        assert_eq!(parse_image_size(" 16 X 16 "), Ok(SampleSize::Rectangle([16, 16])));
+        assert_eq!(parse_image_size("28"), Ok(SampleSize::Square(28)));
+        for wrong in
+            ["0", "8193", "-1", "64x", "x32", "64x32x3", "64,32", "[32, 64]", "64*32", "", "4294967296"]
+        {
+            let message = parse_image_size(wrong).unwrap_err();
+            assert!(
+                message.contains("width x height") && message.contains("from 1 to 8192"),
+                "{wrong}: {message}"
+            );
         }
     }
 

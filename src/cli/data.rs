@@ -4,10 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Skipped, Split};
-use ddpm_gpu::output::{self, GridOptions};
+use ddpm_gpu::image_size::in_words;
+use ddpm_gpu::model::SampleSize;
+use ddpm_gpu::output;
+use ddpm_gpu::sample::Images;
 
-use super::bounds::{MOST_PIXELS, count_in};
-use super::dataset::{DatasetArgs, describe, describe_passed_over};
+use super::bounds::{MOST, count_in, parse_image_size};
+use super::dataset::{DatasetArgs, describe, describe_passed_over, doubts};
+use super::images::write_grid;
 
 /// Show what training sees in a data set
 ///
@@ -22,9 +26,13 @@ pub(super) struct Args {
     /// Contact sheet: a row for each of the first 16 classes, or 64 images that are spread over the data set
     #[arg(long, value_name = "FILE.png")]
     output: Option<PathBuf>,
-    /// Height and width of the images on the sheet, a model's sample_size; by default that of the first image
-    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_PIXELS))]
-    image_size: Option<usize>,
+    /// Size of the images on the sheet, a model's: WIDTHxHEIGHT, such as 64x32, or one number for a square; by
+    /// default that of the first image
+    #[arg(long, value_name = "N|WxH", value_parser = parse_image_size)]
+    image_size: Option<SampleSize>,
+    /// Channels of the images on the sheet, a model's in_channels; by default the data set's own
+    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST))]
+    channels: Option<usize>,
     /// Look at the held-out images instead of those for training
     #[arg(long)]
     test: bool,
@@ -44,7 +52,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         output::check_writable(path)?;
     }
     let options = OpenOptions {
-        image_size: args.image_size,
+        image_size: args.image_size.map(SampleSize::sides),
+        channels: args.channels,
         skip_bad_images: true,
         split: if args.test { Split::Test } else { Split::Train },
         ..args.data.options()
@@ -53,6 +62,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let survey = data::survey(dataset.as_ref());
     let shape = dataset.image_shape();
     println!("{}", describe(dataset.as_ref()));
+    for text in doubts(dataset.as_ref()) {
+        println!("{text}");
+    }
 
     if !dataset.classes().is_empty() {
         println!("\nclasses:");
@@ -61,17 +73,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             println!("  {label:4}  {name:width$}  {count:7}");
         }
     }
-    println!("\nsizes in the files:");
-    let sizes = survey.sizes.iter().map(|([width, height], &count)| (format!("{width}x{height}"), count));
+    println!("\nsizes in the files, width x height:");
+    let sizes = survey.sizes.iter().map(|(&[width, height], &count)| (in_words([height, width]), count));
     list(sizes.collect());
     println!("\ncolour in the files:");
     list(survey.modes.into_iter().collect());
-    println!(
-        "\nas read: {}x{}, {}",
-        shape.width,
-        shape.height,
-        if shape.channels == 1 { "grey" } else { "colour" }
-    );
+    println!("\nas read: {}, {}", in_words([shape.height, shape.width]), shape.mode());
     print_bad(&survey.bad);
     if let Some(text) = describe_passed_over(dataset.passed_over()) {
         println!("{text}");
@@ -79,7 +86,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 
     if let Some(path) = &args.output {
         draw(dataset.as_ref(), path)?;
-        eprintln!("drew {}", path.display());
     }
     Ok(())
 }
@@ -143,8 +149,7 @@ fn draw(dataset: &dyn Dataset, path: &std::path::Path) -> anyhow::Result<()> {
     if pixels.is_empty() {
         bail!("there are no images to draw");
     }
-    let size = [places.len(), shape.height, shape.width, shape.channels];
-    output::tile(&pixels, size, &GridOptions { columns: Some(COLUMNS), ..GridOptions::default() })?
-        .write_png(path)?;
-    Ok(())
+    let shape = [places.len(), shape.height, shape.width, shape.channels];
+    let columns = output::columns_for(COLUMNS, shape[3]);
+    write_grid(path, &Images { shape, data: pixels }, Some(columns))
 }

@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use ddpm_gpu::data::{self, ArrayImages, Batch, OpenOptions};
-use ddpm_gpu::output::{check_writable, nchw_to_nhwc, nhwc_to_nchw, read_npy, write_npy};
+use ddpm_gpu::output::{
+    GridOptions, check_writable, describe_strips, nchw_to_nhwc, nhwc_to_nchw, read_npy, tile, write_npy,
+};
 use ddpm_gpu::sample::Images;
+
+use super::dataset::doubts;
 
 /// How the help text describes what [`read_images`] takes.
 pub(super) const SOURCES: &str = "an image file, a folder of images, an .npy array [N, C, H, W] or [N, H, W, C], or \
@@ -15,18 +19,25 @@ pub(super) const SOURCES: &str = "an image file, a folder of images, an .npy arr
 
 /// Images of an image file, an .npy file, a folder or a data set: of the first `limit` images, where there are more.
 ///
-/// Image files are cropped to a square and resized to `size`; arrays must have it. Without `channels`, a file has its own.
+/// Image files are cropped to the proportions of `size`, height and width, and resized to it; arrays must have it.
+/// Without `channels`, a file has its own.
 pub(super) fn read_images(
     source: &str,
     channels: Option<usize>,
-    size: Option<usize>,
+    size: Option<[usize; 2]>,
     limit: usize,
 ) -> anyhow::Result<Images> {
     let path = Path::new(source);
     if path.extension().is_some_and(|found| found.eq_ignore_ascii_case("npy")) {
-        let ArrayImages { shape: [n, h, w, c], mut data, understood } =
+        let ArrayImages { shape: [n, h, w, c], mut data, understood, other_order } =
             data::read_array(path, channels, size)?;
         eprintln!("{source}: {understood}");
+        if let Some(order) = other_order {
+            eprintln!(
+                "note: {source}: the shape of the array leaves the order of its axes open; if it is {order}, \
+                 transpose it, such as by numpy.moveaxis"
+            );
+        }
         let n = n.min(limit);
         data.truncate(n * h * w * c);
         return Ok(Images { shape: [n, h, w, c], data });
@@ -37,6 +48,9 @@ pub(super) fn read_images(
     }
     let options = OpenOptions { channels, image_size: size, ..OpenOptions::default() };
     let dataset = data::open(source, &options)?;
+    for text in doubts(&*dataset) {
+        eprintln!("{source}: {text}");
+    }
     if let Some(understood) = dataset.understood() {
         eprintln!("{source}: {understood}");
     }
@@ -69,6 +83,20 @@ pub(super) fn write_floats(path: &Path, images: &Images) -> anyhow::Result<()> {
     write_npy(path, [n, c, h, w], &nhwc_to_nchw(&images.data, images.shape))?;
     eprintln!("wrote {}", path.display());
     Ok(())
+}
+
+/// Writes a grid of images as a PNG, and says so.
+pub(super) fn write_grid(path: &Path, images: &Images, columns: Option<usize>) -> anyhow::Result<()> {
+    let options = GridOptions { columns, ..GridOptions::default() };
+    tile(&images.data, images.shape, &options)?.write_png(path)?;
+    wrote_grid(path, images.shape[3]);
+    Ok(())
+}
+
+/// Says that a picture of images of so many channels was written, and what is seen in it.
+pub(super) fn wrote_grid(path: &Path, channels: usize) {
+    let strips = describe_strips(channels).map_or(String::new(), |strips| format!(": {strips}"));
+    eprintln!("wrote {}{strips}", path.display());
 }
 
 /// Looks whether files can be written, before the work is done that is to be in them.

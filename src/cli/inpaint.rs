@@ -74,7 +74,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         bail!("--mask has {} masks for {count} images; give one, or one for each image", masks.shape[0]);
     }
     let shares = shares(&args.mask, &masks.data)?;
-    let shares = shares.iter().cycle().take(count * size * size);
+    let shares = shares.iter().cycle().take(count * size[0] * size[1]);
     let mask = shares.flat_map(|&share| vec![share; channels]).collect();
     let request = sampling.request(&pipeline, &args.sampler, count)?;
     let device = sampling.open().await?;

@@ -25,14 +25,3 @@ pub(super) fn load(name: &str) -> anyhow::Result<UNetConfig> {
     network.count_parameters().with_context(|| name.to_owned())?;
     Ok(config)
 }
-
-/// The height and width of a model's images, of which both are the same: what is read is cropped to a square.
-pub(super) fn square([height, width]: [usize; 2]) -> anyhow::Result<usize> {
-    if height != width {
-        bail!(
-            "the model takes images of {width}x{height}, width x height; only square images can be read: choose a \
-             model with a square sample_size"
-        );
-    }
-    Ok(height)
-}

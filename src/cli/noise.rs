@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
-use ddpm_gpu::output::{GridOptions, tile};
+use ddpm_gpu::image_size::in_words;
+use ddpm_gpu::model::SampleSize;
 use ddpm_gpu::sample::forward_process;
 
-use super::bounds::{MOST_IMAGES, MOST_PIXELS, count_in, count_u64_in};
+use super::bounds::{MOST_IMAGES, count_in, count_u64_in, parse_image_size};
 use super::checkpoint::load_model;
-use super::images::{SOURCES, check_outputs, read_images, write_floats};
+use super::images::{SOURCES, check_outputs, read_images, write_floats, write_grid};
 use super::parse_list;
 
 /// Draw the forward process of an image: a strip with the image at chosen timesteps
@@ -30,9 +31,9 @@ pub(super) struct Args {
     /// Take the noise schedule of this model
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Height and width of the images; by default their own
-    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_PIXELS))]
-    image_size: Option<usize>,
+    /// Size of the images: WIDTHxHEIGHT, such as 64x32, or one number for a square; by default their own
+    #[arg(long, value_name = "N|WxH", value_parser = parse_image_size)]
+    image_size: Option<SampleSize>,
     /// At most so many images
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = count_in(1..=MOST_IMAGES))]
     num_images: usize,
@@ -69,21 +70,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(t) = timesteps.iter().find(|&&t| t > last) {
         bail!("--timesteps: there is no timestep {t}; the process has 0 to {last}");
     }
-    let images = read_images(&args.images, None, args.image_size, args.num_images)?;
+    let size = args.image_size.map(SampleSize::sides);
+    let images = read_images(&args.images, None, size, args.num_images)?;
     check_outputs([Some(&args.output), args.save_npy.as_ref()])?;
     let numbers = images.data.len().checked_mul(timesteps.len());
     if numbers.is_none_or(|numbers| numbers > MOST_NUMBERS) {
         let [n, h, w, _] = images.shape;
         bail!(
-            "{n} images of {w}x{h} at {} timesteps are more than {MOST_NUMBERS} numbers: give fewer --timesteps or \
+            "{n} images of {} at {} timesteps are more than {MOST_NUMBERS} numbers: give fewer --timesteps or \
              --num-images, or a smaller --image-size",
+            in_words([h, w]),
             timesteps.len()
         );
     }
     let noised = forward_process(&images, &schedule, &timesteps, args.seed);
-    let options = GridOptions { columns: Some(timesteps.len()), ..GridOptions::default() };
-    tile(&noised.data, noised.shape, &options)?.write_png(&args.output)?;
-    eprintln!("wrote {}", args.output.display());
+    write_grid(&args.output, &noised, Some(timesteps.len()))?;
     match &args.save_npy {
         Some(path) => write_floats(path, &noised),
         None => Ok(()),

@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use ddpm_gpu::conditions::{CLASS_LABELS, Conditions};
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
+use ddpm_gpu::image_size::in_words;
 use ddpm_gpu::model::LOGITS;
-use ddpm_gpu::output::{FrameTimes, Grid, GridOptions, nhwc_to_nchw, tile, write_animation, write_npy};
+use ddpm_gpu::output::{
+    FrameTimes, Grid, GridOptions, columns_for, nhwc_to_nchw, tile, write_animation, write_npy,
+};
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, LowResolution, SampleRequest, sample};
 use ddpm_gpu::sampler::{self, SamplerOptions};
 
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in};
 use super::checkpoint::{CheckpointArgs, load_model};
-use super::images::{SOURCES, check_outputs, read_floats, read_images};
+use super::images::{SOURCES, check_outputs, read_floats, read_images, wrote_grid};
 use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, warn_of};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
@@ -105,14 +108,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         sampled = sample(&device, model, request, &mut |state| progress.show(state)).await?;
         progress.finish();
     }
+    let channels = sampled.images.shape[3];
     let per_class = request.conditions.class_labels().is_some() && args.class_label.is_none();
     let classes = pipeline.denoiser()?.network.real_classes().unwrap_or(1);
-    let columns = args.columns.or_else(|| per_class.then(|| request.num_images.div_ceil(classes)));
+    let columns = args
+        .columns
+        .or_else(|| per_class.then(|| columns_for(request.num_images.div_ceil(classes), channels)));
     let grid = |images: &Images| -> anyhow::Result<Grid> {
         Ok(tile(&images.data, images.shape, &GridOptions { columns, ..GridOptions::default() })?)
     };
     grid(&sampled.images)?.write_png(&args.output)?;
-    eprintln!("wrote {}", args.output.display());
+    wrote_grid(&args.output, channels);
     if let Some(path) = &args.save_npy {
         let [n, h, w, c] = sampled.images.shape;
         write_npy(path, [n, c, h, w], &nhwc_to_nchw(&sampled.images.data, sampled.images.shape))?;
@@ -129,11 +135,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     let sampler = sampler::by_name(&args.sampler)?;
     let network = &pipeline.denoiser()?.network;
-    let [size, width, channels] = network.image()?;
+    let [height, width, channels] = network.image()?;
+    let size = [height, width];
     let init_noise = match &args.init_noise {
         None => None,
-        // A sampler that leads from images to noise starts from images, which are read as squares only.
-        Some(path) if sampler.inverts && size == width => {
+        // A sampler that leads from images to noise starts from images.
+        Some(path) if sampler.inverts => {
             let limit = args.num_images.unwrap_or(usize::MAX);
             let source = path.to_str().context("--init-noise: the path is not UTF-8; rename the file")?;
             Some(read_images(source, Some(channels), Some(size), limit)?)
@@ -208,7 +215,7 @@ fn low_resolution(args: &Args, pipeline: &Pipeline) -> anyhow::Result<Option<Low
     };
     let [_, _, channels] = network.image()?;
     let limit = args.num_images.unwrap_or(64);
-    let images = read_images(source, Some(channels), Some(model.low_size), limit)?;
+    let images = read_images(source, Some(channels), Some(model.low_size.sides()), limit)?;
     Ok(Some(LowResolution { images, augmentation: args.noise_augmentation.unwrap_or(0) }))
 }
 
@@ -228,21 +235,18 @@ fn stages(
         let Some(model) = network.super_resolution() else {
             bail!("--then: {} is no super-resolution model", folder.display());
         };
-        if size != [model.low_size; 2] || channels != next_channels {
-            let [height, width] = size;
+        let low = model.low_size.sides();
+        if size != low || channels != next_channels {
             bail!(
-                "--then: {} enlarges images of {low}x{low} with {} channels; those before it are {width}x{height} with \
-                 {channels}",
+                "--then: {} enlarges images of {} with {} channels; those before it are {} with {channels}",
                 folder.display(),
+                in_words(low),
                 next_channels,
-                low = model.low_size
+                in_words(size)
             );
         }
         // Filled in when the images are there.
-        let images = Images {
-            shape: [request.num_images, model.low_size, model.low_size, channels],
-            data: Vec::new(),
-        };
+        let images = Images { shape: [request.num_images, low[0], low[1], channels], data: Vec::new() };
         let augmentation = args.noise_augmentation.unwrap_or(model.augmentation / 2);
         let next_request = SampleRequest {
             conditions: match network.classes() {

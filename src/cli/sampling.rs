@@ -5,15 +5,13 @@ use std::path::PathBuf;
 use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig, TimestepSpacing};
-use ddpm_gpu::output::{GridOptions, tile};
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
 use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
 
 use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, count_u64_in, finite_in};
 use super::checkpoint::{CheckpointArgs, load_classifier};
-use super::images::{check_outputs, write_floats};
-use super::model::square;
+use super::images::{check_outputs, write_floats, write_grid};
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
@@ -159,10 +157,10 @@ impl SamplingArgs {
         self.model.load()
     }
 
-    /// Channels of the model's images, and their size.
-    pub(super) fn image_form(&self, pipeline: &Pipeline) -> anyhow::Result<(usize, usize)> {
+    /// Channels of the model's images, and their height and width.
+    pub(super) fn image_form(&self, pipeline: &Pipeline) -> anyhow::Result<(usize, [usize; 2])> {
         let [height, width, channels] = pipeline.denoiser()?.network.image()?;
-        Ok((channels, square([height, width])?))
+        Ok((channels, [height, width]))
     }
 
     /// What the library is asked for.
@@ -210,10 +208,7 @@ impl SamplingArgs {
 
     /// Writes the grid, in rows of `columns` unless the user says otherwise, and the floats.
     pub(super) fn write(&self, images: &Images, columns: Option<usize>) -> anyhow::Result<()> {
-        let columns = self.columns.or(columns);
-        let options = GridOptions { columns, ..GridOptions::default() };
-        tile(&images.data, images.shape, &options)?.write_png(&self.output)?;
-        eprintln!("wrote {}", self.output.display());
+        write_grid(&self.output, images, self.columns.or(columns))?;
         match &self.save_npy {
             Some(path) => write_floats(path, images),
             None => Ok(()),

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use anyhow::bail;
 use ddpm_gpu::data::Dataset;
 use ddpm_gpu::diffusion::MOST_TIMESTEPS;
-use ddpm_gpu::model::{Preset, SuperResolution, UNetConfig};
+use ddpm_gpu::image_size::in_words;
+use ddpm_gpu::model::{Preset, SampleSize, SuperResolution, UNetConfig};
+use ddpm_gpu::output::describe_strips;
 use ddpm_gpu::train::{Denoise, Run, TrainOptions, train};
 
 use objective::ObjectiveArgs;
 
 use super::DeviceArgs;
-use super::bounds::{MOST_PIXELS, MOST_STEPS, count_in, count_u64_in, finite_f32_in, finite_in};
+use super::bounds::{MOST_STEPS, count_in, count_u64_in, finite_f32_in, finite_in, parse_image_size};
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -37,10 +39,11 @@ pub(super) struct Args {
     /// "No class" is one more row of the class embedding, the last
     #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = finite_in(0.0..1.0))]
     label_dropout: f64,
-    /// Train a super-resolution model: from images of LOW x LOW pixels to the model's size. Images of the data set are shrunk
-    /// to LOW, enlarged again and given to the network as further channels (Ho et al. 2021, cascaded diffusion)
-    #[arg(long, value_name = "LOW", value_parser = count_in(1..=MOST_PIXELS))]
-    super_resolution: Option<usize>,
+    /// Train a super-resolution model: from images of LOW pixels to the model's size. LOW is WIDTHxHEIGHT, or the
+    /// short side alone: of 64x32, 16 is 32x16. Images of the data set are shrunk to LOW, enlarged again and given to
+    /// the network as further channels (Ho et al. 2021, cascaded diffusion)
+    #[arg(long, value_name = "LOW", value_parser = parse_image_size)]
+    super_resolution: Option<SampleSize>,
     /// With --super-resolution: the small images are noised by up to N steps of the forward process, so that the model does not
     /// rely on what another model draws badly; 200 by default, 0 for none
     #[arg(long, value_name = "N", requires = "super_resolution", value_parser = count_in(0..=MOST_TIMESTEPS))]
@@ -70,6 +73,7 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     let config = fit(model, dataset.as_ref(), &args)?;
     config.check()?;
     let options = options(&args)?;
+    let channels = config.image_channels();
     let task = Denoise::new(Arc::new(config), args.process.scheduler()?)?;
     let device = args.training.open(&args.device).await?;
     let run = Run {
@@ -85,6 +89,9 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     };
     if args.dry_run {
         return dry_run::run(&run, task).await;
+    }
+    if let Some(strips) = describe_strips(channels).filter(|_| run.sample_every > 0) {
+        eprintln!("sample grids: {strips}");
     }
     args.training.report_changes(&run.output, run.settings.as_deref());
     let mut watch = Watch::new("train", &args.training, &run.device.name())?;
@@ -118,7 +125,8 @@ fn fit(mut config: UNetConfig, dataset: &dyn Dataset, args: &Args) -> anyhow::Re
     if config.out_channels == model_channels {
         config.out_channels = args.process.variance_type.output_channels(model_channels);
     }
-    if let Some(low_size) = args.super_resolution {
+    if let Some(low) = args.super_resolution {
+        let low_size = SampleSize::of(low_size(low, config.image_size()?)?);
         config.in_channels = 2 * model_channels;
         config.super_resolution =
             Some(SuperResolution { low_size, augmentation: args.noise_augmentation.unwrap_or(200) });
@@ -127,6 +135,19 @@ fn fit(mut config: UNetConfig, dataset: &dyn Dataset, args: &Args) -> anyhow::Re
         config.dropout = dropout;
     }
     Ok(config)
+}
+
+/// Height and width of the small images of which a model makes images of `size`.
+fn low_size(low: SampleSize, size: [usize; 2]) -> anyhow::Result<[usize; 2]> {
+    let SampleSize::Square(short_side) = low else { return Ok(low.sides()) };
+    let Some(low) = SuperResolution::low_of(short_side, size) else {
+        bail!(
+            "--super-resolution {short_side}: images of {} do not shrink to a short side of {short_side} in \
+             proportion; choose another, or give both as WIDTHxHEIGHT",
+            in_words(size)
+        );
+    };
+    Ok(low)
 }
 
 fn options(args: &Args) -> anyhow::Result<TrainOptions> {

@@ -8,6 +8,7 @@ use anyhow::Context;
 use ddpm_gpu::data::{self, DataError, Dataset, OpenOptions, Split};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::files::read_regular_text;
+use ddpm_gpu::image_size::LARGEST_SIDE;
 use ddpm_gpu::log::Scalars;
 use ddpm_gpu::model::{SampleSize, UNetConfig};
 use ddpm_gpu::train::{
@@ -16,12 +17,11 @@ use ddpm_gpu::train::{
 };
 
 use super::bounds::{
-    MOST, MOST_PIXELS, MOST_STEPS, above_up_to, count_in, count_u64_in, finite_f32_in, finite_in,
+    MOST, MOST_STEPS, above_up_to, count_in, count_u64_in, finite_f32_in, finite_in, parse_image_size,
 };
 use super::config::{self, ConfigArgs};
 use super::dashboard::{self, Dashboard};
-use super::dataset::{DatasetArgs, describe, describe_passed_over};
-use super::model::square;
+use super::dataset::{DatasetArgs, describe, describe_passed_over, doubts};
 use super::progress::Progress;
 use super::table::mib;
 use super::{DeviceArgs, PrecisionArgs, model, one_of};
@@ -38,9 +38,10 @@ pub(super) struct DataArgs {
     /// suits the data set
     #[arg(long, value_name = "PRESET|FILE")]
     pub(super) model: Option<String>,
-    /// Height and width of the images; overrides the model's
-    #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_PIXELS))]
-    pub(super) image_size: Option<usize>,
+    /// Size of the images: WIDTHxHEIGHT, such as 64x32, or one number for a square; overrides the model's
+    /// sample_size, which in a config.json is [height, width]
+    #[arg(long, value_name = "N|WxH", value_parser = parse_image_size)]
+    pub(super) image_size: Option<SampleSize>,
     #[command(flatten)]
     pub(super) files: DatasetArgs,
     /// Leave out images that cannot be read, and count them
@@ -116,7 +117,7 @@ pub(super) struct TrainingArgs {
     pub(super) random_flip: bool,
     /// Shift images at random by up to so many pixels in each direction; what comes in repeats the edge. The model learns to
     /// draw shifted images too
-    #[arg(long, default_value_t = 0, value_name = "PIXELS", value_parser = count_in(0..=MOST_PIXELS))]
+    #[arg(long, default_value_t = 0, value_name = "PIXELS", value_parser = count_in(0..=LARGEST_SIDE))]
     pub(super) random_shift: usize,
     /// Decides initial weights, order of the data, timesteps, noise and all dropout
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
@@ -159,7 +160,7 @@ impl DataArgs {
     pub(super) fn model(&self) -> anyhow::Result<UNetConfig> {
         let mut model = self.named_model()?;
         if let Some(size) = self.image_size {
-            model.sample_size = Some(SampleSize::Square(size));
+            model.sample_size = Some(SampleSize::of(size.sides()));
         }
         Ok(model)
     }
@@ -176,8 +177,9 @@ impl DataArgs {
     /// The images, of the shape that the model takes.
     pub(super) fn open(&self, model: &UNetConfig) -> anyhow::Result<Arc<dyn Dataset>> {
         let dataset: Arc<dyn Dataset> =
-            data::open(&self.dataset, &self.open_options(model, Split::Train)?)?.into();
+            data::open(&self.dataset, &self.open_options(model, Split::Train))?.into();
         eprintln!("data: {}", describe(dataset.as_ref()));
+        doubts(dataset.as_ref()).iter().for_each(|text| eprintln!("{text}"));
         if let Some(text) = describe_passed_over(dataset.passed_over()) {
             eprintln!("{text}");
         }
@@ -193,7 +195,7 @@ impl DataArgs {
     /// The images held out from training, where the data set has any; says why there are none where they cannot be
     /// read.
     pub(super) fn open_held_out(&self, model: &UNetConfig) -> anyhow::Result<Option<Arc<dyn Dataset>>> {
-        Ok(match data::open(&self.dataset, &self.open_options(model, Split::Test)?) {
+        Ok(match data::open(&self.dataset, &self.open_options(model, Split::Test)) {
             Ok(dataset) => Some(dataset.into()),
             Err(DataError::NoSplit { .. }) => None,
             Err(error) => {
@@ -203,19 +205,14 @@ impl DataArgs {
         })
     }
 
-    fn open_options(&self, model: &UNetConfig, split: Split) -> anyhow::Result<OpenOptions> {
-        let size = match model.sample_size {
-            Some(SampleSize::Square(size)) => Some(size),
-            Some(SampleSize::Rectangle(size)) => Some(square(size)?),
-            None => None,
-        };
-        Ok(OpenOptions {
+    fn open_options(&self, model: &UNetConfig, split: Split) -> OpenOptions {
+        OpenOptions {
             channels: Some(model.image_channels()),
-            image_size: size,
+            image_size: model.sample_size.map(SampleSize::sides),
             skip_bad_images: self.skip_bad_images,
             split,
             ..self.files.options()
-        })
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::DataError;
+use super::axes::ArrayOrder;
 use super::format::Pictures;
 use super::picture::{Layout, Picture, Samples};
 
@@ -18,8 +19,10 @@ pub(super) struct Array {
     pub(super) planar: bool,
     /// Pictures end to end.
     pub(super) values: Samples,
-    /// What the numbers were taken for, where there was a choice.
+    /// What numbers and axes were taken for, where there was a choice.
     pub(super) understood: Option<String>,
+    /// The order that the axes may have instead.
+    pub(super) other_order: Option<ArrayOrder>,
     /// \[N\], or empty without labels.
     pub(super) labels: Vec<u32>,
 }
@@ -72,7 +75,22 @@ impl Pictures for Array {
     }
 
     fn channels(&self) -> usize {
-        if matches!(self.layout, Layout::Grey | Layout::GreyAlpha) { 1 } else { 3 }
+        self.layout.colour_channels()
+    }
+
+    fn offered_channels(&self) -> Vec<usize> {
+        match self.layout {
+            Layout::Planes(channels) => vec![channels],
+            _ => vec![1, 3],
+        }
+    }
+
+    fn size(&self) -> Option<[usize; 2]> {
+        Some([self.height, self.width])
+    }
+
+    fn other_order(&self) -> Option<ArrayOrder> {
+        self.other_order
     }
 
     fn understood(&self) -> Option<&str> {

@@ -114,6 +114,7 @@ fn open(folder: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataE
         planar: true,
         values: Samples::Eight(values),
         understood: None,
+        other_order: None,
         labels,
     }))
 }

@@ -17,13 +17,12 @@ use self::cached::Cached;
 use super::format::Pictures;
 use super::picture::Picture;
 use super::{
-    Content, DataError, Dataset, ImageShape, OpenOptions, Original, PassedOver, Skipped, require,
-    require_read,
+    ArrayOrder, Content, DataError, Dataset, ImageShape, OpenOptions, Original, PassedOver, Skipped,
+    require_channels, require_read,
 };
 use crate::conditions::Conditions;
+use crate::image_size::{LARGEST_SIDE, are_swapped, in_words};
 
-/// The largest image size in pixels; it keeps the products of sizes far from overflow.
-const MAX_SIZE: usize = 8192;
 /// Files of up to this many bytes in all are decoded before training.
 const MAX_CHECKED_BYTES: u64 = 256 << 20;
 
@@ -32,6 +31,8 @@ pub(super) struct Decoded {
     name: String,
     pictures: Box<dyn Pictures>,
     shape: ImageShape,
+    /// What numbers, axes and channels were taken for.
+    understood: Option<String>,
     /// The pictures that are not left out.
     indices: Vec<usize>,
     skipped: Vec<Skipped>,
@@ -45,33 +46,34 @@ pub(super) struct Decoded {
 impl Decoded {
     /// Takes the pictures at the size and channels that the options ask for.
     ///
-    /// Without a wanted size, it is the short side of the first picture. Under `skip_bad_images` every picture is
-    /// decoded once here, and those that fail are left out.
+    /// Without a wanted size, it is that of the first picture. Under `skip_bad_images` every picture is decoded once
+    /// here, and those that fail are left out.
     pub(super) fn new(
         name: String,
         path: &Path,
         pictures: Box<dyn Pictures>,
         options: &OpenOptions,
     ) -> Result<Self, DataError> {
-        require(&name, "channels", options.channels, &[1, 3], "in_channels")?;
-        let size = match options.image_size {
-            Some(size @ 1..=MAX_SIZE) => size,
-            Some(size) => {
-                return Err(DataError::Unfit {
-                    dataset: name,
-                    what: "image size",
-                    expected: format!("1 to {MAX_SIZE}"),
-                    found: size.to_string(),
-                    advice: "choose a model with another sample_size".to_owned(),
-                });
+        require_channels(&name, options.channels, &pictures.offered_channels())?;
+        let [height, width] = match (options.image_size, pictures.size()) {
+            (Some(wanted), Some(size)) if are_swapped(wanted, size) => {
+                return Err(swapped_sides(name, wanted, size));
             }
-            None => {
+            (Some(wanted), _) => wanted,
+            (None, Some(size)) => size,
+            (None, None) => {
                 let picture = first_picture(pictures.as_ref(), path, options.skip_bad_images)?;
-                picture.width.min(picture.height).min(MAX_SIZE)
+                [picture.height, picture.width].map(|side| side.min(LARGEST_SIDE))
             }
         };
         let channels = options.channels.unwrap_or_else(|| pictures.channels());
-        let shape = ImageShape { channels, height: size, width: size };
+        let shape = ImageShape { channels, height, width }.check(&name)?;
+        let of_files = match channels {
+            2 if pictures.size().is_none() => Some("channels: grey, and alpha"),
+            4 if pictures.size().is_none() => Some("channels: red, green and blue, and alpha"),
+            _ => None,
+        };
+        let understood = pictures.understood().or(of_files).map(str::to_owned);
 
         let (memory, cache_file) = if pictures.is_decoded() {
             (Vec::new(), None)
@@ -91,6 +93,7 @@ impl Decoded {
             skipped: pictures.skipped().to_vec(),
             pictures,
             shape,
+            understood,
             memory,
             budget: AtomicUsize::new(options.memory_budget),
             cache_file,
@@ -197,7 +200,11 @@ impl Dataset for Decoded {
     }
 
     fn understood(&self) -> Option<&str> {
-        self.pictures.understood()
+        self.understood.as_deref()
+    }
+
+    fn other_order(&self) -> Option<ArrayOrder> {
+        self.pictures.other_order()
     }
 
     fn skipped(&self) -> &[Skipped] {
@@ -248,6 +255,18 @@ impl Dataset for Decoded {
 
     fn content_position(&self, index: usize) -> usize {
         self.indices[index]
+    }
+}
+
+/// The error of a size whose sides are those of the images, in the other order.
+fn swapped_sides(dataset: String, wanted: [usize; 2], found: [usize; 2]) -> DataError {
+    DataError::Unfit {
+        dataset,
+        what: "image size",
+        expected: format!("{}, width x height, as the images are", in_words(found)),
+        found: format!("{}, whose sides are swapped", in_words(wanted)),
+        advice: "give the width before the height; in the sample_size of a config.json the height is first"
+            .to_owned(),
     }
 }
 

@@ -9,7 +9,9 @@ use flate2::read::GzDecoder;
 
 use super::in_memory::InMemory;
 use super::picture::{Layout, Picture, Samples};
-use super::{DataError, Dataset, ImageShape, OpenOptions, Source, require, require_train};
+use super::{
+    DataError, Dataset, ImageShape, OpenOptions, Source, require_channels, require_square, require_train,
+};
 
 const NAME: &str = "digits";
 const FILE: &str = "digits.csv.gz (embedded)";
@@ -28,14 +30,14 @@ pub(super) const SOURCE: Source = Source {
 };
 
 fn open(options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
-    require(NAME, "image size", options.image_size, &[SIZE, ENLARGED_SIZE], "sample_size")?;
-    require(NAME, "channels", options.channels, &[1], "in_channels")?;
+    let wanted = require_square(NAME, options.image_size, [SIZE, ENLARGED_SIZE])?;
+    require_channels(NAME, options.channels, &[1])?;
     require_train(NAME, options.split, "all the digits are in the training split")?;
     let mut text = String::new();
     GzDecoder::new(COMPRESSED).read_to_string(&mut text).map_err(|error| bad_file(error.to_string()))?;
     let (mut values, labels) = parse(&text)?;
     let (mut size, mut maximum) = (SIZE, MAXIMUM);
-    if options.image_size == Some(ENLARGED_SIZE) {
+    if wanted == ENLARGED_SIZE {
         (size, maximum) = (ENLARGED_SIZE, u8::MAX);
         values = values.chunks(SIZE * SIZE).flat_map(enlarge).collect();
     }
@@ -130,7 +132,7 @@ mod tests {
     /// Enlarged digits are still those digits: the mean of each block of four pixels is near the pixel it came from.
     #[test]
     fn digits_of_16_pixels_are_those_of_8() {
-        let larger = OpenOptions { image_size: Some(16), ..Default::default() };
+        let larger = OpenOptions { image_size: Some([16, 16]), ..Default::default() };
         let (small, large) = (open(&OpenOptions::default()).unwrap(), open(&larger).unwrap());
         assert_eq!(large.image_shape(), ImageShape { channels: 1, height: 16, width: 16 });
         let (mut pixels, mut enlarged) = ([0.0; 64], [0.0; 256]);
@@ -147,10 +149,10 @@ mod tests {
 
     #[test]
     fn other_sizes_and_channels_are_refused() {
-        let larger = OpenOptions { image_size: Some(32), ..Default::default() };
+        let larger = OpenOptions { image_size: Some([32, 32]), ..Default::default() };
         let message = open(&larger).err().unwrap().to_string();
         assert!(
-            message.contains("expected 8 or 16, found 32") && message.contains("sample_size"),
+            message.contains("expected 8x8 or 16x16, found 32x32") && message.contains("sample_size"),
             "{message}"
         );
         let colour = OpenOptions { channels: Some(3), ..Default::default() };

@@ -6,7 +6,10 @@
 use std::path::PathBuf;
 
 use super::in_memory::InMemory;
-use super::{DataError, Dataset, ImageShape, OpenOptions, Source, idx_folder, require};
+use super::{
+    DataError, Dataset, ImageShape, OpenOptions, Source, idx_folder, require_channels, require_square,
+};
+use crate::image_size::in_words;
 
 const NAME: &str = "fashion-mnist";
 /// Where Debian's package puts the files.
@@ -41,8 +44,8 @@ pub(super) const SOURCE: Source = Source {
 };
 
 fn open(options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
-    require(NAME, "image size", options.image_size, &[STORED_SIZE, PADDED_SIZE], "sample_size")?;
-    require(NAME, "channels", options.channels, &[1], "in_channels")?;
+    let size = require_square(NAME, options.image_size, [STORED_SIZE, PADDED_SIZE])?;
+    require_channels(NAME, options.channels, &[1])?;
     let folders = match &options.data_path {
         Some(path) => vec![path.clone(), path.join(NAME)],
         None => vec![PathBuf::from(FETCHED_PATH), PathBuf::from(SYSTEM_PATH)],
@@ -51,14 +54,13 @@ fn open(options: &OpenOptions) -> Result<Box<dyn Dataset>, DataError> {
     let (images, labels, [images_path, labels_path]) = idx_folder::read(&folders, split, NAME, ADVICE)?;
     let [count, height, width] = images.dimensions;
     if (height, width) != (STORED_SIZE, STORED_SIZE) || count == 0 {
-        let found = format!("{count} images of {height}x{width}");
+        let found = format!("{count} images of {}", in_words([height, width]));
         return Err(idx_folder::bad(&images_path, "images of 28x28".to_owned(), found));
     }
     if let Some(label) = labels.elements.iter().find(|&&label| usize::from(label) >= CLASSES.len()) {
         return Err(idx_folder::bad(&labels_path, "labels from 0 to 9".to_owned(), label.to_string()));
     }
 
-    let size = options.image_size.unwrap_or(STORED_SIZE);
     Ok(Box::new(InMemory {
         name: NAME,
         classes: CLASSES.map(str::to_owned).to_vec(),
@@ -91,7 +93,8 @@ mod tests {
         folder
     }
 
-    fn open_in(folder: &Path, image_size: Option<usize>) -> Result<Box<dyn Dataset>, DataError> {
+    fn open_in(folder: &Path, size: Option<usize>) -> Result<Box<dyn Dataset>, DataError> {
+        let image_size = size.map(|side| [side, side]);
         open(&OpenOptions { data_path: Some(folder.to_owned()), image_size, ..Default::default() })
     }
 
@@ -165,6 +168,6 @@ mod tests {
     fn other_sizes_are_refused() {
         let folder = small_folder();
         let message = open_in(folder.path(), Some(64)).err().unwrap().to_string();
-        assert!(message.contains("expected 28 or 32, found 64"), "{message}");
+        assert!(message.contains("expected 28x28 or 32x32, found 64x64"), "{message}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::axes::ArrayOrder;
 use super::entries::PassedOver;
 use super::picture::Picture;
 use super::{DataError, OpenOptions, Skipped, cifar10, folder, idx_folder, numpy, web_dataset};
@@ -62,8 +63,24 @@ pub(super) trait Pictures: Send + Sync {
         3
     }
 
-    /// What the numbers of an array were taken for, where there was a choice.
+    /// The channels that a model may ask for. With 2, the pictures of files are grey with alpha, with 4 colour with
+    /// alpha.
+    fn offered_channels(&self) -> Vec<usize> {
+        vec![1, 2, 3, 4]
+    }
+
+    /// Height and width of all pictures, where it is known that they are of one size.
+    fn size(&self) -> Option<[usize; 2]> {
+        None
+    }
+
+    /// What numbers and axes of an array were taken for, where there was a choice.
     fn understood(&self) -> Option<&str> {
+        None
+    }
+
+    /// The order that the axes of an array may have instead, where the one that was taken is a guess.
+    fn other_order(&self) -> Option<ArrayOrder> {
         None
     }
 

@@ -6,6 +6,7 @@ use super::array::Array;
 use super::format::{Format, Pictures};
 use super::picture::{Layout, Samples};
 use super::{DataError, OpenOptions, Split, idx};
+use crate::image_size::in_words;
 
 pub(super) const FORMAT: Format = Format {
     description: "a folder of IDX files called as MNIST's",
@@ -20,7 +21,7 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
     let (images, labels, paths) = read(&[path.to_owned()], split, "IDX", "give a folder that holds both")?;
     let [count, height, width] = images.dimensions;
     if images.elements.is_empty() {
-        return Err(bad(&paths[0], "images".to_owned(), format!("{count} of {height}x{width}")));
+        return Err(bad(&paths[0], "images".to_owned(), format!("{count} of {}", in_words([height, width]))));
     }
     let classes = labels.elements.iter().max().map_or(0, |&label| u32::from(label) + 1);
     Ok(Box::new(Array {
@@ -32,6 +33,7 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
         planar: false,
         values: Samples::Eight(images.elements),
         understood: None,
+        other_order: None,
         labels: labels.elements.into_iter().map(u32::from).collect(),
     }))
 }
@@ -99,6 +101,7 @@ mod tests {
     use crate::conditions::Conditions;
     use std::fs;
 
+    use super::super::ImageShape;
     use super::super::idx::tests::{encode, gzip};
     use super::*;
 
@@ -127,11 +130,16 @@ mod tests {
         fs::write(folder.path().join("train-labels-idx1-ubyte"), encode(&[2], &[4, 1])).unwrap();
         let images = super::super::open(folder.path().to_str().unwrap(), &OpenOptions::default()).unwrap();
         assert_eq!((images.len(), images.classes().len()), (2, 5));
-        assert_eq!(images.image_shape().channels, 1);
-        // the middle three columns of the second image
-        let mut found = [0.0; 9];
+        assert_eq!(images.image_shape(), ImageShape { channels: 1, height: 3, width: 4 });
+        let mut found = [0.0; 12];
         assert_eq!(images.read(1, &mut found).unwrap(), Conditions::of_class(Some(1)));
-        assert_eq!(found[0], 2.0 * 12.0 / 255.0 - 1.0);
+        assert_eq!([found[0], found[5]], [12.0, 17.0].map(|value| 2.0 * value / 255.0 - 1.0));
+        // the middle column
+        let tall = OpenOptions { image_size: Some([3, 1]), ..OpenOptions::default() };
+        let images = super::super::open(folder.path().to_str().unwrap(), &tall).unwrap();
+        let mut found = [0.0; 3];
+        images.read(1, &mut found).unwrap();
+        assert_eq!(found, [13.0, 17.0, 21.0].map(|value: f32| 2.0 * (value / 255.0) - 1.0));
         let test = OpenOptions { split: Split::Test, ..OpenOptions::default() };
         let message = super::super::open(folder.path().to_str().unwrap(), &test).err().unwrap().to_string();
         assert!(message.contains("t10k-images-idx3-ubyte"), "{message}");

@@ -64,8 +64,8 @@ impl Dataset for InMemory {
     }
 
     fn original(&self, _index: usize) -> Result<Original, DataError> {
-        let ImageShape { channels, height, width } = self.stored;
-        Ok(Original { width, height, mode: if channels == 1 { "grey" } else { "colour" }.to_owned() })
+        let ImageShape { height, width, .. } = self.stored;
+        Ok(Original { width, height, mode: self.stored.mode() })
     }
 }
 

@@ -6,6 +6,7 @@
 //! `codec::ALL`.
 
 mod array;
+mod axes;
 mod cifar10;
 mod codec;
 mod decoded;
@@ -30,6 +31,9 @@ mod web_dataset;
 
 use std::path::{Path, PathBuf};
 
+use crate::image_size::{LARGEST_SIDE, in_words};
+
+pub use axes::ArrayOrder;
 pub use codec::{is_image, read_image};
 pub use entries::PassedOver;
 pub use error::DataError;
@@ -87,8 +91,8 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// When the file is damaged or gone.
     fn original(&self, _index: usize) -> Result<Original, DataError> {
-        let ImageShape { channels, height, width } = self.image_shape();
-        Ok(Original { width, height, mode: if channels == 1 { "grey" } else { "colour" }.to_owned() })
+        let shape = self.image_shape();
+        Ok(Original { width: shape.width, height: shape.height, mode: shape.mode() })
     }
 
     /// What messages call image `index`.
@@ -96,8 +100,14 @@ pub trait Dataset: Send + Sync {
         format!("{} [{index}]", self.name())
     }
 
-    /// What the numbers of an array were taken for, such as "floats 0 to 1", where there was a choice.
+    /// What was taken for what, where there was a choice: the numbers and the axes of an array, such as "floats 0 to
+    /// 1", and channels.
     fn understood(&self) -> Option<&str> {
+        None
+    }
+
+    /// The order that the axes of an array may have instead, where the one that was taken is a guess.
+    fn other_order(&self) -> Option<ArrayOrder> {
         None
     }
 
@@ -147,7 +157,7 @@ pub trait Dataset: Send + Sync {
 /// Channels, height and width of an image as a dataset delivers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageShape {
-    /// 1 for grey, 3 for red, green and blue.
+    /// 1 for grey, 3 for red, green and blue; others have no colour by themselves.
     pub channels: usize,
     /// Rows.
     pub height: usize,
@@ -155,10 +165,39 @@ pub struct ImageShape {
     pub width: usize,
 }
 
+/// The most numbers of an image: 1 GiB of floats.
+const MOST_ELEMENTS: usize = 1 << 28;
+
 impl ImageShape {
     /// Number of values in one image: channels x height x width.
     pub fn elements(&self) -> usize {
         self.channels * self.height * self.width
+    }
+
+    /// The channels, for people.
+    pub fn mode(&self) -> String {
+        match self.channels {
+            1 => "grey".to_owned(),
+            3 => "colour".to_owned(),
+            channels => format!("{channels} channels"),
+        }
+    }
+
+    /// Refuses what is too large to be held.
+    fn check(self, dataset: &str) -> Result<Self, DataError> {
+        let Self { channels, height, width } = self;
+        let has_size = [height, width].iter().all(|side| (1..=LARGEST_SIDE).contains(side));
+        let product = channels.checked_mul(height).and_then(|product| product.checked_mul(width));
+        if has_size && product.is_some_and(|product| product <= MOST_ELEMENTS) {
+            return Ok(self);
+        }
+        Err(DataError::Unfit {
+            dataset: dataset.to_owned(),
+            what: "image size",
+            expected: format!("1 to {LARGEST_SIDE} pixels a side and at most {MOST_ELEMENTS} numbers"),
+            found: format!("{} with {channels} channels", in_words([height, width])),
+            advice: "take another size: where there is a model, that is its sample_size".to_owned(),
+        })
     }
 }
 
@@ -197,10 +236,12 @@ pub enum Split {
 pub struct OpenOptions {
     /// Where the dataset's files are; `None` is the place where the system's packages put them.
     pub data_path: Option<PathBuf>,
-    /// Channels per pixel, 1 or 3; `None` is the dataset's own.
+    /// Channels per pixel; `None` is the dataset's own.
     pub channels: Option<usize>,
     /// Height and width in pixels, the model's `sample_size`; `None` is the dataset's own.
-    pub image_size: Option<usize>,
+    pub image_size: Option<[usize; 2]>,
+    /// Order of the axes of an array of images; `None` to go by its shape.
+    pub array_order: Option<ArrayOrder>,
     /// Leave out image files that cannot be decoded, rather than fail.
     pub skip_bad_images: bool,
     /// The part to open.
@@ -217,6 +258,7 @@ impl Default for OpenOptions {
             data_path: None,
             channels: None,
             image_size: None,
+            array_order: None,
             skip_bad_images: false,
             split: Split::Train,
             memory_budget: DEFAULT_MEMORY_BUDGET,
@@ -258,22 +300,40 @@ pub fn open(name_or_path: &str, options: &OpenOptions) -> Result<Box<dyn Dataset
     Ok(Box::new(decoded::Decoded::new(name_or_path.to_owned(), path, pictures, options)?))
 }
 
-/// Checks that a wanted size or channel count is one of those that a dataset can deliver.
-fn require(
+/// Checks that wanted channels are among those that a dataset can deliver.
+fn require_channels(dataset: &str, wanted: Option<usize>, offered: &[usize]) -> Result<(), DataError> {
+    let words = |channels: &usize| channels.to_string();
+    require(dataset, "channels", wanted.as_ref(), offered, words, "in_channels")
+}
+
+/// Checks that a wanted size is one of the squares that a dataset can deliver, and gives its side.
+fn require_square(
+    dataset: &str,
+    wanted: Option<[usize; 2]>,
+    offered: [usize; 2],
+) -> Result<usize, DataError> {
+    let words = |&size: &[usize; 2]| in_words(size);
+    let squares = offered.map(|side| [side; 2]);
+    require(dataset, "image size", wanted.as_ref(), &squares, words, "sample_size")?;
+    Ok(wanted.map_or(offered[0], |[height, _]| height))
+}
+
+fn require<T: PartialEq>(
     dataset: &str,
     what: &'static str,
-    wanted: Option<usize>,
-    offered: &[usize],
+    wanted: Option<&T>,
+    offered: &[T],
+    words: impl Fn(&T) -> String,
     model_key: &str,
 ) -> Result<(), DataError> {
     match wanted {
-        Some(wanted) if !offered.contains(&wanted) => {
-            let offered: Vec<String> = offered.iter().map(usize::to_string).collect();
+        Some(wanted) if !offered.contains(wanted) => {
+            let offered: Vec<String> = offered.iter().map(&words).collect();
             let offered = offered.join(" or ");
             Err(DataError::Unfit {
                 dataset: dataset.to_owned(),
                 what,
-                found: wanted.to_string(),
+                found: words(wanted),
                 advice: format!("choose a model whose {model_key} is {offered}, or another dataset"),
                 expected: offered,
             })

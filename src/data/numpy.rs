@@ -1,7 +1,7 @@
 //! NumPy's files: `.npy` with images, `.npz` with images and labels.
 //!
-//! Images are \[N, H, W\], \[N, H, W, C\] or \[N, C, H, W\], of integers, truth values or floats, in the ranges of
-//! `value_range`. They are read piece by piece and held in memory once.
+//! Images are \[N, H, W\], \[N, H, W, C\] or \[N, C, H, W\], which `axes` tells apart, of integers, truth values or
+//! floats, in the ranges of `value_range`. They are read piece by piece and held in memory once.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -9,11 +9,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::array::Array;
+use super::axes::{ArrayOrder, Axes, Wanted};
 use super::error::{most_decompressed, open_regular_file};
 use super::format::{Format, Pictures};
 use super::picture::{Layout, Samples};
 use super::value_range::{Elements, Scale, Unclear, ValueRange};
 use super::{DataError, MAX_CLASSES, OpenOptions, Split, require_train};
+use crate::image_size::{are_swapped, in_words};
 use crate::output::nchw_to_nhwc;
 use crate::output::npy::{Header, Kind, Problem, WHOLE, floats, in_c_order, integers, problem, reserve};
 
@@ -51,15 +53,21 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
     let file = BufReader::new(file);
     let array = if has_extension(path, "npy") {
         require_train(&path.display().to_string(), options.split, "give the file of the held-out images")?;
-        read_images(file, length).and_then(|images| pictures(images, path))
+        read_images(file, length).and_then(|images| pictures(images, path, options))
     } else {
-        unpack(file, length, options.split, path)
+        unpack(file, length, options, path)
     };
     Ok(Box::new(array.map_err(|problem| bad_file(path, problem))?))
 }
 
 /// The images and the labels of an `.npz`.
-fn unpack(mut file: BufReader<File>, length: u64, split: Split, path: &Path) -> Result<Array, Problem> {
+fn unpack(
+    mut file: BufReader<File>,
+    length: u64,
+    options: &OpenOptions,
+    path: &Path,
+) -> Result<Array, Problem> {
+    let split = options.split;
     if !file.fill_buf().map_err(|error| damaged(error.into()))?.starts_with(b"PK") {
         return Err(problem(
             "a .npz file",
@@ -89,8 +97,9 @@ fn unpack(mut file: BufReader<File>, length: u64, split: Split, path: &Path) -> 
         move |problem: Problem| Problem { found: format!("{} in {name}", problem.found), ..problem }
     };
     let (reader, size) = member(&mut archive, &images, length)?;
-    let images =
-        read_images(reader, size).and_then(|images| pictures(images, path)).map_err(named(images))?;
+    let images = read_images(reader, size)
+        .and_then(|images| pictures(images, path, options))
+        .map_err(named(images))?;
     let Some(labels) = labels else { return Ok(images) };
     let (reader, size) = member(&mut archive, &labels, length)?;
     let labels = read_labels(reader, size, images.len()).map_err(named(labels))?;
@@ -124,6 +133,8 @@ struct Images {
     /// Integers are scaled to the whole range of their type; floats are as the file has them.
     values: Samples,
     range: ValueRange,
+    /// The order of the axes, where the file is known to have it.
+    order: Option<ArrayOrder>,
 }
 
 /// Reads the images of an `.npy` of `length` bytes.
@@ -187,7 +198,8 @@ fn read_images(mut reader: impl Read, length: u64) -> Result<Images, Problem> {
             (values, range)
         }
     };
-    Ok(Images { shape: header.shape, values, range })
+    let order = header.is_own.then_some(ArrayOrder::ChannelsFirst);
+    Ok(Images { shape: header.shape, values, range, order })
 }
 
 fn extremes<T: Copy + Ord + Default>(values: &[T]) -> (T, T) {
@@ -195,41 +207,51 @@ fn extremes<T: Copy + Ord + Default>(values: &[T]) -> (T, T) {
     (least, values.iter().copied().max().unwrap_or_default())
 }
 
-/// The images of a dataset, of 1 to 4 channels, last or before the sizes.
-fn pictures(Images { shape, mut values, range }: Images, path: &Path) -> Result<Array, Problem> {
-    let layout = |channels: usize| match channels {
-        1 => Some(Layout::Grey),
-        2 => Some(Layout::GreyAlpha),
-        3 => Some(Layout::Rgb),
-        4 => Some(Layout::Rgba),
-        _ => None,
-    };
-    let found = match *shape.as_slice() {
-        [_, h, w] => Some((h, w, Layout::Grey, false)),
-        // Grey and colour first: 3 channels of 4 x 4 pixels are no picture of 3 x 4 with alpha.
-        [_, a, b, c] => [[1, 3], [2, 4]].iter().find_map(|channels| match (layout(c), layout(a)) {
-            (Some(layout), _) if channels.contains(&c) => Some((a, b, layout, false)),
-            (_, Some(layout)) if channels.contains(&a) => Some((b, c, layout, true)),
-            _ => None,
-        }),
-        _ => None,
-    };
-    let Some((height, width, layout, planar)) = found else {
-        let expected = "images (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 to 4 channels";
+/// What was taken for what, for people.
+fn understood(range: &ValueRange, axes: &Axes) -> String {
+    match axes.order {
+        Some(order) => {
+            let channels = if axes.channels == 1 { "channel" } else { "channels" };
+            format!("{range}; axes {order}, {} {channels} of {}", axes.channels, in_words(axes.size))
+        }
+        None => range.to_string(),
+    }
+}
+
+/// The images of a dataset.
+///
+/// A model that takes one or three channels gets grey or colour, with alpha over white where the array has a channel
+/// more; others get the channels as they are.
+fn pictures(images: Images, path: &Path, options: &OpenOptions) -> Result<Array, Problem> {
+    let Images { shape, mut values, range, order } = images;
+    let wanted =
+        Wanted { channels: options.channels, size: options.image_size, order: options.array_order.or(order) };
+    let Some(axes) = Axes::of(&shape, wanted) else {
+        let expected = "images (N, H, W), (N, H, W, C) or (N, C, H, W)";
         return Err(problem(expected, format!("the shape {shape:?}"), "give the array that shape"));
+    };
+    let is_colour = options.channels.is_some_and(|channels| [1, 3].contains(&channels));
+    let (layout, alpha) = match axes.channels {
+        1 => (Layout::Grey, ""),
+        2 if is_colour => (Layout::GreyAlpha, ", taken as grey and alpha, over white"),
+        3 => (Layout::Rgb, ""),
+        4 if is_colour => (Layout::Rgba, ", taken as colour and alpha, over white"),
+        channels => (Layout::Planes(channels), ""),
     };
     if let Samples::Float(values) = &mut values {
         values.iter_mut().for_each(|value| *value = range.to_unit(*value));
     }
+    let [height, width] = axes.size;
     Ok(Array {
         files: vec![PathBuf::from(path)],
         classes: Vec::new(),
         height,
         width,
         layout,
-        planar,
+        planar: axes.order == Some(ArrayOrder::ChannelsFirst),
         values,
-        understood: Some(range.to_string()),
+        understood: Some(understood(&range, &axes) + alpha),
+        other_order: axes.order.filter(|_| axes.is_guess).map(ArrayOrder::other),
         labels: Vec::new(),
     })
 }
@@ -241,42 +263,41 @@ pub struct ArrayImages {
     pub shape: [usize; 4],
     /// Values in -1..1; of a file that this program wrote, as it wrote them.
     pub data: Vec<f32>,
-    /// What the file's numbers were taken for, for people.
+    /// What the file's numbers and axes were taken for, for people.
     pub understood: String,
+    /// The order that the axes may have instead, where the one that was taken is a guess.
+    pub other_order: Option<ArrayOrder>,
 }
 
 /// Reads the images of an `.npy` file as they are, in the ranges that a dataset may have.
 ///
-/// The shape is \[N, C, H, W\], or \[N, H, W, C\] where that fits `channels` and `size` and the first does not;
-/// \[N, H, W\] and \[H, W\] are grey. Without `channels`, there may be 1 or 3.
+/// The shape is \[N, C, H, W\] or \[N, H, W, C\], by the rule of datasets, and must have `channels` and `size`,
+/// height and width, where these are given; \[N, H, W\] and \[H, W\] are grey.
 ///
 /// # Errors
 /// When the file cannot be read, has another shape, or numbers of which it is not clear what they stand for.
 pub fn read_array(
     path: &Path,
     channels: Option<usize>,
-    size: Option<usize>,
+    size: Option<[usize; 2]>,
 ) -> Result<ArrayImages, DataError> {
     let (file, length) = open_regular_file(path)?;
     let bad = |problem| bad_file(path, problem);
-    let Images { shape, values, range } = read_images(BufReader::new(file), length).map_err(bad)?;
-    let fits = |c: usize, h: usize, w: usize| {
-        channels.map_or(matches!(c, 1 | 3), |wanted| wanted == c)
-            && size.is_none_or(|size| [size; 2] == [h, w])
+    let Images { shape, values, range, order } = read_images(BufReader::new(file), length).map_err(bad)?;
+    let of_images = if let [h, w] = shape[..] { vec![1, h, w] } else { shape.clone() };
+    let found = Axes::of(&of_images, Wanted { channels, size, order });
+    let fits = |axes: &Axes| {
+        channels.is_none_or(|channels| channels == axes.channels) && size.is_none_or(|size| size == axes.size)
     };
-    let found = match *shape.as_slice() {
-        [h, w] if fits(1, h, w) => Some([1, h, w, 1]),
-        [n, h, w] if fits(1, h, w) => Some([n, h, w, 1]),
-        [n, c, h, w] if fits(c, h, w) => Some([n, h, w, c]),
-        [n, h, w, c] if fits(c, h, w) => Some([n, h, w, c]),
-        _ => None,
-    };
-    let Some(nhwc @ [n, h, w, c]) = found else {
-        let wanted =
-            |size: Option<usize>, other: &str| size.map_or(other.to_owned(), |size| size.to_string());
-        let (c, s) = (wanted(channels, "1 or 3"), wanted(size, "any size"));
-        let expected = format!("images [N, C, H, W] = [N, {c}, {s}, {s}], or with the channels last");
-        let advice = "crop or resize them before they are saved, or make the channels fit";
+    let Some(axes) = found.filter(fits) else {
+        let channels = channels.map_or("C".to_owned(), |channels| channels.to_string());
+        let [h, w] = size.map_or(["H".to_owned(), "W".to_owned()], |size| size.map(|side| side.to_string()));
+        let is_swapped = size.zip(found).is_some_and(|(size, axes)| are_swapped(size, axes.size));
+        let advice = match is_swapped {
+            true => "height and width are swapped: exchange these axes, such as by numpy.swapaxes",
+            false => "crop or resize them before they are saved, or make the channels fit",
+        };
+        let expected = format!("images [N, C, H, W] = [N, {channels}, {h}, {w}], or with the channels last");
         return Err(bad(problem(expected, format!("the shape {shape:?}"), advice)));
     };
     let data: Vec<f32> = match values {
@@ -289,9 +310,15 @@ pub fn read_array(
             values
         }
     };
-    let is_planar = c > 1 && shape[1..] == [c, h, w];
+    let (n, c, [h, w]) = (of_images[0], axes.channels, axes.size);
+    let is_planar = c > 1 && axes.order == Some(ArrayOrder::ChannelsFirst);
     let data = if is_planar { nchw_to_nhwc(&data, [n, c, h, w]) } else { data };
-    Ok(ArrayImages { shape: nhwc, data, understood: range.to_string() })
+    Ok(ArrayImages {
+        shape: [n, h, w, c],
+        data,
+        understood: understood(&range, &axes),
+        other_order: axes.order.filter(|_| axes.is_guess).map(ArrayOrder::other),
+    })
 }
 
 /// Reads the labels of an `.npy` of `length` bytes.

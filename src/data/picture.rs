@@ -11,7 +11,7 @@ pub(super) const MAX_PIXELS: u64 = 1 << 26;
 /// The most bytes that its samples may take when it is decoded: `MAX_PIXELS` of colour with alpha, or half as many of
 /// 16 bits.
 pub(super) const MAX_PICTURE_BYTES: u64 = 1 << 28;
-/// Pixels of a square that are converted to floats all at once. Of a larger one each is converted where the filter
+/// Pixels of a part that are converted to floats all at once. Of a larger one each is converted where the filter
 /// reads it, which takes longer, and no memory.
 const MAX_CONVERTED: usize = 1 << 22;
 
@@ -34,6 +34,8 @@ pub(super) enum Layout {
     GreyAlpha,
     Rgb,
     Rgba,
+    /// So many channels without colour, as those of an array.
+    Planes(usize),
 }
 
 impl Layout {
@@ -43,6 +45,18 @@ impl Layout {
             Self::GreyAlpha => 2,
             Self::Rgb => 3,
             Self::Rgba => 4,
+            Self::Planes(channels) => channels,
+        }
+    }
+}
+
+impl Layout {
+    /// The channels without alpha.
+    pub(super) fn colour_channels(self) -> usize {
+        match self {
+            Self::Grey | Self::GreyAlpha => 1,
+            Self::Rgb | Self::Rgba => 3,
+            Self::Planes(channels) => channels,
         }
     }
 }
@@ -96,6 +110,7 @@ impl Picture {
             (false, Layout::GreyAlpha) => "grey with alpha",
             (false, Layout::Rgb) => "colour",
             (false, Layout::Rgba) => "colour with alpha",
+            (_, Layout::Planes(channels)) => &format!("{channels} channels"),
         };
         let depth = match self.samples {
             Samples::Eight(_) => "",
@@ -105,52 +120,82 @@ impl Picture {
         format!("{layout}{depth}")
     }
 
-    /// Writes the picture to `pixels`, \[H, W, C\] in \[-1, 1\], as an image of `shape`, which is square.
+    /// Writes the picture to `pixels`, \[H, W, C\] in \[-1, 1\], as an image of `shape`.
     ///
-    /// The centre square is cut out and resized with the Catmull-Rom (bicubic) filter, widened when it shrinks
-    /// so that every pixel counts. Transparent parts are laid over white. Colour becomes grey by the luma of
-    /// ITU-R BT.601, and grey becomes colour by repetition. Values are taken as stored: colour profiles and
-    /// gamma are not applied. Pillow does the same on float images with its BICUBIC filter.
+    /// The largest part in the middle with the proportions of `shape` is cut out and resized with the Catmull-Rom
+    /// (bicubic) filter, widened when it shrinks so that every pixel counts. As one or three channels, transparent
+    /// parts are laid over white; colour becomes grey by the luma of ITU-R BT.601, and grey becomes colour by
+    /// repetition. As two or four, the last one is alpha, 1 where the picture has none. Planes stay what they are.
+    /// Values are taken as stored: colour profiles and gamma are not applied. Pillow does the same on float images
+    /// with its BICUBIC filter.
     pub(super) fn write(&self, shape: ImageShape, pixels: &mut [f32]) {
-        if shape.channels == 1 {
-            self.resize(shape, pixels, |colour| Luma([luma(colour)]));
-        } else {
-            self.resize(shape, pixels, Rgb);
+        match (self.layout, shape.channels) {
+            (Layout::Planes(_), channels) => {
+                for plane in 0..channels {
+                    self.resize(shape, &mut pixels[plane..], |x, y| Luma([self.value(x, y, plane)]));
+                }
+            }
+            (_, 1) => self.resize(shape, pixels, |x, y| Luma([luma(self.colour_over_white(x, y))])),
+            (_, 3) => self.resize(shape, pixels, |x, y| Rgb(self.colour_over_white(x, y))),
+            (_, channels) => {
+                let last = channels - 1;
+                for plane in 0..last {
+                    self.resize(shape, &mut pixels[plane..], |x, y| {
+                        let colour = self.colour(x, y);
+                        Luma([if last == 1 { luma(colour) } else { colour[plane] }])
+                    });
+                }
+                self.resize(shape, &mut pixels[last..], |x, y| Luma([self.alpha(x, y)]));
+            }
         }
     }
 
-    fn resize<P>(&self, shape: ImageShape, pixels: &mut [f32], convert: impl Fn([f32; 3]) -> P)
+    /// Height and width of the largest part that has the proportions of a size.
+    fn part([own_height, own_width]: [usize; 2], [height, width]: [usize; 2]) -> [usize; 2] {
+        // To the nearest whole number.
+        let scaled = |side: usize, by: usize, of: usize| ((side * by + of / 2) / of).max(1);
+        if own_width * height > own_height * width {
+            [own_height, scaled(own_height, width, height).min(own_width)]
+        } else {
+            [scaled(own_width, height, width).min(own_height), own_width]
+        }
+    }
+
+    /// Writes as many channels as `P` has to the beginning of each pixel of `shape`; `at` gives those of a pixel of the
+    /// picture, in [0, 1].
+    fn resize<P>(&self, shape: ImageShape, pixels: &mut [f32], at: impl Fn(usize, usize) -> P)
     where
         P: Pixel<Subpixel = f32> + 'static,
     {
-        // Cropping before resizing keeps the work bounded however long and thin the picture is.
-        let side = self.width.min(self.height);
-        let (left, top) = ((self.width - side) / 2, (self.height - side) / 2);
-        let square = Square {
-            side: side as u32,
-            pixel: |x, y| convert(self.colour_over_white(left + x as usize, top + y as usize)),
+        let mut write = |index: usize, values: &[f32]| {
+            for (pixel, value) in pixels[index * shape.channels..].iter_mut().zip(values) {
+                *pixel = 2.0 * value - 1.0;
+            }
         };
-        let channels = usize::from(P::CHANNEL_COUNT);
-        if [shape.width, shape.height] == [side; 2] {
-            for (at, pixel) in pixels.chunks_exact_mut(channels).enumerate() {
-                let colour = (square.pixel)((at % side) as u32, (at / side) as u32);
-                pixel
-                    .iter_mut()
-                    .zip(colour.channels())
-                    .for_each(|(pixel, &value)| *pixel = 2.0 * value - 1.0);
+        // Cropping before resizing keeps the work bounded however long and thin the picture is.
+        let [height, width] = Self::part([self.height, self.width], [shape.height, shape.width]);
+        let (left, top) = ((self.width - width) / 2, (self.height - height) / 2);
+        let part = Part {
+            size: [width as u32, height as u32],
+            pixel: |x, y| at(left + x as usize, top + y as usize),
+        };
+        if [shape.height, shape.width] == [height, width] {
+            for index in 0..height * width {
+                let pixel = (part.pixel)((index % width) as u32, (index / width) as u32);
+                write(index, pixel.channels());
             }
             return;
         }
         // The filter overshoots at edges; `resize` clamps to [0, 1].
-        let [width, height] = [shape.width as u32, shape.height as u32];
-        let resized = if side * side <= MAX_CONVERTED {
-            let converted = ImageBuffer::from_fn(square.side, square.side, &square.pixel);
-            imageops::resize(&converted, width, height, FilterType::CatmullRom)
+        let [to_width, to_height] = [shape.width as u32, shape.height as u32];
+        let resized = if height * width <= MAX_CONVERTED {
+            let converted = ImageBuffer::from_fn(part.size[0], part.size[1], &part.pixel);
+            imageops::resize(&converted, to_width, to_height, FilterType::CatmullRom)
         } else {
-            imageops::resize(&square, width, height, FilterType::CatmullRom)
+            imageops::resize(&part, to_width, to_height, FilterType::CatmullRom)
         };
-        for (pixel, &value) in pixels.iter_mut().zip(resized.as_raw()) {
-            *pixel = 2.0 * value - 1.0;
+        for (index, pixel) in resized.pixels().enumerate() {
+            write(index, pixel.channels());
         }
     }
 
@@ -185,32 +230,48 @@ impl Picture {
         Self { width, height, samples, ..self }
     }
 
+    /// A channel of a pixel, in [0, 1].
+    fn value(&self, x: usize, y: usize, channel: usize) -> f32 {
+        self.samples.value((y * self.width + x) * self.layout.channels() + channel)
+    }
+
+    /// Red, green and blue in [0, 1] as they are stored; of planes, the first.
+    fn colour(&self, x: usize, y: usize) -> [f32; 3] {
+        match self.layout {
+            Layout::Grey | Layout::GreyAlpha | Layout::Planes(_) => [self.value(x, y, 0); 3],
+            Layout::Rgb | Layout::Rgba => [0, 1, 2].map(|channel| self.value(x, y, channel)),
+        }
+    }
+
+    /// Alpha in [0, 1], 1 where the picture has none.
+    fn alpha(&self, x: usize, y: usize) -> f32 {
+        match self.layout {
+            Layout::GreyAlpha => self.value(x, y, 1),
+            Layout::Rgba => self.value(x, y, 3),
+            Layout::Grey | Layout::Rgb | Layout::Planes(_) => 1.0,
+        }
+    }
+
     /// Red, green and blue in [0, 1] with the alpha channel applied.
     fn colour_over_white(&self, x: usize, y: usize) -> [f32; 3] {
-        let first = (y * self.width + x) * self.layout.channels();
-        let value = |channel| self.samples.value(first + channel);
+        let alpha = self.alpha(x, y);
         // at alpha 1 this is the colour's own bits
-        let over_white = |colour: f32, alpha: f32| colour * alpha + (1.0 - alpha);
-        match self.layout {
-            Layout::Grey => [value(0); 3],
-            Layout::GreyAlpha => [over_white(value(0), value(1)); 3],
-            Layout::Rgb => [value(0), value(1), value(2)],
-            Layout::Rgba => [0, 1, 2].map(|channel| over_white(value(channel), value(3))),
-        }
+        self.colour(x, y).map(|colour| colour * alpha + (1.0 - alpha))
     }
 }
 
-/// A square part of a picture, whose pixels are converted where they are read.
-struct Square<F> {
-    side: u32,
+/// A part of a picture, whose pixels are converted where they are read.
+struct Part<F> {
+    /// Width and height.
+    size: [u32; 2],
     pixel: F,
 }
 
-impl<P: Pixel, F: Fn(u32, u32) -> P> GenericImageView for Square<F> {
+impl<P: Pixel, F: Fn(u32, u32) -> P> GenericImageView for Part<F> {
     type Pixel = P;
 
     fn dimensions(&self) -> (u32, u32) {
-        (self.side, self.side)
+        self.size.into()
     }
 
     fn get_pixel(&self, x: u32, y: u32) -> P {
@@ -286,6 +347,74 @@ mod tests {
     }
 
     #[test]
+    fn rectangles_are_cut_out_of_the_middle_with_their_proportions() {
+        for (own, wanted, expected) in [
+            ([16, 32], [16, 32], [16, 32]),
+            ([16, 64], [8, 16], [16, 32]),
+            ([64, 16], [8, 16], [8, 16]),
+            ([64, 16], [16, 8], [32, 16]),
+            ([3, 4], [3, 1], [3, 1]),
+            ([1, 1 << 20], [8, 8], [1, 1]),
+            ([1, 1 << 20], [1, 8192], [1, 8192]),
+            ([100, 100], [1, 8192], [1, 100]),
+        ] {
+            assert_eq!(Picture::part(own, wanted), expected, "{own:?} for {wanted:?}");
+        }
+        // rows 0 to 3 of columns 10 to 50; the middle two columns are a rectangle of 2 x 4
+        let values = (0..4).flat_map(|y| (1..=5).map(move |x| (10 * x + y) as u8)).collect();
+        let picture = grey(5, 4, values);
+        let mut found = [f32::NAN; 8];
+        picture.write(ImageShape { channels: 1, height: 4, width: 2 }, &mut found);
+        let expected =
+            [20, 30, 21, 31, 22, 32, 23, 33].map(|value: u8| 2.0 * (f32::from(value) / 255.0) - 1.0);
+        assert_eq!(found, expected);
+        // rows 1 and 2 are one of 5 x 2
+        let mut found = [f32::NAN; 10];
+        picture.write(ImageShape { channels: 1, height: 2, width: 5 }, &mut found);
+        assert_eq!([found[0], found[9]], [11, 52].map(|value: u8| 2.0 * (f32::from(value) / 255.0) - 1.0));
+    }
+
+    #[test]
+    fn planes_stay_what_they_are_and_are_resized_one_by_one() {
+        let channels = 5;
+        let values: Vec<u8> = (0..4 * 6 * channels).map(|i| (i * 2) as u8).collect();
+        let planes = Picture {
+            layout: Layout::Planes(channels),
+            samples: Samples::Eight(values.clone()),
+            ..grey(6, 4, Vec::new())
+        };
+        let shape = ImageShape { channels, height: 4, width: 6 };
+        let mut found = vec![f32::NAN; shape.elements()];
+        planes.write(shape, &mut found);
+        let signed = |&value: &u8| 2.0 * (f32::from(value) / 255.0) - 1.0;
+        assert_eq!(found, values.iter().map(signed).collect::<Vec<_>>());
+        let small = ImageShape { channels, height: 2, width: 3 };
+        let mut found = vec![f32::NAN; small.elements()];
+        planes.write(small, &mut found);
+        for channel in 0..channels {
+            let plane = grey(6, 4, values.iter().skip(channel).step_by(channels).copied().collect());
+            let mut expected = [f32::NAN; 6];
+            plane.write(ImageShape { channels: 1, ..small }, &mut expected);
+            let of_channel: Vec<f32> = found.iter().skip(channel).step_by(channels).copied().collect();
+            assert_eq!(of_channel, expected, "channel {channel}");
+        }
+    }
+
+    #[test]
+    fn two_and_four_channels_have_alpha() {
+        let rgba = Picture {
+            layout: Layout::Rgba,
+            samples: Samples::Eight(vec![255, 0, 0, 51]),
+            ..grey(1, 1, Vec::new())
+        };
+        assert_eq!(write(&rgba, 4, 1), [1.0, -1.0, -1.0, 2.0 * 0.2 - 1.0]);
+        assert_eq!(write(&rgba, 2, 1), [2.0 * 0.299 - 1.0, 2.0 * 0.2 - 1.0]);
+        let dark = 2.0 * 0.2 - 1.0;
+        assert_eq!(write(&grey(1, 1, vec![51]), 4, 1), [dark, dark, dark, 1.0]);
+        assert_eq!(write(&grey(1, 1, vec![51]), 2, 1), [dark, 1.0]);
+    }
+
+    #[test]
     fn shrinking_averages_and_growing_stays_in_range() {
         // a checkerboard of 32 x 32 becomes grey, not black or white
         let checkerboard = grey(32, 32, (0..1024).map(|i| ((i + i / 32) % 2 * 255) as u8).collect());
@@ -332,11 +461,11 @@ mod tests {
         let side = 1 << 11;
         let value = |x: usize, y: usize| ((x * 7 + y * 13) % 251) as u8;
         let picture = grey(side, side, (0..side * side).map(|i| value(i % side, i / side)).collect());
-        let square = Square {
-            side: side as u32,
+        let whole = Part {
+            size: [side as u32; 2],
             pixel: |x, y| Luma([f32::from(value(x as usize, y as usize)) / 255.0]),
         };
-        let expected = imageops::resize(&square, 8, 8, FilterType::CatmullRom);
+        let expected = imageops::resize(&whole, 8, 8, FilterType::CatmullRom);
         let expected: Vec<f32> = expected.as_raw().iter().map(|value| 2.0 * value - 1.0).collect();
         assert_eq!(write(&picture, 1, 8), expected);
     }

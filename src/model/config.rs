@@ -1,11 +1,14 @@
 //! `unet/config.json`, with diffusers' keys and defaults.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::blocks::{DOWN_BLOCKS, UP_BLOCKS, block_type};
 use super::limits::check_sizes;
 use super::{ModelError, SuperResolution};
+use crate::image_size::in_words;
 
 /// Height and width of the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,31 @@ pub enum SampleSize {
     Square(usize),
     /// Height, then width.
     Rectangle([usize; 2]),
+}
+
+impl SampleSize {
+    /// The size as files have it: one number for square images.
+    pub fn of([height, width]: [usize; 2]) -> Self {
+        if height == width { Self::Square(height) } else { Self::Rectangle([height, width]) }
+    }
+
+    /// Height and width.
+    pub fn sides(self) -> [usize; 2] {
+        match self {
+            Self::Square(size) => [size, size],
+            Self::Rectangle(size) => size,
+        }
+    }
+}
+
+/// As people write it: one number, or width x height.
+impl fmt::Display for SampleSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Square(size) => write!(f, "{size}"),
+            Self::Rectangle(size) => f.write_str(&in_words(size)),
+        }
+    }
 }
 
 /// The configuration of a `UNet2DModel`; a key that is absent has diffusers' default.
@@ -212,7 +240,7 @@ impl UNetConfig {
         let full = Self {
             time_embedding_dim: Some(1),
             null_class: true,
-            super_resolution: Some(SuperResolution { low_size: 1, augmentation: 0 }),
+            super_resolution: Some(SuperResolution { low_size: SampleSize::Square(1), augmentation: 0 }),
             ..Self::default()
         };
         match serde_json::to_value(full)? {
@@ -227,8 +255,7 @@ impl UNetConfig {
     /// [`ModelError::Unsupported`] if the file does not say.
     pub fn image_size(&self) -> Result<[usize; 2], ModelError> {
         match self.sample_size {
-            Some(SampleSize::Square(size)) => Ok([size, size]),
-            Some(SampleSize::Rectangle(size)) => Ok(size),
+            Some(size) => Ok(size.sides()),
             None => Err(unsupported("sample_size", "null", "give the size of the images")),
         }
     }
@@ -347,11 +374,18 @@ impl UNetConfig {
             let expected = "a super-resolution model takes x_t and an image, so it must be even";
             return Err(unsupported("in_channels", self.in_channels, expected));
         }
-        let [height, width] = self.image_size()?;
-        let fits = |size: usize| low_size > 0 && low_size < size && size.is_multiple_of(low_size);
-        if height != width || !fits(height) {
-            let expected = format!("it must divide the size of the images, which is {width}x{height}");
-            return Err(unsupported("_super_resolution.low_size", low_size, expected));
+        let size = self.image_size()?;
+        let low = low_size.sides();
+        let fits =
+            |side: usize| low[side] > 0 && low[side] < size[side] && size[side].is_multiple_of(low[side]);
+        if !fits(0) || !fits(1) || size[0] / low[0] != size[1] / low[1] {
+            let expected = format!(
+                "it must divide the size of the images, which is {}, by the same number in both directions",
+                in_words(size)
+            );
+            // 8x8 rather than 8, where the images have no single size
+            let found = if size[0] == size[1] { low_size.to_string() } else { in_words(low) };
+            return Err(unsupported("_super_resolution.low_size", found, expected));
         }
         Ok(())
     }
@@ -392,11 +426,13 @@ impl UNetConfig {
         let [height, width] = self.image_size()?;
         let factor = 1usize.checked_shl(levels as u32 - 1).unwrap_or(usize::MAX);
         if height == 0 || width == 0 || !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
+            let near = |side: usize| side.div_ceil(factor).max(1).saturating_mul(factor);
             let expected = format!(
-                "{levels} levels halve it {} times: height and width must be multiples of {factor}",
-                levels - 1
+                "{levels} levels halve it {} times: width and height must be multiples of {factor}, such as {}",
+                levels - 1,
+                in_words([near(height), near(width)])
             );
-            return Err(unsupported("sample_size", format!("{height}x{width}"), expected));
+            return Err(unsupported("sample_size", in_words([height, width]), expected));
         }
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             let head_dim = self.attention_head_dim.unwrap_or(channels);

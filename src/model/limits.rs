@@ -4,9 +4,8 @@
 use super::config::unsupported;
 use super::{ModelError, UNetConfig};
 use crate::graph::Graph;
+use crate::image_size::LARGEST_SIDE;
 
-/// Largest height and width of images.
-const IMAGE_SIZE: usize = 1 << 16;
 /// Most channels of a level, of x_t and of the output.
 const CHANNELS: usize = 1 << 16;
 /// Most classes.
@@ -23,7 +22,7 @@ pub(super) fn check_sizes(config: &UNetConfig) -> Result<(), ModelError> {
         false => Err(unsupported(key, value, format!("it must be at most {most}"))),
     };
     for size in config.image_size()? {
-        at_most("sample_size", size, IMAGE_SIZE)?;
+        at_most("sample_size", size, LARGEST_SIDE)?;
     }
     at_most("in_channels", config.in_channels, CHANNELS)?;
     at_most("out_channels", config.out_channels, CHANNELS)?;

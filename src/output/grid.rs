@@ -9,11 +9,11 @@ use super::{OutputError, unfit};
 /// How images are laid out; the default suits images of any size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GridOptions {
-    /// Images in a row; about as many as rows if `None`.
+    /// Images in a row; if `None`, about as many as rows, or as make a square of strips.
     pub columns: Option<usize>,
     /// Pixels a side for each pixel of an image; if `None`, as many as make an image at least 48 pixels long.
     pub scale: Option<usize>,
-    /// Pixels between images.
+    /// Pixels between images; between strips it is three times as many.
     pub gap: usize,
 }
 
@@ -44,34 +44,55 @@ const GAP: u8 = 128;
 const MAX_SIDE: usize = 1 << 16;
 const MAX_BYTES: usize = 1 << 30;
 
-/// Lays out images `[N, H, W, C]` with values in \[-1, 1\], row by row; C is 1 or 3.
+/// What is seen of an image of so many channels, for people, where that is not the image itself.
+pub fn describe_strips(channels: usize) -> Option<String> {
+    (!is_colour(channels)).then(|| format!("each image is a strip of its {channels} channels in grey"))
+}
+
+/// Images in a row of a grid, of which `images` belong together: all of them, or of strips a part, so that what belongs
+/// together has rows of its own.
+pub fn columns_for(images: usize, channels: usize) -> usize {
+    let most = if is_colour(channels) { images } else { images.div_ceil(channels.max(1)) };
+    (1..=most).rev().find(|columns| images.is_multiple_of(*columns)).unwrap_or(1)
+}
+
+/// Whether an image of so many channels is seen as it is: grey, or red, green and blue.
+fn is_colour(channels: usize) -> bool {
+    [1, 3].contains(&channels)
+}
+
+/// Lays out images `[N, H, W, C]` with values in \[-1, 1\], row by row.
 ///
-/// Values outside are clamped, and NaN is black.
+/// Of one channel they are grey, of three colour. Of any other number an image becomes a strip: its channels in grey,
+/// side by side, the first on the left. Values outside are clamped, and NaN is black.
 ///
 /// # Errors
 /// [`OutputError::Unfit`] if there is no image, if the data is not of that shape, or if the picture would be
 /// larger than 65,536 pixels a side or 1 GiB.
 pub fn tile(images: &[f32], shape: [usize; 4], options: &GridOptions) -> Result<Grid, OutputError> {
-    let [n, h, w, channels] = shape;
-    if channels != 1 && channels != 3 {
-        return Err(unfit("images with 1 or 3 channels", format!("{channels} channels")));
-    }
+    let [n, h, w, values] = shape;
     let elements = shape.iter().try_fold(1, |product: usize, &size| product.checked_mul(size));
     if elements != Some(images.len()) || images.is_empty() {
         let found = format!("{} numbers for the shape {shape:?}", images.len());
         return Err(unfit("images of at least one pixel", found));
     }
 
-    let columns =
-        options.columns.unwrap_or_else(|| n.isqrt() + usize::from(n.isqrt().pow(2) < n)).clamp(1, n);
+    // An image is so many planes side by side, each of so many values a pixel.
+    let (planes, channels) = if is_colour(values) { (1, values) } else { (values, 1) };
+    let root = |n: usize| n.isqrt() + usize::from(n.isqrt().pow(2) < n);
+    let square = || if planes == 1 { root(n) } else { root((n * h).div_ceil(planes * w)) };
+    let columns = options.columns.unwrap_or_else(square).clamp(1, n);
     let rows = n.div_ceil(columns);
+    let gap = options.gap.saturating_mul(if planes == 1 { 1 } else { 3 });
     let scale = options.scale.unwrap_or_else(|| MIN_TILE.div_ceil(h.max(w))).max(1);
-    // In u128, so that no factor that was asked for overflows before it is refused.
-    let side = |count: usize, size: usize| {
-        let (count, size) = (count as u128, size as u128);
-        count * size * scale as u128 + (count - 1) * options.gap as u128
+    // In u128, and saturating, so that no factor that was asked for overflows before it is refused.
+    let side = |count: usize, size: u128, gap: usize| {
+        let (count, gap) = (count as u128, gap as u128);
+        count.saturating_mul(size).saturating_add((count - 1).saturating_mul(gap))
     };
-    let (width, height) = (side(columns, w), side(rows, h));
+    let of_plane = [h, w].map(|side| side as u128 * scale as u128);
+    let strip = side(planes, of_plane[1], options.gap);
+    let (width, height) = (side(columns, strip, gap), side(rows, of_plane[0], gap));
     let fits = |side: u128| side <= MAX_SIDE as u128;
     if !fits(width) || !fits(height) || width * height * channels as u128 > MAX_BYTES as u128 {
         return Err(unfit(
@@ -79,18 +100,20 @@ pub fn tile(images: &[f32], shape: [usize; 4], options: &GridOptions) -> Result<
             format!("{width} x {height} pixels"),
         ));
     }
-    let (width, height) = (width as usize, height as usize);
+    let (width, height, strip) = (width as usize, height as usize, strip as usize);
 
     let mut pixels = vec![GAP; width * height * channels];
-    for (i, image) in images.chunks(h * w * channels).enumerate() {
-        let left = (i % columns) * (w * scale + options.gap);
-        let top = (i / columns) * (h * scale + options.gap);
-        for y in 0..h * scale {
-            let source = &image[y / scale * w * channels..][..w * channels];
-            let target = &mut pixels[((top + y) * width + left) * channels..][..w * scale * channels];
-            for (x, pixel) in target.chunks_mut(channels).enumerate() {
-                for (byte, &value) in pixel.iter_mut().zip(&source[x / scale * channels..]) {
-                    *byte = to_byte(value);
+    for (i, image) in images.chunks(h * w * values).enumerate() {
+        let top = (i / columns) * (h * scale + gap);
+        for plane in 0..planes {
+            let left = (i % columns) * (strip + gap) + plane * (w * scale + options.gap);
+            for y in 0..h * scale {
+                let source = &image[y / scale * w * values..][..w * values];
+                let target = &mut pixels[((top + y) * width + left) * channels..][..w * scale * channels];
+                for (x, pixel) in target.chunks_mut(channels).enumerate() {
+                    for (byte, &value) in pixel.iter_mut().zip(&source[x / scale * values + plane..]) {
+                        *byte = to_byte(value);
+                    }
                 }
             }
         }
@@ -199,6 +222,36 @@ mod tests {
         }
     }
 
+    /// Three images of 2 x 3 pixels and five channels, in two columns.
+    #[test]
+    fn other_channels_are_strips_of_grey() {
+        let shape = [3, 2, 3, 5];
+        let images: Vec<f32> = (0..90).map(|i| i as f32 / 45.0 - 1.0).collect();
+        let options = GridOptions { columns: Some(2), scale: Some(2), gap: 1 };
+        let grid = tile(&images, shape, &options).unwrap();
+        // A strip is five times 6 pixels and four gaps of 1; gaps of 3 lie between strips.
+        assert_eq!((grid.width, grid.height, grid.channels), (2 * 34 + 3, 2 * 4 + 3, 1));
+        let mut seen = vec![false; grid.pixels.len()];
+        for n in 0..3 {
+            for (channel, y, x) in
+                (0..5).flat_map(|c| (0..4).flat_map(move |y| (0..6).map(move |x| (c, y, x))))
+            {
+                let at = (n / 2 * 7 + y) * grid.width + n % 2 * 37 + channel * 7 + x;
+                let value = images[((n * 2 + y / 2) * 3 + x / 2) * 5 + channel];
+                assert_eq!(grid.pixels[at], to_byte(value), "image {n}, channel {channel} at {x}, {y}");
+                seen[at] = true;
+            }
+        }
+        assert!(grid.pixels.iter().zip(seen).all(|(&pixel, seen)| seen || pixel == GAP));
+        assert_eq!(describe_strips(5).unwrap(), "each image is a strip of its 5 channels in grey");
+        assert_eq!([1, 3].map(describe_strips), [None, None]);
+        assert_eq!([1, 2, 3, 4, 5, 8, 100].map(|channels| columns_for(8, channels)), [8, 4, 8, 2, 2, 1, 1]);
+        assert_eq!([columns_for(9, 4), columns_for(7, 2), columns_for(0, 2)], [3, 1, 1]);
+        // About a square: 12 strips of 96 x 16 pixels and gaps.
+        let grid = tile(&vec![0.0; 12 * 16 * 32 * 2], [12, 16, 32, 2], &GridOptions::default()).unwrap();
+        assert_eq!((grid.width, grid.height), (2 * 130 + 6, 6 * 32 + 5 * 6));
+    }
+
     #[test]
     fn png_round_trip() {
         let folder = tempfile::tempdir().unwrap();
@@ -217,7 +270,7 @@ mod tests {
             tile(&vec![0.0; len], shape, &options).unwrap_err().to_string()
         };
         let options = GridOptions::default();
-        assert!(refused(8, [1, 2, 2, 2], options).contains("found 2 channels"));
+        assert!(refused(0, [1, 2, 2, 0], options).contains("at least one pixel"));
         assert!(refused(0, [0, 2, 2, 3], options).contains("at least one pixel"));
         assert!(refused(11, [1, 2, 2, 3], options).contains("11 numbers"));
         assert!(refused(1, [usize::MAX, usize::MAX, 1, 1], options).contains("1 numbers"));

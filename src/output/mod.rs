@@ -15,7 +15,7 @@ use thiserror::Error;
 pub use animation::{FrameTimes, write_animation};
 pub use atomic::{check_writable, write_text};
 pub(crate) use atomic::{remove_leftovers, write_atomically};
-pub use grid::{Grid, GridOptions, tile};
+pub use grid::{Grid, GridOptions, columns_for, describe_strips, tile};
 pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
 pub use npy::{read_npy, write_npy};
 

@@ -11,7 +11,7 @@ pub const LOW_RESOLUTION: &str = "low_resolution";
 /// The smaller images that a super-resolution model enlarges.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LowResolution {
-    /// `[N, low_size, low_size, C]`
+    /// `[N, h, w, C]`, of the model's `low_size`
     pub images: Images,
     /// Steps of the forward process by which they are noised (conditioning augmentation, Ho et al. 2021, section 4.2).
     pub augmentation: usize,
@@ -22,15 +22,15 @@ impl LowResolution {
     pub(super) fn prepare(&self, pipeline: &Pipeline, seed: u64) -> Result<Vec<f32>, SampleError> {
         let fault = |text: String| Err(SampleError::Request(text));
         let network = &pipeline.denoiser()?.network;
-        let [height, _, channels] = network.image()?;
+        let [height, width, channels] = network.image()?;
         let Some(model) = network.super_resolution() else {
             return fault(
                 "the model is none of super-resolution: it takes no low-resolution images".to_owned(),
             );
         };
-        let ([n, h, w, c], size) = (self.images.shape, model.low_size);
-        if [h, w, c] != [size, size, channels] {
-            let expected = [n, channels, size, size];
+        let ([n, h, w, c], [low_h, low_w]) = (self.images.shape, model.low_size.sides());
+        if [h, w, c] != [low_h, low_w, channels] {
+            let expected = [n, channels, low_h, low_w];
             return fault(format!(
                 "the low-resolution images are {:?}, the model takes {expected:?}",
                 [n, c, h, w]
@@ -44,7 +44,7 @@ impl LowResolution {
                 self.augmentation
             ));
         }
-        let enlarged = model.enlarge(&self.images.data, c, height);
+        let enlarged = model.enlarge(&self.images.data, c, [height, width]);
         let mixing = Mixing::at(schedule.alphas_cumprod_after(self.augmentation));
         let elements = enlarged.len() / n.max(1);
         let noised = enlarged.chunks(elements.max(1)).enumerate();

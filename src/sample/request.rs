@@ -4,6 +4,7 @@ use super::{Denoiser, Guidance, Images, LowResolution, SampleError};
 use crate::conditions::{CLASS_LABELS, Conditions};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
+use crate::image_size::in_words;
 use crate::memory;
 use crate::model::{LOGITS, Network, Precision};
 use crate::pipeline::Pipeline;
@@ -130,8 +131,8 @@ pub(super) fn check(pipeline: &Pipeline, request: &SampleRequest) -> Result<(), 
     request.guidance.check(pipeline)?;
     match (network.super_resolution(), &request.low_resolution) {
         (Some(model), None) => {
-            let size = model.low_size;
-            return fault(format!("the model enlarges images of {size}x{size}: give low-resolution images"));
+            let size = in_words(model.low_size.sides());
+            return fault(format!("the model enlarges images of {size}: give low-resolution images"));
         }
         (_, Some(low)) if low.images.shape[0] != request.num_images => {
             return fault(format!(

@@ -133,7 +133,7 @@ impl Denoise {
     ) -> Result<(), TrainError> {
         let [height, width, channels] = self.network.image()?;
         let shrunk = model.shrink(pixels, [part.images.len(), height, width, channels]);
-        executor.write(low, &model.enlarge(&shrunk, channels, height))?;
+        executor.write(low, &model.enlarge(&shrunk, channels, [height, width]))?;
         let coefficients = |n: usize| {
             let levels = model.augmentation + 1;
             let stream = part.of_image(options.random_streams, Purpose::NoiseAugmentation, n);

@@ -9,7 +9,7 @@ use crate::data::Batch;
 use crate::diffusion::Respacing;
 use crate::log::Log;
 use crate::model::SuperResolution;
-use crate::output::{GridOptions, tile};
+use crate::output::{GridOptions, columns_for, tile};
 use crate::pipeline::Pipeline;
 use crate::sample::{Images, LowResolution, SampleRequest, sample};
 use crate::sampler::{self, SamplerOptions};
@@ -58,8 +58,8 @@ pub(super) async fn draw(
         ..SampleRequest::new(ddim, &pipeline.scheduler)
     };
     let images = sample(&run.device, pipeline, &request, &mut |_| {}).await?.images;
-    let grid =
-        tile(&images.data, images.shape, &GridOptions { columns: Some(COLUMNS), ..Default::default() })?;
+    let columns = Some(columns_for(COLUMNS, images.shape[3]));
+    let grid = tile(&images.data, images.shape, &GridOptions { columns, ..Default::default() })?;
     let folder = run.output.join(SAMPLES_FOLDER);
     checkpoint::create_folder(&folder)?;
     let name = format!("step-{:06}.png", step);
@@ -80,6 +80,7 @@ fn first_images(
     let count = count.min(run.dataset.len());
     let batch = Batch::read(&*run.dataset, 0..count)?;
     let shrunk = model.shrink(&batch.images, [count, shape.height, shape.width, shape.channels]);
-    let images = Images { shape: [count, model.low_size, model.low_size, shape.channels], data: shrunk };
+    let [low_h, low_w] = model.low_size.sides();
+    let images = Images { shape: [count, low_h, low_w, shape.channels], data: shrunk };
     Ok((LowResolution { images, augmentation: 0 }, batch.conditions.class_labels().map(<[u32]>::to_vec)))
 }

@@ -124,11 +124,11 @@ fn masks_of_0_and_1_paint_and_black_ones_are_refused() {
 }
 
 #[test]
-fn models_of_images_that_are_not_square_name_both_sides() {
+fn a_data_set_of_squares_has_no_images_that_are_not() {
     let workspace = Workspace::new();
     workspace.write_model("wide.json", "sample_size", serde_json::json!([8, 16]));
     let line = "train --dataset digits --model wide.json --device cpu --batch-size 2 --steps 1 --output run";
-    workspace.fails(line, 1, &["16x8, width x height", "square"]);
+    workspace.fails(line, 1, &["digits: image size", "8x8 or 16x16, found 16x8"]);
 }
 
 /// Names as on Kaggle; a pickle that asks for 2^27 values under a name of CIFAR-10's.

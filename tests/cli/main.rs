@@ -22,6 +22,7 @@ mod recipes;
 mod resume;
 mod sample;
 mod sampling_bounds;
+mod shapes;
 mod support;
 mod train;
 mod tuning;

@@ -28,7 +28,6 @@ fn counts_have_bounds_and_the_sentence_names_the_flag() {
         (PAINT, "--resample", 1),
         (BETWEEN, "--frames", 2),
         (BETWEEN, "--batch-size", 1),
-        (NOISE, "--image-size", 1),
         (NOISE, "--num-images", 1),
     ] {
         for number in [(least - 1).to_string(), HUGE.to_owned()] {
@@ -44,8 +43,11 @@ fn counts_have_bounds_and_the_sentence_names_the_flag() {
             &["for '--num-images ", "whole number from 1"],
         );
     }
-    // 2^32 pixels a side.
-    workspace.fails(&format!("{NOISE} --image-size 4294967296"), 2, &["--image-size", "from 1 to 4096"]);
+    // 2^32 pixels a side, and others that are none.
+    for size in ["4294967296", "0", HUGE, "8x-1"] {
+        let refused = format!("invalid value '{size}' for '--image-size ");
+        workspace.fails(&format!("{NOISE} --image-size {size}"), 2, &[&refused, "from 1 to 8192"]);
+    }
 }
 
 #[test]

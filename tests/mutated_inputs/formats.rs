@@ -138,7 +138,7 @@ fn read_all(path: &Path, options: &OpenOptions) -> Result<Vec<f32>, String> {
 }
 
 fn dataset(folder: &Path, _: &Path) -> Result<(), String> {
-    let strict = OpenOptions { image_size: Some(8), ..OpenOptions::default() };
+    let strict = OpenOptions { image_size: Some([8, 8]), ..OpenOptions::default() };
     let skipping = OpenOptions { skip_bad_images: true, ..strict.clone() };
     match (read_all(folder, &strict), read_all(folder, &skipping)) {
         (Err(refused), Ok(_)) => Err(refused),
@@ -160,7 +160,7 @@ fn image(_: &Path, file: &Path) -> Result<(), String> {
 
 fn cached(cache: &Path) -> OpenOptions {
     OpenOptions {
-        image_size: Some(8),
+        image_size: Some([8, 8]),
         memory_budget: 0,
         cache_folder: Some(cache.to_owned()),
         skip_bad_images: true,

@@ -143,7 +143,7 @@ impl Subject<'_> {
     /// Images of an .npy file, or of a data set, which `open` opens by its name or path; at most `limit`.
     pub(super) fn images(
         source: &Path,
-        [channels, size]: [usize; 2],
+        (channels, size): (usize, [usize; 2]),
         limit: Option<usize>,
         open: impl Fn(&str) -> anyhow::Result<Arc<dyn Dataset>>,
     ) -> anyhow::Result<Self> {

@@ -20,8 +20,7 @@ use likelihood::{Nll, parse_nll};
 
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in, finite_in};
 use super::checkpoint::{AverageArgs, load_classifier};
-use super::dataset::DatasetArgs;
-use super::model::square;
+use super::dataset::{DatasetArgs, doubts};
 use super::{DeviceArgs, one_of};
 
 /// Measure how likely a trained model finds images, and how good the images are that it draws
@@ -115,7 +114,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         (Some(pipeline), None) => pipeline.denoiser()?.network.image()?,
         (None, None) => bail!("{}: no checkpoint", args.subject.display()),
     };
-    let size = square([height, width])?;
+    let size = [height, width];
     let open = |name: &str| -> anyhow::Result<Arc<dyn Dataset>> {
         let options = |split| OpenOptions {
             channels: Some(channels),
@@ -136,7 +135,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             }
             opened => opened,
         };
-        Ok(dataset.context("the images cannot be opened")?.into())
+        let dataset: Arc<dyn Dataset> = dataset.context("the images cannot be opened")?.into();
+        doubts(dataset.as_ref()).iter().for_each(|text| eprintln!("{name}: {text}"));
+        Ok(dataset)
     };
     let dataset = open(&args.dataset)?;
     // What is wrong is found before a device is opened or a file is written.
@@ -153,7 +154,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         }),
         (Some(_), None) => {
             args.generated.check_given()?;
-            Some(Subject::images(&args.subject, [channels, size], args.num_images, open)?)
+            Some(Subject::images(&args.subject, (channels, size), args.num_images, open)?)
         }
     };
     if let Some(path) = &args.output {

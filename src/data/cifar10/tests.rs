@@ -39,7 +39,7 @@ fn the_name_finds_the_folder_and_the_split() {
         let options = OpenOptions {
             data_path: Some(golden(folder)),
             split: Split::Test,
-            image_size: Some(16),
+            image_size: Some([16, 16]),
             channels: Some(1),
             ..OpenOptions::default()
         };

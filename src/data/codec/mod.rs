@@ -18,7 +18,7 @@ use std::path::Path;
 
 use super::error::open_regular_file;
 use super::picture::{Layout, MAX_PICTURE_BYTES, MAX_PIXELS, Picture};
-use super::{DataError, ImageShape};
+use super::{DataError, ImageShape, require_channels};
 
 /// Every format of image files.
 pub(super) const ALL: &[Codec] = &[
@@ -71,21 +71,23 @@ pub fn is_image(path: &Path) -> bool {
 
 /// Reads an image file as one image: its shape, and pixels \[H, W, C\] in \[-1, 1\].
 ///
-/// The centre square is cut out and resized to `size`; without that, it stays as large as it is. Without `channels`, grey
-/// files have 1 and others 3.
+/// The middle part of the proportions of `size`, height and width, is cut out and resized to it; without a size, the
+/// picture stays as it is. Without `channels`, grey files have 1 and others 3; with 2 and 4, the last one is alpha.
 ///
 /// # Errors
 /// As those of a dataset's images.
 pub fn read_image(
     path: &Path,
     channels: Option<usize>,
-    size: Option<usize>,
+    size: Option<[usize; 2]>,
 ) -> Result<(ImageShape, Vec<f32>), DataError> {
     let picture = decode_file(path)?;
     let is_grey = matches!(picture.layout, Layout::Grey | Layout::GreyAlpha);
     let channels = channels.unwrap_or(if is_grey { 1 } else { 3 });
-    let size = size.unwrap_or(picture.width.min(picture.height));
-    let shape = ImageShape { channels, height: size, width: size };
+    let [height, width] = size.unwrap_or([picture.height, picture.width]);
+    let name = path.display().to_string();
+    require_channels(&name, Some(channels), &[1, 2, 3, 4])?;
+    let shape = ImageShape { channels, height, width }.check(&name)?;
     let mut pixels = vec![0.0; shape.elements()];
     picture.write(shape, &mut pixels);
     Ok((shape, pixels))

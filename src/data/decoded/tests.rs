@@ -78,7 +78,7 @@ impl Place {
         let decoded = Arc::new(AtomicUsize::new(0));
         let pictures = Counted { file: self.data(), decoded: decoded.clone() };
         let options = OpenOptions {
-            image_size: Some(3),
+            image_size: Some([3, 3]),
             channels: Some(1),
             memory_budget: budget,
             cache_folder: cache.then(|| self.cache()),

@@ -21,8 +21,12 @@ fn write(folder: &Path, name: &str, grey: u8) {
 }
 
 fn dataset(folder: &Path, skip_bad_images: bool) -> Box<dyn Dataset> {
-    let options =
-        OpenOptions { channels: Some(1), image_size: Some(4), skip_bad_images, ..OpenOptions::default() };
+    let options = OpenOptions {
+        channels: Some(1),
+        image_size: Some([4, 4]),
+        skip_bad_images,
+        ..OpenOptions::default()
+    };
     open(folder.to_str().unwrap(), &options).unwrap()
 }
 

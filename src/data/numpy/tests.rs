@@ -18,6 +18,12 @@ fn formula(image: usize) -> Vec<u8> {
     pixels
 }
 
+/// Opens a path at 4 x 4 pixels.
+fn open_square(path: &Path) -> Box<dyn super::super::Dataset> {
+    let options = OpenOptions { image_size: Some([4, 4]), ..OpenOptions::default() };
+    super::super::open(path.to_str().unwrap(), &options).unwrap()
+}
+
 #[test]
 fn every_element_type_and_order_of_channels_gives_the_same_images() {
     for name in [
@@ -29,8 +35,10 @@ fn every_element_type_and_order_of_channels_gives_the_same_images() {
         "fortran.npy",
         "integers.npy",
     ] {
-        let images = open_path(&golden("arrays").join(name)).unwrap();
+        let images = open_square(&golden("arrays").join(name));
         assert_eq!(images.image_shape(), ImageShape { channels: 3, height: 4, width: 4 });
+        let own = open_path(&golden("arrays").join(name)).unwrap();
+        assert_eq!(own.image_shape(), ImageShape { channels: 3, height: 4, width: 5 });
         let found = read_bytes(images.as_ref());
         let labels = if name == "plain.npz" { [Some(2), Some(0), Some(1)] } else { [None; 3] };
         for (image, (pixels, label)) in found.into_iter().enumerate() {
@@ -43,7 +51,7 @@ fn every_element_type_and_order_of_channels_gives_the_same_images() {
 #[test]
 fn the_names_of_keras_and_both_splits_are_known() {
     let path = golden("arrays").join("keras.npz");
-    let images = open_path(&path).unwrap();
+    let images = open_square(&path);
     assert_eq!((images.len(), images.classes().len(), images.image_shape().channels), (3, 3, 1));
     let first_channel: Vec<u8> = formula(2).into_iter().step_by(3).collect();
     assert_eq!(read_bytes(images.as_ref())[2], (first_channel, Some(1)));
@@ -178,7 +186,7 @@ fn one_rule_for_datasets_and_for_given_images() {
         let dataset = open_path(&file.1).unwrap();
         assert_eq!(dataset.understood(), Some(understood));
         assert_eq!(read_bytes(dataset.as_ref())[0].0, expected, "{understood}");
-        let given = read_array(&file.1, Some(1), Some(2)).unwrap();
+        let given = read_array(&file.1, Some(1), Some([2, 2])).unwrap();
         assert_eq!((given.shape, given.understood.as_str()), ([1, 2, 2, 1], understood));
         let bytes = given.data.iter().map(|value| (127.5 * (value + 1.0)).round() as u8);
         assert_eq!(bytes.collect::<Vec<_>>(), expected, "{understood}");
@@ -212,7 +220,7 @@ fn what_this_program_wrote_is_given_back_as_it_was() {
     for values in [[0.1, 0.2, 0.3, 1.0], [-1.7, 0.2, 3.4, 1.0], [0.0, 20.0, 100.0, 255.0]] {
         let values = [values, values.map(|value| 0.5 * value), [0.0; 4]].concat();
         crate::output::write_npy(&path, [1, 3, 2, 2], &values).unwrap();
-        let given = read_array(&path, Some(3), Some(2)).unwrap();
+        let given = read_array(&path, Some(3), Some([2, 2])).unwrap();
         assert_eq!(crate::output::nhwc_to_nchw(&given.data, given.shape), values);
         assert!(given.understood.contains("ddpm-gpu"), "{}", given.understood);
     }
@@ -226,14 +234,14 @@ fn what_this_program_wrote_is_given_back_as_it_was() {
 fn given_images_keep_their_shape() {
     let data: Vec<u8> = (0..48).map(|i| 5 * i).collect();
     let channels_last = Temporary::new("a.npy", &npy("|u1", "(1, 4, 4, 3)", &data));
-    let given = read_array(&channels_last.1, Some(3), Some(4)).unwrap();
+    let given = read_array(&channels_last.1, Some(3), Some([4, 4])).unwrap();
     assert_eq!((given.shape, given.data[4]), ([1, 4, 4, 3], 2.0 * (20.0 / 255.0) - 1.0));
     let channels_first = Temporary::new("a.npy", &npy("|u1", "(1, 3, 4, 4)", &data));
-    let given = read_array(&channels_first.1, Some(3), Some(4)).unwrap();
+    let given = read_array(&channels_first.1, Some(3), Some([4, 4])).unwrap();
     assert_eq!((given.shape, given.data[1]), ([1, 4, 4, 3], 2.0 * (80.0 / 255.0) - 1.0));
     for shape in ["(3, 4, 4)", "(1, 3, 4, 4)"] {
         let file = Temporary::new("a.npy", &npy("|u1", shape, &data));
-        let message = read_array(&file.1, Some(1), Some(8)).unwrap_err().to_string();
+        let message = read_array(&file.1, Some(1), Some([8, 8])).unwrap_err().to_string();
         for word in ["a.npy", "4, 4]", "[N, 1, 8, 8]", "crop or resize"] {
             assert!(message.contains(word), "{message}");
         }
@@ -243,8 +251,100 @@ fn given_images_keep_their_shape() {
     let dataset = open_path(&channels_first.1).unwrap();
     assert_eq!((dataset.image_shape().channels, dataset.image_shape().width), (3, 4));
     let mask = Temporary::new("mask.npy", &npy("|b1", "(2, 2)", &[0, 1, 1, 0]));
-    let given = read_array(&mask.1, Some(1), Some(2)).unwrap();
+    let given = read_array(&mask.1, Some(1), Some([2, 2])).unwrap();
     assert_eq!((given.shape, given.data), ([1, 2, 2, 1], vec![-1.0, 1.0, 1.0, -1.0]));
+}
+
+/// Number `x + 10 y + 50 c + 100 n` at channel c, row y and column x of image n.
+fn numbered(n: usize, c: usize, y: usize, x: usize) -> u8 {
+    (x + 10 * y + 50 * c + 100 * n) as u8
+}
+
+/// Two images of two channels, three rows and four columns; and tall ones of four rows and three columns.
+#[test]
+fn channels_and_sides_of_rectangles_are_where_they_belong() {
+    for (h, w) in [(3, 4), (4, 3)] {
+        let values = |order: ArrayOrder| -> Vec<u8> {
+            let index = |i: usize| match order {
+                ArrayOrder::ChannelsFirst => (i / (2 * h * w), i / (h * w) % 2, i / w % h, i % w),
+                ArrayOrder::ChannelsLast => (i / (2 * h * w), i % 2, i / (2 * w) % h, i / 2 % w),
+            };
+            (0..4 * h * w).map(index).map(|(n, c, y, x)| numbered(n, c, y, x)).collect()
+        };
+        for (order, shape) in [
+            (ArrayOrder::ChannelsFirst, format!("(2, 2, {h}, {w})")),
+            (ArrayOrder::ChannelsLast, format!("(2, {h}, {w}, 2)")),
+        ] {
+            let file = Temporary::new("a.npy", &npy("|u1", &shape, &values(order)));
+            let two = OpenOptions { channels: Some(2), ..OpenOptions::default() };
+            let dataset = super::super::open(file.1.to_str().unwrap(), &two).unwrap();
+            assert_eq!(dataset.image_shape(), ImageShape { channels: 2, height: h, width: w });
+            let understood = format!("axes {order}, 2 channels of {w}x{h}");
+            assert!(dataset.understood().unwrap().contains(&understood), "{:?}", dataset.understood());
+            assert_eq!(dataset.other_order(), None);
+            let expected: Vec<u8> =
+                (0..2 * h * w).map(|i| numbered(1, i % 2, i / (2 * w), i / 2 % w)).collect();
+            assert_eq!(read_bytes(dataset.as_ref())[1].0, expected, "{shape}");
+            let given = read_array(&file.1, Some(2), Some([h, w])).unwrap();
+            assert_eq!(given.shape, [2, h, w, 2]);
+            let bytes = given.data.iter().map(|value| (127.5 * (value + 1.0)).round() as u8);
+            assert_eq!(bytes.skip(2 * h * w).collect::<Vec<_>>(), expected, "{shape}");
+            // the sides of the model are the other way round
+            let swapped = OpenOptions { image_size: Some([w, h]), ..two };
+            let message = super::super::open(file.1.to_str().unwrap(), &swapped).err().unwrap().to_string();
+            for word in [format!("{w}x{h}, width x height"), format!("{h}x{w}, whose sides are swapped")] {
+                assert!(message.contains(&word), "{message}");
+            }
+            let message = read_array(&file.1, Some(2), Some([w, h])).unwrap_err().to_string();
+            assert!(message.contains("swapped"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_guess_of_the_axes_is_said_and_may_be_changed() {
+    let data: Vec<u8> = (0..240).collect();
+    let file = Temporary::new("a.npy", &npy("|u1", "(1, 5, 6, 8)", &data));
+    let dataset = open_path(&file.1).unwrap();
+    assert_eq!(dataset.image_shape(), ImageShape { channels: 5, height: 6, width: 8 });
+    assert_eq!(dataset.other_order(), Some(ArrayOrder::ChannelsLast));
+    let last = OpenOptions { array_order: Some(ArrayOrder::ChannelsLast), ..OpenOptions::default() };
+    let dataset = super::super::open(file.1.to_str().unwrap(), &last).unwrap();
+    assert_eq!(dataset.image_shape(), ImageShape { channels: 8, height: 5, width: 6 });
+    assert_eq!(
+        (dataset.other_order(), read_bytes(dataset.as_ref())[0].0.as_slice()),
+        (None, data.as_slice())
+    );
+    for (channels, expected) in [(5, 5), (8, 8)] {
+        let wanted = OpenOptions { channels: Some(channels), ..OpenOptions::default() };
+        let dataset = super::super::open(file.1.to_str().unwrap(), &wanted).unwrap();
+        assert_eq!((dataset.image_shape().channels, dataset.other_order()), (expected, None));
+    }
+    let three = OpenOptions { channels: Some(3), ..OpenOptions::default() };
+    let message = super::super::open(file.1.to_str().unwrap(), &three).err().unwrap().to_string();
+    assert!(message.contains("expected 5, found 3"), "{message}");
+    // what this program writes has its channels first
+    crate::output::write_npy(&file.1, [1, 8, 6, 5], &[0.5; 240]).unwrap();
+    let dataset = open_path(&file.1).unwrap();
+    assert_eq!((dataset.image_shape().channels, dataset.other_order()), (8, None));
+}
+
+/// What a model of colour gets of four channels stays as it was; a model of four gets them as they are.
+#[test]
+fn a_fourth_channel_is_alpha_for_a_model_of_colour_only() {
+    let pixels = [[255, 0, 0, 0], [10, 20, 30, 255], [0; 4], [0; 4], [0; 4]].concat();
+    let file = Temporary::new("a.npy", &npy("|u1", "(1, 5, 1, 4)", &pixels));
+    let of = |channels| {
+        let options = OpenOptions { channels, ..OpenOptions::default() };
+        super::super::open(file.1.to_str().unwrap(), &options).unwrap()
+    };
+    let colour = of(Some(3));
+    assert!(colour.understood().unwrap().contains("alpha, over white"), "{:?}", colour.understood());
+    assert_eq!(read_bytes(colour.as_ref())[0].0[..6], [255, 255, 255, 10, 20, 30]);
+    for planes in [of(Some(4)), of(None)] {
+        assert_eq!(read_bytes(planes.as_ref())[0].0, pixels);
+        assert!(!planes.understood().unwrap().contains("alpha"));
+    }
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn labels_that_make_no_sense_are_errors_that_name_the_member() {
     }
     // json without a label is a caption; a bad picture is named by its place in the tar file
     fs::write(&path, tar_of(&[picture, ("a.json", b"{\"text\": 1}"), ("b.png", b"GIF89a")])).unwrap();
-    let sized = OpenOptions { image_size: Some(4), ..OpenOptions::default() };
+    let sized = OpenOptions { image_size: Some([4, 4]), ..OpenOptions::default() };
     let images = super::super::open(path.to_str().unwrap(), &sized).unwrap();
     assert!(images.classes().is_empty());
     let message = images.read(1, &mut [0.0; 48]).unwrap_err().to_string();
