@@ -9,6 +9,11 @@ pub fn in_words([height, width]: [usize; 2]) -> String {
     format!("{width}x{height}")
 }
 
+/// Size and channels of images `[H, W, C]`, in words.
+pub fn image_in_words([height, width, channels]: [usize; 3]) -> String {
+    format!("{} with {channels} channels", in_words([height, width]))
+}
+
 /// Whether one size is the other with height and width exchanged.
 pub fn are_swapped([height, width]: [usize; 2], other: [usize; 2]) -> bool {
     height != width && other == [width, height]

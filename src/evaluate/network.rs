@@ -3,6 +3,7 @@
 use super::{EvaluateError, EvaluateRequest, ImageBatch};
 use crate::device::{Device, Executor};
 use crate::graph::{Graph, ValueId, gradients};
+use crate::image_size::image_in_words;
 use crate::model::{Component, Input, Precision, SAMPLE, TIMESTEPS, prepare};
 use crate::pipeline::Pipeline;
 
@@ -50,14 +51,13 @@ impl Network {
         let out_channels = network.out_channels()?;
         let shape = request.dataset.image_shape();
         let fault = |text: String| Err(EvaluateError::Request(text));
-        if [shape.height, shape.width, shape.channels] != [height, width, channels] {
+        let found = [shape.height, shape.width, shape.channels];
+        if found != [height, width, channels] {
             return fault(format!(
-                "{} has images of {}x{} with {} channels, the model takes {width}x{height} with {channels}; choose another \
-                 --dataset",
+                "{} has images of {}, the model takes {}; choose another --dataset",
                 request.dataset.name(),
-                shape.width,
-                shape.height,
-                shape.channels
+                image_in_words(found),
+                image_in_words([height, width, channels])
             ));
         }
         if out_channels != pipeline.scheduler.variance_type.output_channels(channels) {

@@ -8,6 +8,7 @@ use super::frechet::Gaussian;
 use super::precision_recall::{NEIGHBOUR, precision_and_recall};
 use crate::data::{Batch, Dataset};
 use crate::device::Device;
+use crate::image_size::image_in_words;
 use crate::model::LOGITS;
 use crate::pipeline::Pipeline;
 use crate::sample::Images;
@@ -132,12 +133,10 @@ fn check_image(who: &str, known: [usize; 3], what: &str, found: [usize; 3]) -> R
     if known == found {
         return Ok(());
     }
-    let describe =
-        |[height, width, channels]: [usize; 3]| format!("{width}x{height} with {channels} channels");
     Err(EvaluateError::Request(format!(
         "{who} knows images of {}, {what} has {}",
-        describe(known),
-        describe(found)
+        image_in_words(known),
+        image_in_words(found)
     )))
 }
 

@@ -2,6 +2,7 @@
 
 use super::SampleError;
 use crate::diffusion::PredictionType;
+use crate::image_size::image_in_words;
 use crate::model::LOGITS;
 use crate::pipeline::Pipeline;
 use crate::sampler::{NoiseLevels, Step, Update};
@@ -66,11 +67,10 @@ impl Guidance {
         let guide = &classifier.classifier()?.network;
         let (known, drawn) = (guide.image()?, network.image()?);
         if known != drawn {
-            let describe = |[h, w, c]: [usize; 3]| format!("{w}x{h} with {c} channels");
             return fault(format!(
                 "the classifier knows images of {}, the model draws {}",
-                describe(known),
-                describe(drawn)
+                image_in_words(known),
+                image_in_words(drawn)
             ));
         }
         let known = guide.output(LOGITS)?.iter().product::<usize>();

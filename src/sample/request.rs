@@ -73,20 +73,20 @@ impl SampleRequest {
     /// [`SampleError::Memory`], or [`SampleError::Request`] for more than any call draws.
     pub fn check_memory(pipeline: &Pipeline, num_images: usize, frames: usize) -> Result<(), SampleError> {
         let size = pipeline.denoiser()?.network.image()?;
-        let [height, width, _] = size;
+        let size_in_words = in_words([size[0], size[1]]);
         let product = |factor: usize| {
             size.iter().fold(num_images.saturating_mul(factor), |product, &size| product.saturating_mul(size))
         };
         if product(frames.max(1)) > MOST_NUMBERS {
             let along = if frames > 0 { format!(" with {frames} frames of each") } else { String::new() };
             return Err(SampleError::Request(format!(
-                "{num_images} images of {width}x{height}{along} are more than {MOST_NUMBERS} numbers, the most that are \
+                "{num_images} images of {size_in_words}{along} are more than {MOST_NUMBERS} numbers, the most that are \
                  drawn at once; draw fewer images at a time"
             )));
         }
         // The images, a copy in another order, and the frames.
         let bytes = product(2 + frames).saturating_mul(4);
-        Ok(memory::check(bytes, || format!("{num_images} images of {width}x{height}"))?)
+        Ok(memory::check(bytes, || format!("{num_images} images of {size_in_words}"))?)
     }
 
     /// The model, prepared to draw these images; for other steps of the same sampler, too.

@@ -12,6 +12,7 @@ use super::{CheckpointEvery, LargestBatch, Task, TrainError, TrainOptions, Train
 use crate::checkpoint::{self, TrainingState};
 use crate::data::{BATCHES_AT_ONCE, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
 use crate::device::{Device, DeviceError};
+use crate::image_size::{image_in_words, in_words};
 use crate::log::{Log, Scalars};
 use crate::memory;
 use crate::ops::loss_scale::LossScale;
@@ -395,17 +396,17 @@ impl Run {
         let shift = self.options.random_shift;
         if shift >= height.min(width) {
             return Err(TrainError::Options(format!(
-                "--random-shift is {shift}; the images are {width}x{height}, of which something must remain"
+                "--random-shift is {shift}; the images are {}, of which something must remain",
+                in_words([height, width])
             )));
         }
         if [shape.height, shape.width, shape.channels] == [height, width, channels] {
             return Ok(());
         }
-        let describe = |h: usize, w: usize, c: usize| format!("{w}x{h} with {c} channels");
         Err(TrainError::Shape {
             dataset: self.dataset.name().to_owned(),
-            found: describe(shape.height, shape.width, shape.channels),
-            expected: describe(height, width, channels),
+            found: image_in_words([shape.height, shape.width, shape.channels]),
+            expected: image_in_words([height, width, channels]),
         })
     }
 }
