@@ -20,5 +20,8 @@ pub mod output;
 mod pickle;
 pub mod sample;
 pub mod sampler;
+mod setting;
 pub mod train;
 pub mod workbench;
+
+pub use setting::SettingError;

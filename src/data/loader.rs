@@ -220,13 +220,7 @@ impl Reader {
 }
 
 fn batch_size_error(dataset: &str, batch_size: usize) -> DataError {
-    DataError::Unfit {
-        dataset: dataset.to_owned(),
-        what: "batch size",
-        expected: "at least 1, and a batch that fits in memory".to_owned(),
-        found: batch_size.to_string(),
-        advice: "pass another --batch-size".to_owned(),
-    }
+    DataError::BatchSize { dataset: dataset.to_owned(), batch_size }
 }
 
 /// Mirrors an image \[H, W, C\] left to right.

@@ -8,7 +8,7 @@ use crate::ops::reverse_step::{Update, X_0};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ddim",
-    description: "implicit sampling (Song et al. 2021): without noise unless --eta is given, good with 20 to 100 steps",
+    description: "implicit sampling (Song et al. 2021): without noise unless eta is above 0, good with 20 to 100 steps",
     default_steps: Some(50),
     slots: 0,
     measures: false,

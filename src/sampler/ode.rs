@@ -17,7 +17,7 @@ use crate::ops::step_norms::Measure;
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ode",
     description: "the probability flow ODE by an adaptive Runge-Kutta method (Song et al. 2021): \
-                  no step errs by more than --tolerance",
+                  no step errs by more than the tolerance",
     default_steps: None,
     slots: 7,
     measures: true,

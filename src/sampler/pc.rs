@@ -32,7 +32,7 @@ const SNR: f64 = 0.16;
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let snr = process.options.snr.unwrap_or(SNR);
     if !(snr > 0.0 && snr.is_finite()) {
-        return Err(SamplerError::NotPositive { flag: Choice::Snr.flag(), value: snr });
+        return Err(SamplerError::NotPositive { field: Choice::Snr.field(), value: snr });
     }
     let corrections = process.options.corrector_steps.unwrap_or(1);
     let Steps::Fixed(predictor) = super::ddpm::steps(process)? else {

@@ -57,7 +57,7 @@ impl<'a> Process<'a> {
         }
         match options.clip {
             Clip::Clamp(limit) if limit.is_nan() || limit <= 0.0 => {
-                return Err(SamplerError::NotPositive { flag: "--clip-sample", value: limit });
+                return Err(SamplerError::NotPositive { field: "clip", value: limit });
             }
             Clip::Dynamic { ratio, .. } if !(ratio > 0.0 && ratio <= 1.0) => {
                 return Err(SamplerError::Quantile(ratio));

@@ -165,12 +165,7 @@ fn claim(width: u32, height: u32, file_bytes: usize) -> String {
 }
 
 fn bad_file(path: &Path, Damage { expected, found }: Damage) -> DataError {
-    DataError::BadFile {
-        path: path.to_owned(),
-        expected,
-        found,
-        advice: "remove or repair the file, or pass --skip-bad-images to leave such files out".to_owned(),
-    }
+    DataError::BadImage { path: path.to_owned(), expected, found }
 }
 
 #[cfg(test)]
