@@ -62,8 +62,7 @@ impl Classifier {
     pub fn load(folder: &Path) -> Result<Self, CheckpointError> {
         let part = folder.join("classifier");
         if !part.is_dir() {
-            let message = "this is no classifier; `ddpm-gpu train-classifier` makes one";
-            return Err(CheckpointError::invalid(folder, message));
+            return Err(CheckpointError::NoClassifier { folder: folder.to_owned() });
         }
         model_index::check_class(folder, CLASS)?;
         let path = part.join("config.json");

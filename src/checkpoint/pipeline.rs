@@ -77,9 +77,7 @@ impl Pipeline {
     /// [`CheckpointError`] naming the file.
     pub fn open(folder: &Path) -> Result<(Self, Vec<String>), CheckpointError> {
         if folder.join("classifier").is_dir() {
-            let message =
-                "this is a classifier, which draws no images: give it as --classifier beside a model";
-            return Err(CheckpointError::invalid(folder, message));
+            return Err(CheckpointError::IsClassifier { folder: folder.to_owned() });
         }
         model_index::check(folder)?;
         let mut notes = Vec::new();
