@@ -19,6 +19,7 @@ pub use vlb::{VlbResult, variational_bound};
 
 use std::sync::Arc;
 
+use crate::SettingError;
 use crate::data::{Batch, DataError, Dataset};
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
@@ -32,6 +33,9 @@ pub enum EvaluateError {
     /// The request does not fit the model.
     #[error("{0}")]
     Request(String),
+    /// A setting does not fit the model.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// Numbers that are not finite.
     #[error(
         "{what} is NaN or infinite: look for such numbers in the weights and in the images, and for a model whose \

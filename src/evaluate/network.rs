@@ -1,6 +1,7 @@
 //! The trained network, with what its output does to a probe when x_t changes.
 
 use super::{EvaluateError, EvaluateRequest, ImageBatch};
+use crate::SettingError;
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, Executor};
 use crate::graph::{Graph, TensorType, ValueId, gradients};
@@ -49,14 +50,15 @@ impl Network {
         let channels = config.in_channels;
         let fault = |text: String| Err(EvaluateError::Request(text));
         if [shape.height, shape.width, shape.channels] != [height, width, channels] {
-            return fault(format!(
+            let message = format!(
                 "{} has images of {}x{} with {} channels, the model takes {width}x{height} with {channels}; choose another \
-                 --dataset",
+                 dataset",
                 request.dataset.name(),
                 shape.width,
                 shape.height,
                 shape.channels
-            ));
+            );
+            return Err(SettingError::new(&["dataset"], message).into());
         }
         if config.out_channels != pipeline.scheduler.variance_type.output_channels(channels) {
             return fault(format!(
