@@ -18,6 +18,7 @@ pub use inpaint::{Inpainting, inpaint};
 pub use interpolate::{invert, noise_of_seed, slerp};
 pub use low_resolution::LowResolution;
 
+use crate::SettingError;
 use crate::checkpoint::Pipeline;
 use crate::device::{Device, DeviceError, Executor};
 use crate::diffusion::SchedulerConfig;
@@ -38,6 +39,9 @@ pub enum SampleError {
     /// The request does not fit the model.
     #[error("{0}")]
     Request(String),
+    /// A setting makes no sense or does not fit the model.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// The sampler cannot do what it is asked to.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
@@ -302,10 +306,11 @@ fn check(pipeline: &Pipeline, request: &SampleRequest, image: [usize; 3]) -> Res
         return fault("the number of images and the batch size must be at least 1".to_owned());
     }
     if request.sampler.inverts && request.init_noise.is_none() {
-        return fault(format!(
-            "the sampler `{}` leads from images to noise; give it the images as the initial noise, --init-noise",
+        let message = format!(
+            "the sampler `{}` leads from images to noise; give it the images as the initial noise",
             request.sampler.name
-        ));
+        );
+        return Err(SettingError::new(&["init_noise"], message).into());
     }
     let (channels, outputs) = (image[2], pipeline.unet.out_channels);
     let expected = pipeline.scheduler.variance_type.output_channels(channels);
