@@ -65,21 +65,23 @@ pub(super) fn check_resume(
     state: &TrainingState,
 ) -> Result<(), TrainError> {
     if !of_model.is_empty() {
-        return Err(TrainError::Options(format!(
-            "the checkpoint in {} is of another model or noise schedule: {}; give the same --model and schedule, or \
-             another --output",
+        let message = format!(
+            "the checkpoint in {} is of another model or noise schedule: {}; give the same model and schedule, or another \
+             folder",
             run.output.display(),
             of_model.join("; ")
-        )));
+        );
+        return Err(TrainError::setting(&["config", "output"], message));
     }
     if let Some(then) = &state.dataset
         && let Some(difference) = then.difference(dataset, run.dataset.as_ref())?
     {
-        return Err(TrainError::Options(format!(
+        let message = format!(
             "the run in {} was started with other images: they were {then}, now they are {dataset}; {difference}; give \
-             the same --dataset, or another --output",
+             the same dataset, or another folder",
             run.output.display()
-        )));
+        );
+        return Err(TrainError::setting(&["dataset", "output"], message));
     }
     // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
     let mut now = run.options.to_json()?;
@@ -99,11 +101,12 @@ pub(super) fn check_resume(
         )));
     }
     if state.step >= run.options.steps {
-        return Err(TrainError::Options(format!(
-            "the run in {} already has {} steps; give a larger --steps to go on",
+        let message = format!(
+            "the run in {} already has {} steps; ask for more steps to go on",
             run.output.display(),
             state.step
-        )));
+        );
+        return Err(TrainError::setting(&["steps"], message));
     }
     Ok(())
 }

@@ -491,9 +491,10 @@ impl Run {
         let channels = self.config.image_channels();
         let shift = self.options.random_shift;
         if shift >= height.min(width) {
-            return Err(TrainError::Options(format!(
-                "--random-shift is {shift}; the images are {width}x{height}, of which something must remain"
-            )));
+            let message = format!(
+                "`random_shift` is {shift}; the images are {width}x{height}, of which something must remain"
+            );
+            return Err(TrainError::setting(&["random_shift"], message));
         }
         if [shape.height, shape.width, shape.channels] == [height, width, channels] {
             return Ok(());
@@ -514,10 +515,13 @@ pub(super) fn check_fit(run: &Run) -> Result<(), TrainError> {
     }
     let classes = run.dataset.classes().len();
     match run.config.classes() {
-        Some(embeds) if embeds < classes || classes == 0 => Err(TrainError::Options(format!(
-            "the model has num_class_embeds {embeds}, {} has {classes} classes; use --model with a fitting config.json",
-            run.dataset.name()
-        ))),
+        Some(embeds) if embeds < classes || classes == 0 => {
+            let message = format!(
+                "the model has num_class_embeds {embeds}, {} has {classes} classes; use a model with a fitting config.json",
+                run.dataset.name()
+            );
+            Err(TrainError::setting(&["config"], message))
+        }
         _ => Ok(()),
     }
 }

@@ -60,17 +60,16 @@ impl Step {
         let channels = config.image_channels();
         let out_channels = scheduler.variance_type.output_channels(channels);
         if config.out_channels != out_channels {
-            return Err(TrainError::Options(format!(
-                "the model has {} output channels for images of {channels}; training with this --variance-type needs \
+            let message = format!(
+                "the model has {} output channels for images of {channels}; training with this `variance_type` needs \
                  {out_channels}",
                 config.out_channels
-            )));
+            );
+            return Err(TrainError::setting(&["config", "scheduler.variance_type"], message));
         }
         if options.label_dropout > 0.0 && !config.null_class {
-            return Err(TrainError::Options(
-                "--label-dropout needs a model with classes, the last of which means none; this one has no such class"
-                    .to_owned(),
-            ));
+            let message = "dropping labels needs a model with classes, the last of which means none; this one has no such class";
+            return Err(TrainError::setting(&["label_dropout", "config"], message));
         }
         let image = || TensorType::f32([batch, height, width, channels]);
         let inputs = Inputs {
@@ -116,9 +115,10 @@ impl Step {
 
 /// A checkpoint whose training state is not whole.
 fn lacks(what: &str) -> TrainError {
-    TrainError::Options(format!(
-        "the checkpoint's training_state has no {what}, without which the run cannot go on; start anew in another --output"
-    ))
+    let message = format!(
+        "the checkpoint's training_state has no {what}, without which the run cannot go on; start anew in another folder"
+    );
+    TrainError::setting(&["output"], message)
 }
 
 /// A model in training.
@@ -170,11 +170,12 @@ impl Trainer {
         if let Some(SuperResolution { augmentation, .. }) = config.super_resolution
             && augmentation > schedule.num_train_timesteps()
         {
-            return Err(TrainError::Options(format!(
-                "--noise-augmentation is {augmentation}, 200 where it is not given; the process has {} steps of noise: \
-                 give at most so many",
+            let message = format!(
+                "`super_resolution.augmentation` is {augmentation}, 200 by default; the process has {} steps of noise: give at \
+                 most so many",
                 schedule.num_train_timesteps()
-            )));
+            );
+            return Err(TrainError::setting(&["super_resolution.augmentation"], message));
         }
         let step = Step::build(&config, &scheduler, &options)?;
         let executor = device.prepare(&step.graph, &step.training.read_back()).await?;
