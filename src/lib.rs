@@ -25,3 +25,8 @@ pub mod train;
 pub mod workbench;
 
 pub use setting::SettingError;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+#[path = "../tests/common/golden.rs"]
+mod golden;

@@ -15,7 +15,7 @@ use super::{DataError, Dataset, ImageShape};
 /// Batches that wait in the channel; one more is being read.
 const BATCHES_AHEAD: usize = 2;
 
-/// Batches that are in memory at once: those, the one that is read, and the one that is trained on.
+/// Batches in memory at once: those read ahead, one that is being read, and one that is trained on.
 pub(crate) const BATCHES_AT_ONCE: usize = BATCHES_AHEAD + 2;
 
 /// Images and their labels, as a training step takes them.

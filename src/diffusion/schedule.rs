@@ -273,7 +273,7 @@ impl Schedule {
             VarianceType::FixedLarge => [self.betas[t].ln(); 2],
             VarianceType::LearnedRange => [log_variance, self.betas[t].ln()],
         };
-        // The means differ by what the two say of x_0, and what they say of x_0 by what the network says.
+        // The means differ in proportion to their estimates of x_0, and these in proportion to the prediction.
         let [_, x_start_of_output] = prediction_type.x_start_factors(self.alphas_cumprod[t]);
         Coefficients {
             mean_of_output: self.posterior(t).mean_of_x_start * x_start_of_output,

@@ -140,7 +140,7 @@ impl TimestepSpacing {
             return self.timesteps(num_train_timesteps, steps, steps_offset);
         }
         if num_train_timesteps == 1 || steps == 0 || steps > num_train_timesteps {
-            // Of a single timestep the one step leads to the image.
+            // With a single timestep, one step leads to the image.
             return self.timesteps(num_train_timesteps, steps, steps_offset);
         }
         let most = num_train_timesteps - 1;

@@ -52,7 +52,7 @@ const SUM_CHANNELS: usize = 16;
 /// Quads of channels side by side in a workgroup of the `_vec4` kernels; `LANES` of the kernel.
 const LANES: usize = 8;
 
-/// Pixels of an image of which a row of lanes stays far from the 65,535 turns after which Mesa's lavapipe ends loops.
+/// The most pixels of an image for one row of lanes. Mesa's lavapipe ends a loop after 65,535 turns; this stays far below.
 const PIXELS_OF_A_ROW: usize = 128 * 128;
 
 /// Sizes of a call.

@@ -1,4 +1,4 @@
-//! One step of the reverse process, for samplers that are linear in what they have at hand.
+//! One step of the reverse process, for samplers whose next x is a linear combination of known values.
 
 mod combination;
 

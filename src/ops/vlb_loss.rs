@@ -16,7 +16,7 @@ use crate::graph::{Graph, GraphError, TensorType, ValueId};
 /// What one term of the bound is made of; see `kernels/vlb_loss.wgsl` for the formula.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Coefficients {
-    /// Factor of (what the network should say - what it says) in (the posterior's mean - the model's).
+    /// Factor g: the posterior's mean minus the model's is g (truth - prediction).
     pub mean_of_output: f64,
     /// Logarithm of the posterior's variance.
     pub log_variance: f64,
@@ -56,7 +56,7 @@ impl Coefficients {
         }
     }
 
-    /// Logarithm of the model's variance for what the network says of it (Nichol and Dhariwal 2021, equation 15).
+    /// Logarithm of the model's variance, from the network's output v (Nichol and Dhariwal 2021, equation 15).
     pub fn log_variance_of(&self, v: Option<f64>) -> f64 {
         let [low, high] = self.model_log_variance;
         v.map_or(high, |v| low + 0.5 * (v + 1.0) * (high - low))
@@ -85,8 +85,8 @@ impl Coefficients {
 
 /// The term of the bound of each sample `[N]`, in bits per dimension.
 ///
-/// `prediction` is the network's output `[N, H, W, C]`, or `[N, H, W, 2 C]` where it says v of the variance in the second
-/// half of the channels; `truth` is what it should say, and `x_start` the images, both `[N, H, W, C]`. Row n of
+/// `prediction` is the network's output `[N, H, W, C]`, or `[N, H, W, 2 C]` where the second half of the channels is v
+/// of the variance. `truth`, which the prediction should be, and the images `x_start` are `[N, H, W, C]`. Row n of
 /// `coefficients` `[N, 5]` is [`Coefficients::to_array`]. With `freeze_mean` the loss teaches the variance alone, as the
 /// hybrid loss wants it (Nichol and Dhariwal 2021, section 3.1). There is a gradient through the prediction only.
 ///
@@ -268,7 +268,7 @@ impl Op for Backward {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    // The decoder's term and two of the others; the first is what a schedule has, with variances of about 1e-4.
+    // The decoder's term and two others. The first has variances as in a schedule, of about 1e-4.
     let small = [0.01, -10.4, -10.4, -9.2, 1.0, 0.02, -8.0, -8.0, -7.9, 0.0, 0.2, -4.0, -4.0, -3.9, 0.0];
     let wide = [0.8, -3.0, -3.0, -1.0, 1.0, 0.3, -2.0, -2.0, -0.5, 0.0, 0.9, -1.0, -1.0, 0.5, 0.0];
     // Bins of a tenth to a quarter of a standard deviation; and bins just narrow enough for the density in their middle.

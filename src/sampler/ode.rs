@@ -207,7 +207,7 @@ impl DormandPrince {
     }
 }
 
-/// The slopes kept in slots 1, 2, ... and the one at hand, weighted.
+/// The weighted sum of the slopes in slots 1, 2, ... and of the current slope.
 fn combined(weights: &[f64], now: Combination) -> Combination {
     let (last, kept_weights) = match weights.split_last() {
         Some((last, rest)) => (*last, rest),

@@ -1,4 +1,4 @@
-//! What a user may choose about sampling, and what is refused.
+//! The options of sampling, and the errors of options that do not fit.
 
 use thiserror::Error;
 

@@ -1,6 +1,6 @@
 //! Predictor-corrector sampling (Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
-//! Equations", algorithms 3 and 5): ancestral steps, before each of which Langevin steps bring x closer to what its level
-//! of noise should look like.
+//! Equations", algorithms 3 and 5): before each ancestral step, Langevin steps bring x closer to the distribution
+//! of its noise level.
 
 use super::{Adaptive, Choice, Guided, Level, Measured, Process, Sampler, SamplerError, Step, Steps};
 use crate::ops::reverse_step::{Update, X};

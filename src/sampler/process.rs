@@ -1,4 +1,4 @@
-//! What every sampler starts from: the process that the model was trained on, and what the user chose.
+//! Every sampler starts from the process that the model was trained on and the user's options.
 
 use super::{Clip, Sampler, SamplerError, SamplerOptions};
 use crate::diffusion::{PredictionType, Respacing, Schedule, SchedulerConfig, TimestepSpacing};

@@ -16,6 +16,7 @@ use crate::diffusion::{Schedule, SchedulerConfig};
 use crate::graph::{Graph, GraphError, Phase, TensorType, ValueId};
 use crate::log::Log;
 use crate::model::{Precision, UNetInputs, from_tensors, initial_weights};
+use crate::ops::cross_entropy::most_likely_class;
 use crate::ops::loss_scale::LossScale;
 use crate::ops::philox::Stream;
 use crate::ops::{cross_entropy, q_sample, weighted_mean};
@@ -332,10 +333,7 @@ pub async fn accuracy(
             network.write(&mut executor, &schedule, &images, &timesteps, stream)?;
             executor.run()?;
             let logits = executor.read(network.logits).await?;
-            let is_right = |(logits, &label): (&[f32], &u32)| {
-                let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-                best == Some(label as usize)
-            };
+            let is_right = |(logits, &label): (&[f32], &u32)| most_likely_class(logits) == label as usize;
             *right += logits.chunks(config.num_classes).zip(&labels).filter(|&pair| is_right(pair)).count();
         }
     }

@@ -49,7 +49,7 @@ fn options_of_training_that_make_no_sense() {
     let workspace = Workspace::new();
     for (flags, words) in [
         ("--device nonesuch", &["no adapter matches 'nonesuch'", "ddpm-gpu devices", "--device cpu"][..]),
-        ("--resume", &["no checkpoint to resume", "leave --resume out"]),
+        ("--resume", &["no checkpoint to resume", "without --resume"]),
     ] {
         let line = Workspace::train_line("run", "");
         let line = if flags.starts_with("--device") { line.replace("--device cpu", "") } else { line };
