@@ -3,6 +3,7 @@
 // The gradient is the same kernel on d_y: the generator is counter-based (shared/random.wgsl), so the same stream gives
 // the same mask again and no mask is stored. One invocation per block of four elements of one sample, which
 // is one vec4 in `forward_vec4`, for samples that are multiples of four.
+// Run it: ddpm-gpu kernels bench dropout --cases --device NAME.
 
 // #import activation
 // #import index

@@ -1,9 +1,10 @@
 // Global gradient norm and clipping (Pascanu et al. 2013), as torch.nn.utils.clip_grad_norm_:
 //   total = previous + sum of g^2        norm = sqrt(total)        scale = min(1, max_norm / (norm + 1e-6))
-// Where the total is not finite the scale is 0, which AdamW takes for a step to skip, and so it is in all steps after that,
-// which `count_skipped` counts: the weights stay as they were when it happened, until the host looks.
+// Where the total is not finite the scale is 0, which AdamW takes for a step to skip, and so it is in all steps after
+// that, which `count_skipped` counts: the weights stay as they were when it happened, until the host looks.
 // `sum_squares_partial`: a workgroup sums 64 elements an invocation, four at a time, then a tree in workgroup memory.
 // `sum_squares`: one workgroup adds the partial sums up in a fixed order. Buffers chain through `previous`.
+// Run it: ddpm-gpu kernels bench grad_norm --device NAME.
 
 // #import index
 // #import tree_sum TERM=f32

@@ -5,6 +5,7 @@
 //            or, where a gradient overflowed, factor = 0: AdamW skips the step
 //   update   S = S / 2 after a skipped step, 2 S after `growth_interval` steps in a row that were not
 // `state` is (S, steps since S changed, steps skipped in all). One invocation. S is a power of two: no rounding.
+// Run it: ddpm-gpu kernels bench loss_scale --cases --device NAME.
 
 struct Params { max_norm: f32, growth_interval: u32 }
 @group(0) @binding(0) var<uniform> params: Params;

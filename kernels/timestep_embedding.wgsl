@@ -6,8 +6,9 @@
 // Angles reach 1000 rad, where an f32 frequency (relative error 1e-7) is off by 1e-4 rad and WGSL promises nothing of
 // sin. So the angle is kept in turns, as a 32-bit fixed-point fraction that wraps by itself: the host gives
 // r^1, r^2, r^4, ... of the ratio r = f_1 as fractions, the kernel multiplies those of the bits of i in integers, and
-// what is left of the angle lies within [-pi/4, pi/4] of a multiple of pi/2, where short polynomials are exact to 1e-7.
+// the rest of the angle lies within [-pi/4, pi/4] of a multiple of pi/2, where short polynomials are exact to 1e-7.
 // For |t| <= 1000 the error is below 1e-5 on every device.
+// Run it: ddpm-gpu kernels bench timestep_embedding --device NAME.
 
 // #import index
 // #import logarithm

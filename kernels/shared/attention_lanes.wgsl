@@ -1,5 +1,5 @@
 // #requires subgroups
-// What the passes of attention_lane_passes.wgsl share. Heads have 4 channels or multiples of 4; a workgroup is a
+// Shared by the passes of attention_lane_passes.wgsl. Heads have 4 channels or multiples of 4; a workgroup is a
 // subgroup of 8 lanes, and works on (n, head, 8 own rows, QUADS 32 channels of the result). lanes.wgsl says how the
 // lanes share the work.
 
