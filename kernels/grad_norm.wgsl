@@ -58,8 +58,8 @@ fn sum_squares(@builtin(local_invocation_index) local: u32) {
 @compute @workgroup_size(1)
 fn clip() {
     let norm = sqrt(sum[0]);
-    // By the exponent's bits: WGSL lets a compiler assume that floats are neither infinite nor NaN. What is no number
-    // passes through to the host as it is.
+    // By the exponent's bits: WGSL lets a compiler assume that floats are neither infinite nor NaN. Infinity
+    // and NaN pass through to the host.
     let is_finite = (bitcast<u32>(sum[0]) & 0x7F800000u) != 0x7F800000u;
     norm_and_scale[0] = select(sum[0], norm, is_finite);
     let is_sound = is_finite && skipped[0] == 0.0;

@@ -101,8 +101,8 @@ impl Fingerprint {
         }
     }
 
-    /// How the images of `dataset`, whose fingerprint is `now`, differ from those that this is of, in words; `None`
-    /// where they are the same but for images that could not be read. A folder may have another path than before.
+    /// How the images of `dataset`, whose fingerprint is `now`, differ from the images of this fingerprint, in words.
+    /// `None` where they are the same, except for images that could not be read. The path of the folder may differ.
     ///
     /// # Errors
     /// What reading them fails with.

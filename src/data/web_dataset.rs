@@ -244,7 +244,7 @@ fn read_members(
     Ok((!whole).then(|| cut("no end mark: it is cut short".to_owned())))
 }
 
-/// The headers of a tar file, of which one may only have so many bytes: the crate reads long names whole.
+/// Reads a tar file and limits the bytes of a header, since the crate reads long names whole.
 struct Headers<'a> {
     file: File,
     /// Bytes that the header which is being read may still have.

@@ -79,8 +79,8 @@ impl Settings {
         Pass { overrides, ..Pass::new(entry, Grid::Workgroups(workgroups), params) }
     }
 
-    /// The kernels that read four channels at a time: on the CPU with one row of lanes a workgroup, without barriers to
-    /// speak of, and on GPUs with as many as fit. None where groups are no multiples of four channels.
+    /// The kernels that read four channels at a time. On drivers that run on the CPU a workgroup is one row of lanes, with
+    /// hardly a barrier; on GPUs it has as many rows as fit. None where groups are no multiples of four channels.
     fn vec4_variants(self, x: &TensorType, entry: &'static str, names: [&'static str; 2]) -> Vec<Variant> {
         let sizes = self.sizes(x);
         if !sizes.group_channels.is_multiple_of(4) {

@@ -38,8 +38,8 @@ pub const TOLERANCES: RangeInclusive<f64> = 1e-7..=1.0;
 /// No step is shorter, in radians, except for the last.
 const SMALLEST: f64 = 1e-6;
 
-/// Steps tried, those that are taken again with less length included, before it is given up: hundreds of times
-/// as many as are usual.
+/// The solver gives up after trying so many steps, including those that it repeats with less length. Usual runs take
+/// hundreds of times fewer.
 const MOST_STEPS: usize = 5000;
 
 /// The x that the step began at; the slots after it hold slopes 1 to 6.

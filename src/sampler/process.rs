@@ -94,7 +94,7 @@ impl<'a> Process<'a> {
         let Respacing::Steps(mut steps) = self.respacing else { return self.timesteps() };
         let SchedulerConfig { num_train_timesteps, steps_offset, .. } = *self.config;
         if self.options.steps.is_none() && self.spacing != TimestepSpacing::Trailing {
-            // The last step takes a timestep of its own, which a model with few has none left for.
+            // The last step takes a timestep of its own. A model with few timesteps has none left for it.
             steps = steps.min(num_train_timesteps - 1).max(1);
         }
         self.cut(self.spacing.multistep_timesteps(num_train_timesteps, steps, steps_offset)?)

@@ -49,7 +49,7 @@ pub(super) struct Damage {
 }
 
 fn damage(expected: impl Into<String>, found: impl Into<String>) -> Damage {
-    // it becomes a part of a sentence, which has a stop of its own
+    // it becomes a part of a sentence that ends with its own full stop
     let found = found.into().trim_end().trim_end_matches('.').to_owned();
     Damage { expected: expected.into(), found }
 }
@@ -71,8 +71,8 @@ pub fn is_image(path: &Path) -> bool {
 
 /// Reads an image file as one image: its shape, and pixels \[H, W, C\] in \[-1, 1\].
 ///
-/// The centre square is cut out and resized to `size`; without that, it stays as large as it is. Without `channels`, grey
-/// files have 1 and others 3.
+/// The centre square is cut out, and resized to `size` where that is given. Without `channels`, grey files have 1 and others
+/// 3.
 ///
 /// # Errors
 /// As those of a dataset's images.
