@@ -1,5 +1,5 @@
-// One step of the reverse process, in place, for every sampler whose next x is a linear combination of x_t, the network's
-// output, the estimate of x_0 that follows from them, values that earlier steps kept, and noise.
+// One step of the reverse process, in place, for every sampler whose next x is a linear combination of x_t, the
+// network's output, the estimate of x_0 that follows from them, values that earlier steps kept, and noise.
 //   x_0     = limits[n, 1] clamp(k0 x_t + k1 output, -limits[n, 0], limits[n, 0])
 //   value   = r1 x_0 + r2 x_t + r3 output + r4 history_0 + r5 history_1 + ...
 //

@@ -7,7 +7,8 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SettingError {
-    /// The fields of the options or the request, with a path where a field is within another, such as `ema_warmup.power`.
+    /// The fields of the options or the request, with a path where a field is within another, such as
+    /// `ema_warmup.power`.
     pub names: &'static [&'static str],
     /// What is wrong, and what to do.
     pub message: String,

@@ -18,8 +18,8 @@ struct LaneTask {
     lane: u32,
 }
 
-// Quads of a head, and the parts of these and of its own rows. Where shuffles follow, use these and not a LaneTask, which
-// depends on the lane: compilers want a proof that all lanes go the same way.
+// Quads of a head, and the parts of these and of its own rows. Where shuffles follow, use these and not a LaneTask,
+// which depends on the lane: compilers want a proof that all lanes go the same way.
 fn head_quads() -> u32 { return params.channels / 4u / params.heads; }
 fn lane_chunks() -> u32 { return (head_quads() + LANES * QUADS - 1u) / (LANES * QUADS); }
 fn lane_blocks(own_tokens: u32) -> u32 { return (own_tokens + LANES - 1u) / LANES; }

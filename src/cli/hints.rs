@@ -1,4 +1,5 @@
-//! Which flags help against an error of the library, which speaks of settings and knows no flags: the only table of them.
+//! Which flags help against an error of the library, which speaks of settings and knows no flags: the only table of
+//! them.
 
 use clap::builder::Command;
 use clap::parser::ValueSource;
@@ -14,8 +15,8 @@ use ddpm_gpu::sampler::SamplerError;
 use ddpm_gpu::train::{Advice, TrainError};
 use ddpm_gpu::workbench::WorkbenchError;
 
-/// The flags that have other names than the fields that they set. All others have the last name of the field's path, with
-/// dashes for underscores, as clap makes them.
+/// The flags that have other names than the fields that they set. All others have the last name of the field's path,
+/// with dashes for underscores, as clap makes them.
 const OTHER_NAMES: [(&str, &str); 14] = [
     ("betas[0]", "adam-beta1"),
     ("betas[1]", "adam-beta2"),

@@ -2,7 +2,8 @@
 //!
 //! Every image counts: by the length and content of its file, or by its values where a file holds many images. Times of
 //! change do not count, because copying a dataset to another machine changes them. Of a file of more than 64 KiB three
-//! parts of 16 KiB are read, its beginning, its middle and its end, since reading all of a large dataset takes long. Checkpoints of earlier versions know sixteen images; they are compared with those.
+//! parts of 16 KiB are read, its beginning, its middle and its end, since reading all of a large dataset takes long.
+//! Checkpoints of earlier versions know sixteen images; they are compared with those.
 
 use std::fmt::{self, Display};
 
@@ -27,8 +28,8 @@ pub struct Fingerprint {
     pub images: usize,
     /// Number of classes.
     pub classes: usize,
-    /// CRC-32C of the names of the classes and of every image as stored. In checkpoints without `contents`, CRC-32C of the
-    /// names of the classes, all labels, and the values of sixteen images.
+    /// CRC-32C of the names of the classes and of every image as stored. In checkpoints without `contents`, CRC-32C of
+    /// the names of the classes, all labels, and the values of sixteen images.
     pub checksum: u32,
     /// Every image; `None` in checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -63,8 +63,8 @@ pub struct LoaderOptions {
 
 /// An endless stream of batches.
 ///
-/// The batch of a step depends only on the dataset, the step and the options, without `first_step`. A loader that starts
-/// at step k gives the batches that a loader from step 0 gives from its k-th batch on.
+/// The batch of a step depends only on the dataset, the step and the options, without `first_step`. A loader that
+/// starts at step k gives the batches that a loader from step 0 gives from its k-th batch on.
 #[derive(Debug)]
 pub struct Loader {
     name: String,

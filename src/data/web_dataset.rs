@@ -4,11 +4,11 @@
 //! `.cls`, or the member `label`, `cls` or `class` of the object in `.json`. Source: A. Aizman, G. Maltby and T. Breuel,
 //! "High Performance I/O For Large Scale Deep Learning" (2019); <https://github.com/webdataset/webdataset>.
 //!
-//! The key of a sample is the name of its picture without the last extension: `shot.0000.png` and `shot.0001.png` are two
-//! samples. (The webdataset library cuts names at the first dot, which would make one sample.) A label belongs to the
-//! picture with the same key, anywhere in the tar file. Where there is no such picture, it belongs to the only picture
-//! whose key continues its own with a dot: `0001.cls` to `0001.input.png`. Beside `0000.jpg`, a picture `0000.depth.png` is
-//! passed over and counted. Two pictures with one key, and labels without a picture, are refused.
+//! The key of a sample is the name of its picture without the last extension: `shot.0000.png` and `shot.0001.png` are
+//! two samples. (The webdataset library cuts names at the first dot, which would make one sample.) A label belongs to
+//! the picture with the same key, anywhere in the tar file. Where there is no such picture, it belongs to the only
+//! picture whose key continues its own with a dot: `0001.cls` to `0001.input.png`. Beside `0000.jpg`, a picture
+//! `0000.depth.png` is passed over and counted. Two pictures with one key, and labels without a picture, are refused.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};

@@ -72,8 +72,8 @@ pub(super) fn vectorized<T>(body: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(body)
 }
 
-/// Declares functions that are compiled for the widest vector instructions that the machine has. All that they call must
-/// be inlined. Other functions, closures above all, are compiled for the oldest machine.
+/// Declares functions that are compiled for the widest vector instructions that the machine has. All that they call
+/// must be inlined. Other functions, closures above all, are compiled for the oldest machine.
 macro_rules! vector_functions {
     ($($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
         $(#[$attribute])*

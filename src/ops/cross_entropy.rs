@@ -127,8 +127,8 @@ pub fn cases() -> Vec<Case> {
         Fill::integers((0..samples).map(|n| (n * n + 1) % classes).collect::<Vec<u32>>())
     };
     let wide = || Fill::Normal { shape: vec![5, 7], mean: 90.0, std: 20.0 };
-    // Each of these overflows or vanishes unless its own largest logit is subtracted, which a different invocation finds in
-    // each.
+    // Each of these overflows or vanishes unless its own largest logit is subtracted, which a different invocation
+    // finds in each.
     let far_apart = || {
         let logit = |n: usize, k: usize| {
             (400 * n) as f32 + if k == [1, 63, 149][n] { 200.0 } else { (k * k % 101) as f32 }

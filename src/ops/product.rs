@@ -45,8 +45,8 @@ const fn cooperative(variant: &'static str) -> Tiling {
     }
 }
 
-/// The algorithms of a pass, the preferred first. A GPU gets tiles in workgroup memory: the largest that still make enough
-/// workgroups.
+/// The algorithms of a pass, the preferred first. A GPU gets tiles in workgroup memory: the largest that still make
+/// enough workgroups.
 macro_rules! tilings {
     ($pass:literal, register tile $rows:literal x $columns:literal) => {
         [
@@ -116,8 +116,9 @@ const ROWS_PER_SPLIT: usize = 512;
 /// itself larger has a single range.
 const PARTIAL_BYTES: usize = 64 << 20;
 
-/// The most rows of a range. It is half the number of iterations after which Mesa's software driver leaves a loop. Up to
-/// 3600 channels of a 3 x 3 kernel, operands of so many rows exceed WebGPU's binding limit before their partial sums do.
+/// The most rows of a range. It is half the number of iterations after which Mesa's software driver leaves a loop. Up
+/// to 3600 channels of a 3 x 3 kernel, operands of so many rows exceed WebGPU's binding limit before their partial
+/// sums do.
 const MAX_ROWS_PER_SPLIT: usize = 32_768;
 
 impl Tiling {

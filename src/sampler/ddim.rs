@@ -20,8 +20,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
 };
 
 /// The steps of diffusers' `DDIMScheduler` with `use_clipped_model_output`, and of improved-diffusion. A step takes eps
-/// from x and the clipped x_0, rather than from the network: the network's eps would carry the clipped part on from step
-/// to step.
+/// from x and the clipped x_0, rather than from the network: the network's eps would carry the clipped part on from
+/// step to step.
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let eta = process.options.eta.unwrap_or(0.0);
     if !(0.0..=1.0).contains(&eta) {

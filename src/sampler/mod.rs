@@ -60,7 +60,8 @@ pub struct Sampler {
 /// What classifier guidance moves in a step (Dhariwal and Nichol 2021).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guided {
-    /// The mean of the next x, by the step's variance times the gradient (algorithm 1). Clamping x_0 does not reduce it.
+    /// The mean of the next x, by the step's variance times the gradient (algorithm 1). Clamping x_0 does not reduce
+    /// it.
     Mean,
     /// The noise that the network sees in x (algorithm 2), before x_0 is estimated and clamped.
     Eps,

@@ -71,8 +71,8 @@ pub fn is_image(path: &Path) -> bool {
 
 /// Reads an image file as one image: its shape, and pixels \[H, W, C\] in \[-1, 1\].
 ///
-/// The centre square is cut out, and resized to `size` where that is given. Without `channels`, grey files have 1 and others
-/// 3.
+/// The centre square is cut out, and resized to `size` where that is given. Without `channels`, grey files have 1 and
+/// others 3.
 ///
 /// # Errors
 /// As those of a dataset's images.

@@ -79,8 +79,8 @@ impl Stopwatch {
         Ok(start.elapsed().as_secs_f64().max(1e-6))
     }
 
-    /// Seconds that one call by `variant` takes. `best` is the time of the best candidate so far. `is_compiled` says that
-    /// the variant has run before, so that its first run already shows whether it is slow.
+    /// Seconds that one call by `variant` takes. `best` is the time of the best candidate so far. `is_compiled` says
+    /// that the variant has run before, so that its first run already shows whether it is slow.
     ///
     /// # Errors
     /// What the adapter cannot do.

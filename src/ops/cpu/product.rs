@@ -133,8 +133,8 @@ pub(in crate::ops) fn transposed_product(
     });
 }
 
-/// Rows and columns of a task. If there are enough blocks of rows, a task takes a block with all columns, which share the
-/// gathered rows; else a task takes a range of columns, whose rows share the packed panel.
+/// Rows and columns of a task. If there are enough blocks of rows, a task takes a block with all columns, which share
+/// the gathered rows; else a task takes a range of columns, whose rows share the packed panel.
 fn cut(rows: usize, columns: usize) -> (usize, usize) {
     let blocks = rows.div_ceil(ROWS);
     let ranges = TASKS.div_ceil(blocks).min(columns.div_ceil(2 * PANEL));

@@ -1,8 +1,8 @@
 //! The convolution by tiles, for `y` and, with the kernel rotated by 180 degrees, for `d_x`.
 //!
-//! Transformed inputs and transformed kernels are larger than the originals. Where there are many pixels, the kernels are
-//! transformed once for all tasks; a task is a block of tiles, and transforms its inputs in its cache. Where there are few
-//! pixels, the inputs are transformed once; a task is a panel of output channels, and transforms its kernels.
+//! Transformed inputs and transformed kernels are larger than the originals. Where there are many pixels, the kernels
+//! are transformed once for all tasks; a task is a block of tiles, and transforms its inputs in its cache. Where there
+//! are few pixels, the inputs are transformed once; a task is a panel of output channels, and transforms its kernels.
 
 use std::ops::Range;
 
