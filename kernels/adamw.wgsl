@@ -1,10 +1,12 @@
-// AdamW (Loshchilov and Hutter 2019), and Adam (Kingma and Ba 2015), over packed parameters, with gradient clipping and the exponential moving average
-// of the weights in the same pass:
+// AdamW (Loshchilov and Hutter 2019), and Adam (Kingma and Ba 2015), over packed parameters, with gradient clipping and
+// the exponential moving average of the weights in the same pass:
 //   g = scale gradient + l2 w       w = w (1 - lr decay)          AdamW has a decay, Adam an l2, as in PyTorch
 //   m = b1 m + (1 - b1) g           v = b2 v + (1 - b2) g^2
 //   w = w - lr (m c1) / (sqrt(v) c2 + eps)          c1 = 1 / (1 - b1^t), c2 = 1 / sqrt(1 - b2^t)
 //   ema = d ema + (1 - d) w
-// One invocation per four elements. A scale of 0 is a step to skip (loss_scale.wgsl): nothing changes. What changes from step to step comes in `schedule`: (lr, c1, c2, d).
+// One invocation per four elements. A scale of 0 is a step to skip (loss_scale.wgsl): nothing changes. `schedule`
+// holds the numbers that change from step to step: (lr, c1, c2, d).
+// Run it: ddpm-gpu kernels bench adamw --device NAME.
 
 // #import index
 

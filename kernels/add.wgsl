@@ -5,6 +5,9 @@
 // `_vec4`, for channels in fours: forward takes four vec4 an invocation, WORKGROUP apart; forward_broadcast takes four
 // channels of ROWS pixels, so that row is read and indices are divided once. The plain ones take one element an invocation.
 // The sum takes one invocation per (n, c), so that neighbouring invocations read neighbouring channels.
+// On lavapipe (Mesa 25, 2 cores) forward_broadcast_vec4 is 5.6 times as fast as forward_broadcast at 4 x 16 x 8 x 64,
+// and forward_vec4 is the faster one too: the plain ones divide once for each element.
+// Run it: ddpm-gpu kernels bench add --device NAME.
 
 // #import activation
 // #import index

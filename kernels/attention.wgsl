@@ -8,14 +8,18 @@
 //   ds[i, j] = p[i, j] (d_y_i . v_j - dot_i),   dot_i = d_y_i . y_i         (backward_dot: that, beside log sum exp)
 //   d_q_i = scale sum over j of ds[i, j] k_j                                backward_query
 //   d_k_j = scale sum over i of ds[i, j] q_i,   d_v_j = sum over i of p[i, j] d_y_i        backward_key_value
-// Own rows are queries (or keys in backward_key_value), other rows are the opposite. This file holds what the passes
-// share; the passes are in shared/attention_tiles.wgsl, for workgroups of 256 and heads of any size, and in
+// Own rows are queries (or keys in backward_key_value), other rows are the opposite. This file holds the shared
+// functions; the passes are in shared/attention_tiles.wgsl, for workgroups of 256 and heads of any size, and in
 // shared/attention_lanes.wgsl, for subgroups of 8 and heads in fours. Both are imported once without a mask and once
-// with one, since what a pass mentions must be bound. On software adapters the lanes are ahead of the tiles, because
-// there a barrier is a loop over all invocations that starts again. Nothing hidden is infinite: its score is LOWEST, so
-// that exp(score - highest) is 0, and a mask counts from MASKED on. So a query whose keys are all masked weighs them as
-// if none were, where a mask of -infinity would give NaN.
-// Run it: ddpm-gpu kernels check attention --device NAME, ddpm-gpu kernels bench attention --device NAME.
+// with one, since a buffer that a pass mentions must be bound. On software adapters the lanes are ahead of the tiles,
+// because there a barrier is a loop over all invocations that starts again. Nothing hidden is infinite: its score is
+// LOWEST, so that exp(score - highest) is 0, and a mask counts from MASKED on. So a query whose keys are all masked
+// weighs them as if none were, where a mask of -infinity would give NaN.
+// On lavapipe (Mesa 25, 2 cores), at 16 x 8 x 8 x 64 with one head, the lanes are 9 times as fast in backward_query,
+// 5.8 times in backward_key_value, and the faster ones in forward too. Mesa's compiler for AMD, ACO, makes of 100
+// instructions in the inner loops, on RDNA3 (navi31), 47 to 50 multiply-adds for the lanes (111 to 160 registers) and
+// 12 to 23 for the tiles (58 to 70 registers).
+// Run it: ddpm-gpu kernels bench attention --device NAME.
 
 // #import activation
 // #import attention_lanes

@@ -4,6 +4,7 @@
 // The shares of the roofline (Williams et al. 2009) that `ddpm-gpu kernels bench` prints are shares of these two rates.
 // copy: one invocation per four elements. multiply_add: one invocation per element; its chains do not depend on each
 // other, so that one can go on while another waits for its result, and they stay in registers.
+// Run it: ddpm-gpu kernels bench calibration --cases --device NAME.
 
 // #import index
 

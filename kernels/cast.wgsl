@@ -2,6 +2,7 @@
 //   y_f16[i] = f16(x[i])        to_f16: rounds; beyond 65504 it becomes infinite
 //   y[i]     = f32(x_f16[i])    to_f32: exact
 // The gradient of either is the other. One invocation per element; tensors of any shape.
+// Run it: ddpm-gpu kernels bench cast --cases --device NAME.
 
 // #import index
 // #import activation

@@ -1,9 +1,10 @@
 // Cross-entropy of a classifier's logits, by way of the logarithm of softmax:
 //   per_sample[n]   = log(sum over k of exp(logits[n, k])) - logits[n, labels[n]]                  forward
 //   d_logits[n, k]  = d_per_sample[n] (exp(logits[n, k]) / sum of exp  -  [k = labels[n]])         backward
-// The largest logit is taken out of every exponent first, so that none overflows. One workgroup per sample; maximum and sum
-// end in trees in workgroup memory, whose order never changes. The host refuses labels beyond the classes; should one arrive
-// here all the same, it means the last class.
+// The largest logit is taken out of every exponent first, so that none overflows. One workgroup per sample; maximum
+// and sum end in trees in workgroup memory, whose order never changes. The host refuses labels beyond the classes;
+// should one arrive here all the same, it means the last class.
+// Run it: ddpm-gpu kernels bench cross_entropy --cases --device NAME.
 
 // #import index
 // #import logarithm

@@ -5,6 +5,7 @@
 // so that reverse_step.wgsl clamps x_0 to [-s, s] and divides by s. The quantile lies on the straight line between the
 // order statistics number `rank` and `rank` + 1, counted from 0, as torch.quantile has it. One workgroup per sample: floats
 // above zero are in the order of their bits, so bisecting 31 bits by counting finds an order statistic exactly.
+// Run it: ddpm-gpu kernels bench dynamic_threshold --cases --device NAME.
 
 // #import index
 

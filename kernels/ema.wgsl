@@ -1,6 +1,7 @@
-// A further exponential moving average of the weights, beside the one that AdamW keeps (adamw.wgsl):
+// A further exponential moving average of the weights; AdamW keeps the first (adamw.wgsl):
 //   ema = d ema + (1 - d) w
 // One invocation per four elements. A scale of 0 is a step that AdamW skipped: nothing changes here either.
+// Run it: ddpm-gpu kernels bench ema --cases --device NAME.
 
 // #import index
 

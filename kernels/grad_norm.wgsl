@@ -1,9 +1,10 @@
 // Global gradient norm and clipping (Pascanu et al. 2013), as torch.nn.utils.clip_grad_norm_:
 //   total = previous + sum of g^2        norm = sqrt(total)        scale = min(1, max_norm / (norm + 1e-6))
-// Where the total is not finite the scale is 0, which AdamW takes for a step to skip, and so it is in all steps after that,
-// which `count_skipped` counts: the weights stay as they were when it happened, until the host looks.
+// Where the total is not finite the scale is 0, which AdamW takes for a step to skip, and so it is in all steps after
+// that, which `count_skipped` counts: the weights stay as they were when it happened, until the host looks.
 // `sum_squares_partial`: a workgroup sums 64 elements an invocation, four at a time, then a tree in workgroup memory.
 // `sum_squares`: one workgroup adds the partial sums up in a fixed order. Buffers chain through `previous`.
+// Run it: ddpm-gpu kernels bench grad_norm --device NAME.
 
 // #import index
 // #import tree_sum TERM=f32
@@ -57,8 +58,8 @@ fn sum_squares(@builtin(local_invocation_index) local: u32) {
 @compute @workgroup_size(1)
 fn clip() {
     let norm = sqrt(sum[0]);
-    // By the exponent's bits: WGSL lets a compiler assume that floats are neither infinite nor NaN. What is no number
-    // passes through to the host as it is.
+    // By the exponent's bits: WGSL lets a compiler assume that floats are neither infinite nor NaN. Infinity
+    // and NaN pass through to the host.
     let is_finite = (bitcast<u32>(sum[0]) & 0x7F800000u) != 0x7F800000u;
     norm_and_scale[0] = select(sum[0], norm, is_finite);
     let is_sound = is_finite && skipped[0] == 0.0;

@@ -12,6 +12,9 @@
 //       pixels. One row is best on drivers that run on the CPU: barriers cost them more than arithmetic.
 //   forward, backward_input       any groups. One workgroup per (n, group)
 //   backward_sums                 before backward_input. One workgroup per (n, 16 channels)
+// On lavapipe (Mesa 25, 2 cores), at 16 x 16 x 16 x 96 in 8 groups, the order is the same in both passes: one row of
+// lanes (`_row`) is the fastest, then `_vec4`, then the passes for any groups.
+// Run it: ddpm-gpu kernels bench group_norm --device NAME.
 
 // #import activation
 // #import index

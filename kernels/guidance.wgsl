@@ -6,10 +6,11 @@
 //              sample: keeps images from overexposure (Lin et al. 2023, equations 15 and 16)
 //   shift:     y = output + f gradient: classifier guidance (Dhariwal and Nichol 2021), the gradient being that of
 //              log p(class | x_t), f factors[n]
-//   shift_mean:  y += f exp(r v) gradient, in place, f and r being factors[n]; v is what the output says of
-//              the variance, where it does
+//   shift_mean:  y += f exp(r v) gradient, in place, f and r being factors[n]; v is the part of
+//              the output that stands for the variance, where there is one
 // Of an output with learned variance, the channels beyond those of x stay as the conditional half has them. One invocation
 // per element; forward_rescaled takes one workgroup per sample, and its sums end in a tree whose order never changes.
+// Run it: ddpm-gpu kernels bench guidance --cases --device NAME.
 
 // #import index
 // #import tree_sum TERM=vec2<f32>

@@ -5,6 +5,7 @@
 //            or, where a gradient overflowed, factor = 0: AdamW skips the step
 //   update   S = S / 2 after a skipped step, 2 S after `growth_interval` steps in a row that were not
 // `state` is (S, steps since S changed, steps skipped in all). One invocation. S is a power of two: no rounding.
+// Run it: ddpm-gpu kernels bench loss_scale --cases --device NAME.
 
 struct Params { max_norm: f32, growth_interval: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -19,8 +20,8 @@ const LARGEST_SCALE = 1.0e38;
 @compute @workgroup_size(1)
 fn clip() {
     let norm = sqrt(sum[0]) / scaler[0];
-    // By the exponent's bits: WGSL lets a compiler assume that floats are neither infinite nor NaN. What is no number
-    // passes through to the host as it is.
+    // By the exponent's bits: WGSL lets a compiler assume that floats are neither infinite nor NaN. Infinity
+    // and NaN pass through to the host.
     let is_finite = (bitcast<u32>(sum[0]) & 0x7F800000u) != 0x7F800000u;
     norm_and_scale[0] = select(sum[0], norm, is_finite);
     norm_and_scale[1] = select(0.0, min(1.0, params.max_norm / (norm + 1e-6)) / scaler[0], is_finite);

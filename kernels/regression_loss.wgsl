@@ -6,6 +6,7 @@
 // The prediction may have more channels than the truth: those after the first C are another's, and get no gradient here.
 // The sum takes one workgroup per sample and ends in a tree in workgroup memory, whose order never changes; the gradient
 // takes one invocation per element of the prediction.
+// Run it: ddpm-gpu kernels bench regression_loss --device NAME.
 
 // #import index
 // #import tree_sum TERM=f32

@@ -4,7 +4,7 @@
 // then two values of a graph would share a buffer, which the plan's lifetimes, recomputation and the rule that no
 // dispatch reads what it writes would all have to know. Networks seldom need it: linear, layer_norm and attention take
 // [N, H, W, C] and [N, T, C] alike.
-// Run it: ddpm-gpu kernels check reshape --device NAME.
+// Run it: ddpm-gpu kernels bench reshape --cases --device NAME.
 
 // #import activation
 // #import index

@@ -1,5 +1,5 @@
-// One step of the reverse process, in place, for every sampler that is linear in what it has at hand: x_t, the
-// network's output, the estimate of x_0 that follows from them, what earlier steps kept, and noise.
+// One step of the reverse process, in place, for every sampler whose next x is a linear combination of x_t, the
+// network's output, the estimate of x_0 that follows from them, values that earlier steps kept, and noise.
 //   x_0     = limits[n, 1] clamp(k0 x_t + k1 output, -limits[n, 0], limits[n, 0])
 //   value   = r1 x_0 + r2 x_t + r3 output + r4 history_0 + r5 history_1 + ...
 //
@@ -8,6 +8,7 @@
 // All rows see the old values. v is the second half of the output's channels, where the network has learned the variance
 // (Nichol and Dhariwal 2021, equation 15); elsewhere range is 0.
 // `forward` draws z on the device; `forward_injected` reads it. One invocation per block of four elements of a sample.
+// Run it: ddpm-gpu kernels bench reverse_step --cases --device NAME.
 
 // #import index
 // #import logarithm

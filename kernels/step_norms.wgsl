@@ -5,6 +5,7 @@
 // The first is the error of an adaptive Runge-Kutta step in units of its tolerance (Hairer, Norsett and Wanner 1993,
 // equation II.4.11); both are the norms of a Langevin step (Song et al. 2021, algorithm 5). One workgroup per sample: each
 // invocation sums every 64th block of four elements, then a tree in workgroup memory.
+// Run it: ddpm-gpu kernels bench step_norms --cases --device NAME.
 
 // #import index
 // #import logarithm

@@ -7,7 +7,9 @@
 // N] to [B, N, M], takes a workgroup per 16 x 16 elements, which it reads along N, turns in workgroup memory and writes
 // along M: for GPUs, where memory is read in lines of neighbours and forward uses one element of each line. The tile
 // has one more column than it needs, so that its columns lie in different banks.
-// Run it: ddpm-gpu kernels check transpose --device NAME, ddpm-gpu kernels bench transpose --device NAME.
+// On lavapipe (Mesa 25, 2 cores) forward_vec4 is 2.2 times as fast as forward at 2 x 64 x 4 x 40, and forward_tiled
+// up to 1.2 times as slow as forward at 2 x 16 x 8 x 64.
+// Run it: ddpm-gpu kernels bench transpose --cases --device NAME.
 
 // #import activation
 // #import index

@@ -3,6 +3,9 @@
 //   d_x[n, h, w, c]  = sum over i, j in {0, 1} of d_y[n, 2h + i, 2w + j, c]                  backward
 // One invocation per element of x, which reads or writes the four elements of its 2 x 2 square. In `_vec4`, for channels
 // in fours, an element is four channels.
+// On lavapipe (Mesa 25, 2 cores) forward_vec4 is 2.5 times as fast as forward at 16 x 16 x 16 x 64; backward_vec4 is
+// the faster one too.
+// Run it: ddpm-gpu kernels bench upsample --device NAME.
 
 // #import activation
 // #import index

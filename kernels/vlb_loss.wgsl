@@ -1,6 +1,6 @@
 // One term of the variational bound for each sample, in bits per dimension (Ho et al. 2020, equations 5 and 13; Nichol
 // and Dhariwal 2021, section 3.1). Both distributions are normal with a diagonal covariance, so with
-//   d  = g (truth - prediction)          the true mean minus the model's: what the network predicts enters it linearly
+//   d  = g (truth - prediction)          the true mean minus the model's, linear in the prediction
 //   l  = log of the model's variance     where there are 2 C channels: between l_min and l_max, by v in -1..1
 //   l' = log of the posterior's variance
 // an element contributes, in nats,
@@ -11,6 +11,7 @@
 //   per_sample[n] = 1/(E ln 2) sum over e                   forward: one workgroup per sample, ends in a tree
 //   d_prediction  = d_per_sample[n] / (E ln 2) d/dprediction   backward: one invocation per element of the truth
 // A row of coefficients is g, l', l_min, l_max, and 1 for the decoder's term or 0.
+// Run it: ddpm-gpu kernels bench vlb_loss --cases --device NAME.
 
 // #import index
 // #import logarithm

@@ -1,9 +1,10 @@
 // The loss of a batch from those of its samples:
 //   loss          = 1/N sum over n of weights[n] losses[n]      forward
 //   d_losses[n]   = d_loss weights[n] / N                       backward
-// The weights are data: a weighting by signal-to-noise ratio, times what makes importance sampling of timesteps unbiased.
-// The sum takes one workgroup in all and ends in a tree in workgroup memory, whose order never changes; its gradient
-// takes one invocation per sample.
+// The weights are data: a weighting by signal-to-noise ratio, times what makes importance sampling of timesteps
+// unbiased. The sum takes one workgroup in all and ends in a tree in workgroup memory, whose order never changes; its
+// gradient takes one invocation per sample.
+// Run it: ddpm-gpu kernels bench weighted_mean --device NAME.
 
 // #import index
 // #import tree_sum TERM=f32

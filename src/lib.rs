@@ -25,5 +25,13 @@ pub mod pipeline;
 pub mod random;
 pub mod sample;
 pub mod sampler;
+mod setting;
 pub mod train;
 pub mod workbench;
+
+pub use setting::SettingError;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+#[path = "../tests/common/golden.rs"]
+mod golden;

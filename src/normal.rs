@@ -58,7 +58,7 @@ impl Bin {
     fn of(x_start: f64, difference: f64, log_variance: f64) -> Self {
         let inverse = (-0.5 * log_variance).exp();
         if HALF_BIN * inverse < 1e-5 && x_start.abs() <= 0.999 {
-            // The density in the middle: what is neglected is of second order in the width.
+            // The density in the middle of the bin. The error is of second order in the width.
             let middle = difference * inverse;
             return Self {
                 log_likelihood: (2.0 * HALF_BIN * inverse).ln() - 0.5 * middle * middle - 0.5 * TAU.ln(),

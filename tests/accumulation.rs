@@ -204,6 +204,6 @@ fn a_batch_that_does_not_divide_is_refused() {
     for size in [0, 5, 24] {
         let error =
             TrainOptions { micro_batch_size: Some(size), ..options() }.check().unwrap_err().to_string();
-        assert!(error.contains(&format!("--micro-batch-size is {size}")) && error.contains("12"), "{error}");
+        assert!(error.contains(&format!("`micro_batch_size` is {size}")) && error.contains("12"), "{error}");
     }
 }

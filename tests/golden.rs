@@ -6,8 +6,7 @@
 
 mod common;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ddpm_gpu::device::Device;
 use ddpm_gpu::graph::{Graph, TensorType, ValueId, gradients};
@@ -20,58 +19,35 @@ use ddpm_gpu::ops::{cross_entropy, mse_loss, weighted_mean};
 use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw};
 use ddpm_gpu::train::{Optimizer, TrainingGraph};
 use pollster::block_on;
-use safetensors::{Dtype, SafeTensors};
 
-/// A golden file: tensors by name, integers as floats, and the metadata.
-struct Golden {
-    tensors: HashMap<String, Tensor>,
-    metadata: HashMap<String, String>,
+use common::golden::Golden;
+
+fn config(golden: &Golden) -> UNetConfig {
+    UNetConfig::from_json(golden.metadata("config")).unwrap()
 }
 
-impl Golden {
-    fn read(path: &Path) -> Self {
-        let bytes = std::fs::read(path).unwrap();
-        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let tensors = file.tensors().into_iter().map(|(name, view)| {
-            let data = match view.dtype() {
-                Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(view.data()),
-                Dtype::I64 => bytemuck::pod_collect_to_vec::<u8, i64>(view.data())
-                    .into_iter()
-                    .map(|v| v as f32)
-                    .collect(),
-                other => panic!("{name} is {other:?}"),
-            };
-            (name, Tensor { shape: view.shape().to_vec(), data })
-        });
-        Self { tensors: tensors.collect(), metadata: header.metadata().clone().unwrap() }
-    }
-
-    fn config(&self) -> UNetConfig {
-        UNetConfig::from_json(&self.metadata["config"]).unwrap()
-    }
-
-    /// A batch of images in NHWC, with its NHWC shape.
-    fn images(&self, name: &str) -> ([usize; 4], Vec<f32>) {
-        let tensor = &self.tensors[name];
-        let shape: [usize; 4] = tensor.shape.as_slice().try_into().unwrap();
-        let [n, c, h, w] = shape;
-        ([n, h, w, c], nchw_to_nhwc(&tensor.data, shape))
-    }
-
-    fn with_prefix(&self, prefix: &str) -> Tensors {
-        let named = self.tensors.iter();
-        named.filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
-    }
+/// A batch of images in NHWC, with its NHWC shape.
+fn images(golden: &Golden, name: &str) -> ([usize; 4], Vec<f32>) {
+    let shape: [usize; 4] = golden.shape(name).try_into().unwrap();
+    let [n, c, h, w] = shape;
+    ([n, h, w, c], nchw_to_nhwc(&golden.floats(name), shape))
 }
 
-fn files(prefix: &str) -> Vec<PathBuf> {
+/// The tensors whose names begin so, without that beginning.
+fn with_prefix(golden: &Golden, prefix: &str) -> Tensors {
+    let tensor = |name: &str| Tensor { shape: golden.shape(name).to_vec(), data: golden.floats(name) };
+    let named = golden.names().filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), tensor(name))));
+    named.collect()
+}
+
+/// The names of the golden files that begin so.
+fn files(prefix: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix));
-    files.sort();
-    files
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let names = entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    names
 }
 
 /// The network of a golden file as a graph with its inputs.
@@ -83,8 +59,8 @@ struct GoldenNetwork {
 
 fn network(golden: &Golden) -> GoldenNetwork {
     let mut graph = Graph::new();
-    let (shape, _) = golden.images("input.sample");
-    let config = golden.config();
+    let (shape, _) = images(golden, "input.sample");
+    let config = config(golden);
     let inputs = (&config as &dyn Network).declare_inputs(&mut graph, shape[0]).unwrap();
     assert_eq!(graph.ty(inputs.get(SAMPLE).unwrap()).shape, shape);
     let output = config.build(&mut graph, &inputs, None).unwrap().get(SAMPLE).unwrap();
@@ -92,14 +68,14 @@ fn network(golden: &Golden) -> GoldenNetwork {
 }
 
 fn write_inputs(golden: &Golden, network: &GoldenNetwork, executor: &mut ddpm_gpu::device::Executor) {
-    let weights = from_tensors(&network.graph, &golden.with_prefix("weights.")).unwrap();
+    let weights = from_tensors(&network.graph, &with_prefix(golden, "weights.")).unwrap();
     for (parameter, data) in network.graph.parameters().iter().zip(&weights) {
         executor.write(parameter.value, data).unwrap();
     }
-    executor.write(network.inputs.get(SAMPLE).unwrap(), &golden.images("input.sample").1).unwrap();
-    executor.write(network.inputs.get(TIMESTEPS).unwrap(), &golden.tensors["input.timesteps"].data).unwrap();
+    executor.write(network.inputs.get(SAMPLE).unwrap(), &images(golden, "input.sample").1).unwrap();
+    executor.write(network.inputs.get(TIMESTEPS).unwrap(), &golden.floats("input.timesteps")).unwrap();
     if let Ok(labels) = network.inputs.get(CLASS_LABELS) {
-        let data: Vec<u32> = golden.tensors["input.class_labels"].data.iter().map(|&v| v as u32).collect();
+        let data: Vec<u32> = golden.floats("input.class_labels").iter().map(|&v| v as u32).collect();
         executor.write(labels, &data).unwrap();
     }
 }
@@ -131,18 +107,17 @@ fn forward_passes_are_those_of_diffusers() {
     let files = files("unet_");
     assert!(files.len() >= 6, "only {} golden networks", files.len());
     for (name, device) in common::devices() {
-        for path in &files {
-            let golden = Golden::read(path);
+        for file in &files {
+            let golden = Golden::read(file);
             let network = network(&golden);
             let mut executor = block_on(device.prepare(&network.graph, &[network.output])).unwrap();
             write_inputs(&golden, &network, &mut executor);
             executor.run().unwrap();
             let got = block_on(executor.read(network.output)).unwrap();
             let shape = network.graph.ty(network.output).shape.clone().try_into().unwrap();
-            let error =
-                relative_difference(&nhwc_to_nchw(&got, shape), &golden.tensors["output.sample"].data);
-            println!("{name}: {}: {error:.1e}", path.file_stem().unwrap().display());
-            assert!(error <= forward_limit(&device), "{} on {name}: {error:.1e}", path.display());
+            let error = relative_difference(&nhwc_to_nchw(&got, shape), &golden.floats("output.sample"));
+            println!("{name}: {file}: {error:.1e}");
+            assert!(error <= forward_limit(&device), "{file} on {name}: {error:.1e}");
         }
     }
 }
@@ -150,19 +125,19 @@ fn forward_passes_are_those_of_diffusers() {
 #[test]
 fn gradients_of_every_parameter_are_those_of_pytorch() {
     let mut networks = 0;
-    for path in files("unet_") {
-        let golden = Golden::read(&path);
-        if !golden.tensors.contains_key("loss") {
+    for file in files("unet_") {
+        let golden = Golden::read(&file);
+        if !golden.has("loss") {
             continue;
         }
         networks += 1;
-        let expected = golden.with_prefix("grad.");
+        let expected = with_prefix(&golden, "grad.");
         for (name, device) in common::devices() {
             let mut network = network(&golden);
             let graph = &mut network.graph;
             let target = graph.input("target", graph.ty(network.output).clone());
-            let images = graph.ty(target).shape[0];
-            let weights = graph.input("weights", TensorType::f32([images]));
+            let batch = graph.ty(target).shape[0];
+            let weights = graph.input("weights", TensorType::f32([batch]));
             let (loss, _) = mse_loss(graph, network.output, target, weights).unwrap();
             let d_loss = graph.input("d_loss", TensorType::f32([1]));
             let parameters: Vec<ValueId> = graph.parameters().iter().map(|p| p.value).collect();
@@ -174,13 +149,13 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
             let keep: Vec<ValueId> = d_parameters.iter().copied().chain([loss]).collect();
             let mut executor = block_on(device.prepare(&network.graph, &keep)).unwrap();
             write_inputs(&golden, &network, &mut executor);
-            executor.write(target, &golden.images("target.sample").1).unwrap();
-            executor.write(weights, &vec![1.0f32; images]).unwrap();
+            executor.write(target, &images(&golden, "target.sample").1).unwrap();
+            executor.write(weights, &vec![1.0f32; batch]).unwrap();
             executor.write(d_loss, &[1.0f32]).unwrap();
             executor.run().unwrap();
 
             let got_loss = block_on(executor.read(loss)).unwrap()[0];
-            let want_loss = golden.tensors["loss"].data[0];
+            let want_loss = golden.floats("loss")[0];
             assert!(
                 (got_loss - want_loss).abs() <= 1e-5 * want_loss,
                 "{name}: loss {got_loss}, expected {want_loss}"
@@ -202,7 +177,7 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
                     }
                 }
             }
-            println!("{name}: {}: worst {:.1e} at {}", path.file_stem().unwrap().display(), worst.0, worst.1);
+            println!("{name}: {file}: worst {:.1e} at {}", worst.0, worst.1);
         }
     }
     assert!(networks >= 2, "only {networks} golden networks have gradients");
@@ -223,11 +198,11 @@ fn ten_steps_of_adam_are_those_of_pytorch() {
 /// Takes the ten steps of a golden file.
 fn follow(file: &str, adamw: AdamW) {
     let golden = Golden::read(&files(file)[0]);
-    let skipped: Vec<String> = serde_json::from_str(&golden.metadata["noise_driven"]).unwrap();
-    let (shape, _) = golden.images("step.0.x_t");
+    let skipped: Vec<String> = serde_json::from_str(golden.metadata("noise_driven")).unwrap();
+    let (shape, _) = images(&golden, "step.0.x_t");
     for (name, device) in common::devices() {
         let mut graph = Graph::new();
-        let config = golden.config();
+        let config = config(&golden);
         let inputs = (&config as &dyn Network).declare_inputs(&mut graph, shape[0]).unwrap();
         let output = config.build(&mut graph, &inputs, None).unwrap().get(SAMPLE).unwrap();
         let target = graph.input("target", graph.ty(output).clone());
@@ -243,28 +218,25 @@ fn follow(file: &str, adamw: AdamW) {
         let (loss, _) = mse_loss(&mut graph, output, target, weights).unwrap();
         let training = TrainingGraph::new(&mut graph, loss, &[], optimizer, false).unwrap();
         let mut executor = block_on(device.prepare(&graph, &training.read_back())).unwrap();
-        let initial = from_tensors(&graph, &golden.with_prefix("initial.")).unwrap();
+        let initial = from_tensors(&graph, &with_prefix(&golden, "initial.")).unwrap();
         training.initialize(&graph, &mut executor, &initial, &initial).unwrap();
         executor.write(weights, &vec![1.0f32; shape[0]]).unwrap();
         for step in 0..10u64 {
             let (x_t, target_data) = (
-                golden.images(&format!("step.{step}.x_t")).1,
-                golden.images(&format!("step.{step}.target")).1,
+                images(&golden, &format!("step.{step}.x_t")).1,
+                images(&golden, &format!("step.{step}.target")).1,
             );
             executor.write(inputs.get(SAMPLE).unwrap(), &x_t).unwrap();
             executor
-                .write(
-                    inputs.get(TIMESTEPS).unwrap(),
-                    &golden.tensors[&format!("step.{step}.timesteps")].data,
-                )
+                .write(inputs.get(TIMESTEPS).unwrap(), &golden.floats(&format!("step.{step}.timesteps")))
                 .unwrap();
             executor.write(target, &target_data).unwrap();
             training.write_schedule(&mut executor, adamw.schedule(step + 1, 1e-3, 0.9), &[0.9]).unwrap();
             executor.run().unwrap();
             let loss = block_on(executor.read(training.loss)).unwrap()[0];
             let norm = block_on(executor.read(training.norm_and_scale)).unwrap()[0];
-            let want = golden.tensors["losses"].data[step as usize];
-            let want_norm = golden.tensors["grad_norms"].data[step as usize];
+            let want = golden.floats("losses")[step as usize];
+            let want_norm = golden.floats("grad_norms")[step as usize];
             assert!((loss - want).abs() <= 2e-5 * want, "{name}: step {step}: loss {loss}, expected {want}");
             assert!(
                 (norm - want_norm).abs() <= 1e-4 * want_norm,
@@ -276,7 +248,7 @@ fn follow(file: &str, adamw: AdamW) {
         {
             let got = to_tensors(&graph, &block_on(training.read(&graph, &mut executor, state)).unwrap());
             let mut worst = (0.0f32, String::new());
-            for (tensor, expected) in golden.with_prefix(prefix) {
+            for (tensor, expected) in with_prefix(&golden, prefix) {
                 if skipped.contains(&tensor) {
                     continue;
                 }
@@ -298,12 +270,12 @@ fn follow(file: &str, adamw: AdamW) {
 #[test]
 fn the_classifier_and_its_gradients_are_those_of_pytorch() {
     let golden = Golden::read(&files("classifier")[0]);
-    let classes: usize = golden.metadata["num_classes"].parse().unwrap();
-    let (shape, sample) = golden.images("input.sample");
-    let labels: Vec<u32> = golden.tensors["input.class_labels"].data.iter().map(|&v| v as u32).collect();
+    let classes: usize = golden.metadata("num_classes").parse().unwrap();
+    let (shape, sample) = images(&golden, "input.sample");
+    let labels: Vec<u32> = golden.floats("input.class_labels").iter().map(|&v| v as u32).collect();
     for (name, device) in common::devices() {
         let mut graph = Graph::new();
-        let config = ClassifierConfig { num_classes: classes, encoder: golden.config() };
+        let config = ClassifierConfig { num_classes: classes, encoder: config(&golden) };
         let inputs = (&config as &dyn Network).declare_inputs(&mut graph, shape[0]).unwrap();
         let [image, timesteps] = [SAMPLE, TIMESTEPS].map(|name| inputs.get(name).unwrap());
         let targets = graph.input("class_labels", TensorType::u32([shape[0]]));
@@ -322,12 +294,12 @@ fn the_classifier_and_its_gradients_are_those_of_pytorch() {
         let d_sample = gradients(&mut graph, &[(per_sample, minus_one)], &[image]).unwrap()[0].unwrap();
         let keep: Vec<ValueId> = d_parameters.iter().copied().chain([loss, logits, d_sample]).collect();
         let mut executor = block_on(device.prepare(&graph, &keep)).unwrap();
-        let weights = from_tensors(&graph, &golden.with_prefix("weights.")).unwrap();
+        let weights = from_tensors(&graph, &with_prefix(&golden, "weights.")).unwrap();
         for (parameter, data) in graph.parameters().iter().zip(&weights) {
             executor.write(parameter.value, data).unwrap();
         }
         executor.write(image, &sample).unwrap();
-        executor.write(timesteps, &golden.tensors["input.timesteps"].data).unwrap();
+        executor.write(timesteps, &golden.floats("input.timesteps")).unwrap();
         executor.write(targets, &labels).unwrap();
         executor.write(mean_weights, &vec![1.0f32; shape[0]]).unwrap();
         executor.write(d_loss, &[1.0f32]).unwrap();
@@ -346,11 +318,11 @@ fn the_classifier_and_its_gradients_are_those_of_pytorch() {
             }
         };
         let mut read = |value: ValueId| block_on(executor.read(value)).unwrap();
-        check("logits", &read(logits), &golden.tensors["output.logits"].data);
-        check("loss", &read(loss), &golden.tensors["loss"].data);
-        check("d_sample", &read(d_sample), &golden.images("grad_log_p").1);
+        check("logits", &read(logits), &golden.floats("output.logits"));
+        check("loss", &read(loss), &golden.floats("loss"));
+        check("d_sample", &read(d_sample), &images(&golden, "grad_log_p").1);
         let got: Vec<Vec<f32>> = d_parameters.iter().map(|&id| read(id)).collect();
-        let (got, expected) = (to_tensors(&graph, &got), golden.with_prefix("grad."));
+        let (got, expected) = (to_tensors(&graph, &got), with_prefix(&golden, "grad."));
         assert_eq!(got.len(), expected.len(), "number of gradients");
         for (tensor, expected) in &expected {
             check(tensor, &got[tensor].data, &expected.data);

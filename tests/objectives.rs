@@ -4,55 +4,21 @@
 
 mod common;
 
-use std::collections::HashMap;
-use std::path::Path;
-
 use ddpm_gpu::diffusion::{BetaSchedule, PredictionType, Schedule, SchedulerConfig, VarianceType};
 use ddpm_gpu::graph::{Graph, TensorType, ValueId, gradients};
 use ddpm_gpu::ops::{Regression, regression_loss, vlb_loss};
 use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw};
 use ddpm_gpu::train::LossSecondMoments;
 use pollster::block_on;
-use safetensors::{Dtype, SafeTensors};
 
-/// Tensors of the golden file by name, as f64.
-struct Golden(HashMap<String, (Vec<usize>, Vec<f64>)>);
+use common::golden::Golden;
 
-impl Golden {
-    fn read() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/objectives.safetensors");
-        let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let tensors = file.tensors().into_iter().map(|(name, view)| {
-            let data = view.data();
-            let numbers = match view.dtype() {
-                Dtype::F32 => data.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
-                Dtype::F64 => data.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
-                Dtype::I64 => data.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as f64).collect(),
-                other => panic!("{name} is {other:?}"),
-            };
-            (name, (view.shape().to_vec(), numbers))
-        });
-        Self(tensors.collect())
-    }
-
-    fn numbers(&self, name: &str) -> &[f64] {
-        &self.0.get(name).unwrap_or_else(|| panic!("{name} is not in the golden file")).1
-    }
-
-    fn timesteps(&self, name: &str) -> Vec<usize> {
-        self.numbers(name).iter().map(|&t| t as usize).collect()
-    }
-
-    /// A batch of images as NHWC, of which the first `channels` channels.
-    fn images(&self, name: &str, channels: usize) -> ([usize; 4], Vec<f32>) {
-        let (shape, data) = &self.0[name];
-        let [n, c, h, w]: [usize; 4] = shape.as_slice().try_into().unwrap();
-        let data: Vec<f32> = data.iter().map(|&x| x as f32).collect();
-        let nhwc = nchw_to_nhwc(&data, [n, c, h, w]);
-        let kept = nhwc.chunks(c).flat_map(|pixel| &pixel[..channels]).copied().collect();
-        ([n, h, w, channels], kept)
-    }
+/// A batch of images as NHWC, of which the first `channels` channels.
+fn images(golden: &Golden, name: &str, channels: usize) -> ([usize; 4], Vec<f32>) {
+    let [n, c, h, w]: [usize; 4] = golden.shape(name).try_into().unwrap();
+    let nhwc = nchw_to_nhwc(&golden.floats(name), [n, c, h, w]);
+    let first = nhwc.chunks(c).flat_map(|pixel| &pixel[..channels]).copied().collect();
+    ([n, h, w, channels], first)
 }
 
 /// Largest difference as a share of the largest value.
@@ -108,10 +74,10 @@ fn check_loss(
 
 #[test]
 fn terms_of_the_bound_are_those_of_pytorch() {
-    let golden = Golden::read();
-    let (shape, x_start) = golden.images("x_start", 3);
-    let (_, eps) = golden.images("eps", 3);
-    let timesteps = golden.timesteps("timesteps");
+    let golden = Golden::read("objectives");
+    let (shape, x_start) = images(&golden, "x_start", 3);
+    let (_, eps) = images(&golden, "eps", 3);
+    let timesteps = golden.indices("timesteps");
     let row: usize = shape[1..].iter().product();
     let mut cases = 0;
     for schedule_name in ["linear", "squaredcos_cap_v2"] {
@@ -144,7 +110,7 @@ fn terms_of_the_bound_are_those_of_pytorch() {
                     (shape.to_vec(), x_start.clone()),
                     (vec![shape[0], 5], rows.collect()),
                 ];
-                let output = golden.images("output", variance.output_channels(3));
+                let output = images(&golden, "output", variance.output_channels(3));
                 check_loss(&golden, &name, output, &inputs, |graph, says, others| {
                     vlb_loss(graph, [says, others[0], others[1]], others[2], kind == "hybrid").unwrap()
                 });
@@ -157,11 +123,11 @@ fn terms_of_the_bound_are_those_of_pytorch() {
 
 #[test]
 fn l1_and_huber_are_those_of_pytorch() {
-    let golden = Golden::read();
-    let (shape, eps) = golden.images("eps", 3);
+    let golden = Golden::read("objectives");
+    let (shape, eps) = images(&golden, "eps", 3);
     for (name, kind) in [("l1", Regression::L1), ("huber", Regression::Huber { delta: 0.1 })] {
         let inputs = [(shape.to_vec(), eps.clone())];
-        check_loss(&golden, name, golden.images("output", 3), &inputs, |graph, says, others| {
+        check_loss(&golden, name, images(&golden, "output", 3), &inputs, |graph, says, others| {
             regression_loss(graph, kind, says, others[0]).unwrap()
         });
     }
@@ -169,7 +135,7 @@ fn l1_and_huber_are_those_of_pytorch() {
 
 #[test]
 fn zero_snr_schedules_are_those_of_diffusers() {
-    let golden = Golden::read();
+    let golden = Golden::read("objectives");
     for &kind in BetaSchedule::ALL {
         let config = SchedulerConfig {
             beta_schedule: kind,
@@ -193,10 +159,10 @@ fn zero_snr_schedules_are_those_of_diffusers() {
 
 #[test]
 fn importance_sampling_is_that_of_pytorch() {
-    let golden = Golden::read();
-    let (timesteps, losses) = (golden.timesteps("sampler.timesteps"), golden.numbers("sampler.losses"));
-    let (shape, probabilities) = &golden.0["sampler.probabilities"];
-    let [steps, count] = shape.as_slice().try_into().unwrap();
+    let golden = Golden::read("objectives");
+    let (timesteps, losses) = (golden.indices("sampler.timesteps"), golden.numbers("sampler.losses"));
+    let probabilities = golden.numbers("sampler.probabilities");
+    let [steps, count] = golden.shape("sampler.probabilities").try_into().unwrap();
     let batch = timesteps.len() / steps;
     let mut moments = LossSecondMoments::new(count);
     let mut warm = 0;

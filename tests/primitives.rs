@@ -3,27 +3,12 @@
 
 mod common;
 
-use std::collections::HashMap;
-use std::path::Path;
-
 use ddpm_gpu::graph::{Graph, GraphError, TensorType, ValueId, gradients};
 use ddpm_gpu::ops::conv2d::Padding;
 use ddpm_gpu::ops::{self, Attention, Gelu, Window};
 use pollster::block_on;
-use safetensors::SafeTensors;
 
-/// Shape and elements of a tensor of the golden file.
-type Tensor = (Vec<usize>, Vec<f32>);
-
-fn golden() -> HashMap<String, Tensor> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/primitives.safetensors");
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensors = file.tensors().into_iter().map(|(name, view)| {
-        (name, (view.shape().to_vec(), bytemuck::pod_collect_to_vec::<u8, f32>(view.data())))
-    });
-    tensors.collect()
-}
+use common::golden::Golden;
 
 /// The op of a case of the golden file, on its operands.
 fn build(graph: &mut Graph, name: &str, operands: &[ValueId]) -> Result<ValueId, GraphError> {
@@ -84,26 +69,28 @@ fn compare(what: &str, found: &[f32], expected: &[f32], limit: f32) -> f32 {
 
 #[test]
 fn ops_and_their_gradients_are_those_of_pytorch() {
-    let golden = golden();
-    let mut names: Vec<&str> = golden.keys().filter_map(|name| name.strip_suffix(".out")).collect();
-    names.sort_unstable();
+    let golden = Golden::read("primitives");
+    let names: Vec<&str> = golden.names().filter_map(|name| name.strip_suffix(".out")).collect();
     assert!(names.len() >= 28, "only {} cases", names.len());
     for (device_name, device) in common::devices() {
         let mut worst = (0.0f32, String::new());
         for name in &names {
-            let operands: Vec<&Tensor> =
-                (0..).map_while(|index| golden.get(&format!("{name}.in.{index}"))).collect();
+            // The tensors of a case that are counted from 0.
+            let counted = |what: &str| -> Vec<String> {
+                let names = (0..).map(|index| format!("{name}.{what}.{index}"));
+                names.take_while(|name| golden.has(name)).collect()
+            };
+            let operands = counted("in");
             let mut graph = Graph::new();
             let inputs: Vec<ValueId> = operands
                 .iter()
-                .map(|(shape, _)| graph.input("operand", TensorType::f32(shape.clone())))
+                .map(|operand| graph.input("operand", TensorType::f32(golden.shape(operand))))
                 .collect();
             let y = build(&mut graph, name, &inputs).unwrap();
-            let (shape, out) = &golden[&format!("{name}.out")];
-            assert_eq!(&graph.ty(y).shape, shape, "{name}");
-            let d_y = graph.input("d_y", TensorType::f32(shape.clone()));
-            let d_expected: Vec<&Tensor> =
-                (0..).map_while(|index| golden.get(&format!("{name}.grad.{index}"))).collect();
+            let out = format!("{name}.out");
+            assert_eq!(graph.ty(y).shape, golden.shape(&out), "{name}");
+            let d_y = graph.input("d_y", TensorType::f32(golden.shape(&out)));
+            let d_expected = counted("grad");
             assert!(!d_expected.is_empty(), "{name} has no gradients");
             let d_inputs: Vec<ValueId> = gradients(&mut graph, &[(y, d_y)], &inputs[..d_expected.len()])
                 .unwrap()
@@ -113,19 +100,19 @@ fn ops_and_their_gradients_are_those_of_pytorch() {
 
             let keep: Vec<ValueId> = d_inputs.iter().copied().chain([y]).collect();
             let mut executor = block_on(device.prepare(&graph, &keep)).unwrap();
-            for (&input, (_, data)) in inputs.iter().zip(operands) {
-                executor.write(input, data).unwrap();
+            for (&input, operand) in inputs.iter().zip(&operands) {
+                executor.write(input, &golden.floats(operand)).unwrap();
             }
-            executor.write(d_y, &golden[&format!("{name}.d_out")].1).unwrap();
+            executor.write(d_y, &golden.floats(&format!("{name}.d_out"))).unwrap();
             executor.run().unwrap();
-            let results =
-                [(y, out)].into_iter().chain(d_inputs.into_iter().zip(d_expected.iter().map(|d| &d.1)));
+            let results = [(y, &out)].into_iter().chain(d_inputs.into_iter().zip(&d_expected));
             for (index, (value, expected)) in results.enumerate() {
                 let what = match index {
                     0 => format!("{device_name}: {name}"),
                     _ => format!("{device_name}: {name}: the gradient of operand {}", index - 1),
                 };
-                let error = compare(&what, &block_on(executor.read(value)).unwrap(), expected, 1e-5);
+                let error =
+                    compare(&what, &block_on(executor.read(value)).unwrap(), &golden.floats(expected), 1e-5);
                 if error > worst.0 {
                     worst = (error, what);
                 }

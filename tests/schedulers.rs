@@ -5,9 +5,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{BetaSchedule, PredictionType, Respacing, SchedulerConfig};
 use ddpm_gpu::graph::{BufferRole, Graph, TensorType};
@@ -17,24 +14,9 @@ use ddpm_gpu::ops::{dynamic_threshold, reverse_step, step_norms};
 use ddpm_gpu::random::{Purpose, Stream, normals};
 use ddpm_gpu::sampler::{self, Choice, Clip, Measure, Measured, Sampler, SamplerOptions, Steps, X, by_name};
 use ddpm_gpu::workbench::Walk;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
-fn read(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn numbers(file: &SafeTensors<'_>, name: &str) -> Vec<f64> {
-    let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let data = tensor.data();
-    match tensor.dtype() {
-        Dtype::F32 => data.as_chunks().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect(),
-        Dtype::F64 => data.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect(),
-        Dtype::I64 => data.as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes) as f64).collect(),
-        other => panic!("{name} is {other:?}"),
-    }
-}
+use common::golden::Golden;
 
 fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()))
@@ -42,8 +24,7 @@ fn largest(values: &[f64]) -> f64 {
 
 #[test]
 fn schedules_are_those_of_the_papers() {
-    let bytes = read("schedules.safetensors");
-    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let file = Golden::read("schedules");
     let mut worst: f64 = 0.0;
     for &kind in BetaSchedule::ALL {
         let config = SchedulerConfig { beta_schedule: kind, ..SchedulerConfig::default() };
@@ -52,9 +33,9 @@ fn schedules_are_those_of_the_papers() {
         let key = key.as_str().unwrap();
         for (name, found) in [("betas", schedule.betas()), ("alphas_cumprod", schedule.all_alphas_cumprod())]
         {
-            let expected = numbers(&file, &format!("{name}.{key}"));
+            let expected = file.numbers(&format!("{name}.{key}"));
             assert_eq!(found.len(), expected.len());
-            for (t, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            for (t, (found, expected)) in found.iter().zip(expected).enumerate() {
                 let off = (found - expected).abs();
                 assert!(off < 1e-13, "{name}.{key}[{t}]: {found} instead of {expected}");
                 worst = worst.max(off);
@@ -65,7 +46,7 @@ fn schedules_are_those_of_the_papers() {
 }
 
 /// How far a trajectory is from diffusers', as a share of the largest value of its row.
-fn deviation(file: &SafeTensors<'_>, name: &str, case: &Value) -> (f64, f64) {
+fn deviation(file: &Golden, name: &str, case: &Value) -> (f64, f64) {
     let config: Map<String, Value> = case["config"].as_object().unwrap().clone();
     let config = SchedulerConfig::try_from(config).unwrap_or_else(|error| panic!("{name}: {error}"));
     let is_ddpm = case["scheduler"] == "DDPMScheduler";
@@ -78,19 +59,18 @@ fn deviation(file: &SafeTensors<'_>, name: &str, case: &Value) -> (f64, f64) {
     };
     let steps = sampler.start(&config, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
     let mut timesteps = Vec::new();
-    let x = numbers(file, &format!("{name}.x_T"));
-    let trajectory = numbers(file, &format!("{name}.trajectory"));
-    let noise: Vec<Vec<f64>> = match file.tensor(&format!("{name}.noise")) {
-        Ok(_) => numbers(file, &format!("{name}.noise")).chunks(x.len()).map(<[f64]>::to_vec).collect(),
-        Err(_) => Vec::new(),
-    };
+    let x = file.numbers(&format!("{name}.x_T"));
+    let trajectory = file.numbers(&format!("{name}.trajectory"));
+    let of_noise = format!("{name}.noise");
+    let noise = if file.has(&of_noise) { file.numbers(&of_noise) } else { &[] };
+    let noise: Vec<Vec<f64>> = noise.chunks(x.len()).map(<[f64]>::to_vec).collect();
     let mut network = |x: &[f64], t: f64| {
         timesteps.push(t);
         x.iter().map(|x| (0.7 * x + 0.001 * t).tanh()).collect()
     };
-    let mut walk = Walk::new(x.clone(), options.clip);
+    let mut walk = Walk::new(x.to_vec(), options.clip);
     let found = walk.take_all(&steps, &mut network, &noise).unwrap();
-    assert_eq!(timesteps, numbers(file, &format!("{name}.timesteps")), "{name}");
+    assert_eq!(timesteps, file.numbers(&format!("{name}.timesteps")), "{name}");
     assert_eq!(trajectory.len(), x.len() * (found.len() + 1), "{name}");
 
     let (mut worst, mut worst_absolute): (f64, f64) = (0.0, 0.0);
@@ -103,11 +83,8 @@ fn deviation(file: &SafeTensors<'_>, name: &str, case: &Value) -> (f64, f64) {
 }
 
 fn check_all(file_name: &str, expected_cases: usize) {
-    let bytes = read(file_name);
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let cases = header.metadata().as_ref().unwrap()["cases"].as_str();
-    let cases: BTreeMap<String, Value> = serde_json::from_str(cases).unwrap();
+    let file = Golden::read(file_name);
+    let cases = file.cases();
     assert_eq!(cases.len(), expected_cases);
     let mut all_worst = (0.0, String::new());
     for (name, case) in &cases {
@@ -128,25 +105,22 @@ fn check_all(file_name: &str, expected_cases: usize) {
 
 #[test]
 fn ddpm_follows_diffusers() {
-    check_all("scheduler_ddpm.safetensors", 32);
+    check_all("scheduler_ddpm", 32);
 }
 
 #[test]
 fn ddim_follows_diffusers() {
-    check_all("scheduler_ddim.safetensors", 45);
+    check_all("scheduler_ddim", 45);
 }
 
 /// Trajectories of `tools/oracle/samplers.py`: the network is asked at the same timesteps, and x is the same after every
 /// step. x_T and noise are those of the file.
 fn check_sampler(name: &str, expected_cases: usize) {
-    let bytes = read(&format!("sampler_{name}.safetensors"));
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let cases = header.metadata().as_ref().unwrap()["cases"].as_str();
-    let cases: BTreeMap<String, Value> = serde_json::from_str(cases).unwrap();
+    let file = Golden::read(&format!("sampler_{name}"));
+    let cases = file.cases();
     assert_eq!(cases.len(), expected_cases);
-    let x = numbers(&file, "x_T");
-    let noise: Vec<Vec<f64>> = numbers(&file, "noise").chunks(x.len()).map(<[f64]>::to_vec).collect();
+    let x = file.numbers("x_T");
+    let noise: Vec<Vec<f64>> = file.numbers("noise").chunks(x.len()).map(<[f64]>::to_vec).collect();
     let (mut worst, mut failures): (f64, Vec<String>) = (0.0, Vec::new());
     for (case_name, case) in &cases {
         let mut config: Map<String, Value> = case["config"].as_object().unwrap().clone();
@@ -179,15 +153,15 @@ fn check_sampler(name: &str, expected_cases: usize) {
             let mean = x.iter().map(|x| (0.7 * x + 0.001 * t).tanh());
             mean.chain(x.iter().map(|x| (1.3 * x - 0.002 * t).tanh())).collect()
         };
-        let mut walk = Walk::new(x.clone(), options.clip);
+        let mut walk = Walk::new(x.to_vec(), options.clip);
         let found = walk.take_all(&steps, &mut network, &noise).unwrap();
-        let expected = numbers(&file, &format!("{case_name}.timesteps"));
+        let expected = file.numbers(&format!("{case_name}.timesteps"));
         let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-3;
         assert!(
-            timesteps.len() == expected.len() && timesteps.iter().zip(&expected).all(close),
+            timesteps.len() == expected.len() && timesteps.iter().zip(expected).all(close),
             "{name} {case_name}: evaluated at {timesteps:?} instead of {expected:?}"
         );
-        let trajectory = numbers(&file, &format!("{case_name}.trajectory"));
+        let trajectory = file.numbers(&format!("{case_name}.trajectory"));
         assert_eq!(found.len() * x.len(), trajectory.len(), "{name} {case_name}: the number of steps");
         for (step, (found, expected)) in found.iter().zip(trajectory.chunks(x.len())).enumerate() {
             let off = found.iter().zip(expected).fold(0.0, |off: f64, (a, b)| off.max((a - b).abs()));

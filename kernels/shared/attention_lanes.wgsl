@@ -1,5 +1,5 @@
 // #requires subgroups
-// What the passes of attention_lane_passes.wgsl share. Heads have 4 channels or multiples of 4; a workgroup is a
+// Shared by the passes of attention_lane_passes.wgsl. Heads have 4 channels or multiples of 4; a workgroup is a
 // subgroup of 8 lanes, and works on (n, head, 8 own rows, QUADS 32 channels of the result). lanes.wgsl says how the
 // lanes share the work.
 
@@ -19,7 +19,7 @@ struct LaneTask {
 }
 
 // Quads of a head, and the parts of these and of its own rows. Where shuffles follow, use these and not a LaneTask,
-// which depends on the lane: compilers want all lanes to go the same way provably.
+// which depends on the lane: compilers want a proof that all lanes go the same way.
 fn head_quads() -> u32 { return params.channels / 4u / params.heads; }
 fn lane_chunks() -> u32 { return (head_quads() + LANES * QUADS - 1u) / (LANES * QUADS); }
 fn lane_blocks(own_tokens: u32) -> u32 { return (own_tokens + LANES - 1u) / LANES; }

@@ -1,7 +1,7 @@
 // The natural logarithm of a normal number above 0, good to 1e-7 of its value, also next to 1. There WGSL lets a
 // driver's own be wrong by 2^-21, which may be more than the value itself, and give it the wrong sign.
 //   x = 2^e m with m from sqrt(1/2) to sqrt(2)        log(x) = e log(2) + log(m)
-// The polynomial is that of Cephes' logf. No step is infinite or NaN; 0 gives -88, and infinity and NaN stay what they
+// The polynomial is that of Cephes' logf. No step is infinite or NaN; 0 gives -88, and infinity and NaN stay as they
 // are.
 
 fn natural_log(x: f32) -> f32 {

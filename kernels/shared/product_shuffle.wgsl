@@ -29,7 +29,7 @@ fn PASS_shuffle(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgr
     let place2 = PASS_place(min(row + 16u + lane, last));
     let place3 = PASS_place(min(row + 24u + lane, last));
     let start = PASS_start(quad);
-    // Rows 0 .. 3 of the tile, 4 .. 7, ..., of each of which a lane holds four columns.
+    // Rows 0 .. 3 of the tile, 4 .. 7, ...; of each row, a lane holds four columns.
     var c0 = Tile4x4(start, start, start, start);
     var c1 = c0;
     var c2 = c0;

@@ -1,13 +1,13 @@
 // Matrix products in tiles, for the product that an op describes by
 //   PASS_product()          its sizes; columns and depth must be multiples of 4
-//   PASS_place(row)         what is worth knowing of a row of A before any tap of it is
+//   PASS_place(row)         data about a row of A that all of its taps use
 //   PASS_shift(tap)         the same of a kernel tap
 //   PASS_tap(place, shift)  where that row is read under that tap
 //   PASS_a(at), PASS_b(at)  four steps of the depth of A, of B; B is [columns, taps, depth], read in units of four
 //   PASS_start(quad)        what columns 4 quad .. 4 quad + 3 start from
 //   PASS_store(at, value)   writes four columns of C, which is [rows, columns], in units of four
 // Tiles that hang over an end repeat the last row or column there, and do not write it. No index reaches past the end
-// of a tensor, not even where the number read is thrown away: what a driver does about that is its own affair.
+// of a tensor, not even where the number read is thrown away, since drivers differ in what they do then.
 
 fn PASS_write(tile: Tile4x4, row: u32, quad: u32, product: Product) {
     let quads = product.columns / 4u;

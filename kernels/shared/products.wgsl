@@ -1,4 +1,4 @@
-// What the tile algorithms of matrix products share. A product with kernel taps is
+// Shared by the tile algorithms of matrix products. A product with kernel taps is
 //   C[row, column] = start[column] + sum over taps t and depth k of A[tap t of row, k] B[column, t, k]
 // where a tap of a row is some row of A, or lies outside and counts as zeros. A fully connected layer has one tap.
 

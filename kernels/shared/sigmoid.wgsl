@@ -1,5 +1,5 @@
 // 1 / (1 + exp(-x)) by an exponential of at most 1: exp(-x) is infinite below -88, and fast maths, which Metal has by
-// default, knows no infinity. What is below -1000 gives 0, like what is below -104. A NaN may become any number, so a
+// default, knows no infinity. Numbers below -1000 give 0, like those below -104. A NaN may become any number, so a
 // caller multiplies by x, which stays NaN.
 
 fn sigmoid(x: vec4<f32>) -> vec4<f32> {

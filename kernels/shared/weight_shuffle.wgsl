@@ -25,7 +25,7 @@ fn backward_weight_shuffle(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin
     if tile.first >= tile.end { return; }
     let o_quads = product.columns / 4u;
     let x_offset = min(tile.i_quad + lane, product.depth / 4u - 1u);
-    // Output channels 0 .. 3 of the tile, 4 .. 7, ..., of each of which a lane holds four input channels.
+    // Output channels 0 .. 3 of the tile, 4 .. 7, ...; for each, a lane holds four input channels.
     var c0 = no_weight();
     var c1 = no_weight();
     var c2 = no_weight();

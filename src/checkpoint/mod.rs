@@ -82,8 +82,18 @@ pub enum CheckpointError {
         /// What there is, and what was expected.
         there: String,
     },
+    /// The checkpoint holds no average of the weights with the decay asked for.
+    #[error("{}: there is no average of the weights with the decay {decay}: {there}", folder.display())]
+    NoAverage {
+        /// The checkpoint.
+        folder: PathBuf,
+        /// The decay asked for.
+        decay: f64,
+        /// Which averages there are, or why none is known.
+        there: String,
+    },
     /// A new run would mix with an old one.
-    #[error("{} is of an earlier run; add --resume to go on with it, or choose another --output", folder.display())]
+    #[error("{} is of an earlier run; resume that run, or choose another folder", folder.display())]
     AlreadyThere {
         /// The newest checkpoint there.
         folder: PathBuf,
@@ -95,13 +105,13 @@ pub enum CheckpointError {
         folder: PathBuf,
     },
     /// Another process trains there.
-    #[error("{}: another run is writing to this folder; stop it first, or choose another --output", folder.display())]
+    #[error("{}: another run is writing to this folder; stop it first, or choose another folder", folder.display())]
     InUse {
         /// The output folder.
         folder: PathBuf,
     },
     /// There is nothing to resume.
-    #[error("{}: there is no checkpoint to resume; leave --resume out to start anew", folder.display())]
+    #[error("{}: there is no checkpoint to resume; start a new run instead", folder.display())]
     NothingToResume {
         /// The output folder.
         folder: PathBuf,

@@ -172,8 +172,8 @@ pub(super) fn extra_ema(
 ) -> Result<Option<Tensors>, CheckpointError> {
     let folder = checkpoint.join(FOLDER);
     if !header_path(checkpoint).exists() {
-        let message = "there is no training state, so nothing is known of averages of the weights; leave --ema-decay out";
-        return Err(CheckpointError::invalid(checkpoint, message));
+        let there = "it has no training state; use the weights of the model itself".to_owned();
+        return Err(CheckpointError::NoAverage { folder: checkpoint.to_owned(), decay, there });
     }
     let Decays { ema_decay, extra_ema_decays } = Header::read(checkpoint)?.decays(checkpoint)?;
     if decay == ema_decay {
@@ -181,11 +181,8 @@ pub(super) fn extra_ema(
     }
     if !extra_ema_decays.contains(&decay) {
         let known: Vec<String> = [ema_decay].iter().chain(&extra_ema_decays).map(f64::to_string).collect();
-        let message = format!(
-            "there is no average of the weights with --ema-decay {decay}; there is: {}",
-            known.join(", ")
-        );
-        return Err(CheckpointError::invalid(checkpoint, message));
+        let there = format!("the decays are {}", known.join(", "));
+        return Err(CheckpointError::NoAverage { folder: checkpoint.to_owned(), decay, there });
     }
     let path = folder.join(ema_file(decay));
     let tensors = tensor_file::read(&path)?;

@@ -16,21 +16,14 @@ pub(super) fn load_model(folder: &Path) -> anyhow::Result<Pipeline> {
 /// The classifier in a folder, or the newest checkpoint there.
 pub(super) fn load_classifier(folder: &Path) -> anyhow::Result<Pipeline> {
     let pipeline = noted(Pipeline::open(&resolve(folder)?)?);
-    pipeline.classifier().with_context(|| {
-        format!("{}: this is no classifier; `ddpm-gpu train-classifier` makes one", folder.display())
-    })?;
+    pipeline.classifier().with_context(|| folder.display().to_string())?;
     Ok(pipeline)
 }
 
 /// A pipeline with its notes printed, which draws images.
 fn that_draws(folder: &Path, opened: (Pipeline, Vec<String>)) -> anyhow::Result<Pipeline> {
     let pipeline = noted(opened);
-    pipeline.denoiser().with_context(|| {
-        format!(
-            "{}: a classifier is given as --classifier, beside a model that draws images",
-            folder.display()
-        )
-    })?;
+    pipeline.denoiser().with_context(|| folder.display().to_string())?;
     Ok(pipeline)
 }
 

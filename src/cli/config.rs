@@ -18,6 +18,7 @@ use toml::{Table, Value};
 
 use super::Cli;
 use super::bounds::take_negative_numbers;
+use super::hints::Flags;
 use super::terminal::{escape_words, escaped};
 
 /// A file of settings.
@@ -33,15 +34,24 @@ pub(super) struct ConfigArgs {
 /// Flags that say what to do now; no file holds them.
 const NO_SETTINGS: [&str; 4] = ["config", "resume", "dry-run", "help"];
 
-/// Parses the command line, with the file that `--config` names; and gives the text of such a file with all settings, for
-/// commands that have that flag.
-pub(super) fn parse(words: Vec<OsString>) -> clap::error::Result<(Cli, Option<String>)> {
+/// The command line, parsed.
+pub(super) struct Parsed {
+    pub(super) cli: Cli,
+    /// The text of a file with all settings, for commands that have `--config`.
+    pub(super) settings: Option<String>,
+    /// What hints may name.
+    pub(super) flags: Flags,
+}
+
+/// Parses the command line, with the file that `--config` names.
+pub(super) fn parse(words: Vec<OsString>) -> clap::error::Result<Parsed> {
     let mut cli = take_negative_numbers(Cli::command());
     cli.build();
     let named = words.get(1).and_then(|word| cli.find_subcommand(word));
     let Some(command) = named.filter(|command| argument(command, "config").is_some()) else {
-        let matches = cli.try_get_matches_from(words).map_err(escape_words)?;
-        return Ok((Cli::from_arg_matches(&matches)?, None));
+        let matches = cli.try_get_matches_from_mut(words).map_err(escape_words)?;
+        let flags = Flags::new(cli, &matches);
+        return Ok(Parsed { cli: Cli::from_arg_matches(&matches)?, settings: None, flags });
     };
     let command = command.clone();
     let fault = |text: String| command.clone().error(ErrorKind::InvalidValue, escaped(&text));
@@ -52,7 +62,7 @@ pub(super) fn parse(words: Vec<OsString>) -> clap::error::Result<(Cli, Option<St
     };
     let (start, own) = words.split_at(2);
     let all = start.iter().chain(&from_file).chain(own);
-    let matches = cli.try_get_matches_from(all).map_err(escape_words).map_err(|error| match &path {
+    let matches = cli.try_get_matches_from_mut(all).map_err(escape_words).map_err(|error| match &path {
         Some(path) if is_about(&error, &from_file) => {
             let text = error.to_string();
             let cause = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
@@ -64,7 +74,8 @@ pub(super) fn parse(words: Vec<OsString>) -> clap::error::Result<(Cli, Option<St
         Some((_, matches)) => Some(settings(&command, matches).map_err(fault)?),
         None => None,
     };
-    Ok((Cli::from_arg_matches(&matches)?, settings))
+    let flags = Flags::new(cli, &matches);
+    Ok(Parsed { cli: Cli::from_arg_matches(&matches)?, settings, flags })
 }
 
 /// What has changed from one file of settings to another, in words.

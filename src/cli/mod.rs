@@ -13,6 +13,7 @@ mod dataset;
 mod devices;
 mod evaluate;
 mod export;
+mod hints;
 mod image_to_image;
 mod images;
 mod inpaint;
@@ -197,11 +198,12 @@ fn show_warnings() {
 pub(crate) fn main() -> ExitCode {
     show_warnings();
     memory::set_free(free_memory);
-    let (cli, settings) = config::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
+    let config::Parsed { cli, settings, flags } =
+        config::parse(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
     if cli.command.writes_files() {
         terminal::outlive_reader();
     }
-    terminal::end(pollster::block_on(async {
+    let outcome = pollster::block_on(async {
         match cli.command {
             Command::Devices(args) => devices::run(args).await,
             Command::Data(args) => data::run(&args),
@@ -219,7 +221,8 @@ pub(crate) fn main() -> ExitCode {
             Command::Kernels(args) => kernels::run(args).await,
             Command::Profile(args) => profile::run(args).await,
         }
-    }))
+    });
+    terminal::end(outcome, &flags)
 }
 
 /// The value that a flag names; `what` names the kind in the message.

@@ -17,6 +17,8 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::error::{ContextKind, ContextValue};
 
+use super::hints::Flags;
+
 /// A line on standard error, as far as it can be written.
 macro_rules! eprintln {
     ($($text:tt)*) => { $crate::cli::terminal::note(format_args!($($text)*)) };
@@ -88,15 +90,18 @@ pub(super) fn note_over_bar(text: &str) {
     let _ = io::stderr().write_all(format!("{clear}{}\n", escaped(text)).as_bytes());
 }
 
-/// Ends the program: says what went wrong, if anything did.
-pub(super) fn end(outcome: anyhow::Result<()>) -> ExitCode {
+/// Ends the program: says what went wrong, if anything did, and which flags may help.
+pub(super) fn end(outcome: anyhow::Result<()>, flags: &Flags) -> ExitCode {
     let unwritten = {
         let mut failure = FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
         failure.take().or_else(|| io::stdout().flush().err().and_then(end_without_reader))
     };
     let text = match (outcome, unwritten) {
         (Ok(()), None) => return ExitCode::SUCCESS,
-        (Err(error), _) => describe(&error),
+        (Err(error), _) => match flags.hints(&error) {
+            Some(hints) => format!("{}\nhint: {hints}", describe(&error)),
+            None => describe(&error),
+        },
         (Ok(()), Some(error)) => {
             format!("the results cannot be written to standard output: {error}; see where it leads")
         }

@@ -23,7 +23,7 @@ const MAX_FILE_BYTES: u64 = 1 << 28;
 const CLASSES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 const ADVICE: &str = "unpack cifar-10-binary.tar.gz or cifar-10-python.tar.gz of \
-    https://www.cs.toronto.edu/~kriz/cifar.html, and name the folder with `--data-path DIR`";
+    https://www.cs.toronto.edu/~kriz/cifar.html, and give the folder as `data_path`";
 
 pub(super) const SOURCE: Source = Source {
     name: NAME,

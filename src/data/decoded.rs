@@ -223,10 +223,12 @@ impl Dataset for Decoded {
         let mut errors = self.decode_all().into_iter().filter_map(Result::err);
         match (errors.next(), errors.count()) {
             (None, _) => Ok(()),
-            (Some(DataError::BadFile { path, expected, found, advice }), more @ 1..) => {
+            (Some(mut error), more @ 1..) => {
                 let images = if more == 1 { "image is" } else { "images are" };
-                let found = format!("{found} ({more} more {images} bad)");
-                Err(DataError::BadFile { path, expected, found, advice })
+                if let DataError::BadFile { found, .. } | DataError::BadImage { found, .. } = &mut error {
+                    *found = format!("{found} ({more} more {images} bad)");
+                }
+                Err(error)
             }
             (Some(error), _) => Err(error),
         }

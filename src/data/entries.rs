@@ -1,4 +1,4 @@
-//! What lies in a folder of a dataset, and what is passed over there.
+//! The entries of a dataset's folder, and those that are passed over.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,12 +19,12 @@ pub struct PassedOver {
 
 /// Whether a name begins with a dot: what programs keep for themselves, as `.git`, `.DS_Store` and macOS's `._000.tar`.
 ///
-/// Every format passes over what has such a name, in folders and in tar files.
+/// Every format passes over entries with such names, in folders and in tar files.
 pub(super) fn is_hidden(name: &[u8]) -> bool {
     name.starts_with(b".")
 }
 
-/// The paths of what lies in a folder, sorted, without what is hidden.
+/// The paths of a folder's entries, sorted, without hidden ones.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let io_error = |source| DataError::Io { path: folder.to_owned(), source };
     let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(io_error)?.collect();
@@ -34,7 +34,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
-/// Counts what is passed over, by kind.
+/// Counts entries that are passed over, by kind.
 #[derive(Default)]
 pub(super) struct Rest {
     kinds: BTreeMap<String, PassedOver>,

@@ -51,6 +51,17 @@ pub enum DataError {
         advice: String,
     },
 
+    /// The file of one image was read, and its content is damaged, hostile or of no known format.
+    #[error("{}: expected {expected}, found {found}; remove or repair the file, or leave such files out", .path.display())]
+    BadImage {
+        /// The file.
+        path: PathBuf,
+        /// What a good file holds.
+        expected: String,
+        /// What this one holds.
+        found: String,
+    },
+
     /// The operating system refused to read a file or folder.
     #[error("{}: cannot be read: {source}; check that it exists and that you may read it", .path.display())]
     Io {
@@ -73,6 +84,18 @@ pub enum DataError {
         found: String,
         /// What to do.
         advice: String,
+    },
+
+    /// No batch has this many images.
+    #[error(
+        "{dataset}: batch size: expected at least 1, and a batch that fits in memory, found {batch_size}; choose another \
+         batch size"
+    )]
+    BatchSize {
+        /// Name or path of the dataset.
+        dataset: String,
+        /// Images in a batch.
+        batch_size: usize,
     },
 
     /// The dataset has no images that are held out from training.
@@ -107,7 +130,9 @@ impl DataError {
     /// What is wrong, without the name of the file and without advice.
     pub(super) fn reason(self) -> String {
         match self {
-            Self::BadFile { expected, found, .. } => format!("expected {expected}, found {found}"),
+            Self::BadFile { expected, found, .. } | Self::BadImage { expected, found, .. } => {
+                format!("expected {expected}, found {found}")
+            }
             Self::Io { source, .. } => source.to_string(),
             other => other.to_string(),
         }

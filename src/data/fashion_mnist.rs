@@ -17,7 +17,7 @@ const SYSTEM_PATH: &str = "/usr/share/datasets/fashion-mnist";
 /// Where tools/get-data puts them.
 const FETCHED_PATH: &str = "data/fashion-mnist";
 const ADVICE: &str = "`tools/get-data fashion-mnist` puts them in data/fashion-mnist, \
-    `apt-get install dataset-fashion-mnist` in the system's place, or `--data-path DIR` names a folder that holds \
+    `apt-get install dataset-fashion-mnist` in the system's place, or `data_path` names a folder that holds \
     train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each plain or \
     with .gz";
 const STORED_SIZE: usize = 28;
@@ -140,7 +140,7 @@ mod tests {
             ..Default::default()
         };
         let message = open(&test).err().unwrap().to_string();
-        for part in ["apt-get install dataset-fashion-mnist", "--data-path", "t10k-images-idx3-ubyte"] {
+        for part in ["apt-get install dataset-fashion-mnist", "`data_path`", "t10k-images-idx3-ubyte"] {
             assert!(message.contains(part), "{message}");
         }
         assert!(message.contains(&folder.path().display().to_string()), "{message}");

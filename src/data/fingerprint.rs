@@ -1,9 +1,9 @@
 //! What tells data sets apart, so that a run does not go on with other images.
 //!
-//! Every image counts, by what is stored of it: its file's length and content, or its values where a file holds many.
-//! Times of change are left out, because copying a dataset to another machine changes them. Of a file of more than 64
-//! KiB three parts of 16 KiB are read: its beginning, its middle and its end, so that a large dataset is known without
-//! reading all of it. Checkpoints of earlier versions know sixteen images; they are compared with those.
+//! Every image counts: by the length and content of its file, or by its values where a file holds many images. Times of
+//! change do not count, because copying a dataset to another machine changes them. Of a file of more than 64 KiB three
+//! parts of 16 KiB are read, its beginning, its middle and its end, since reading all of a large dataset takes long.
+//! Checkpoints of earlier versions know sixteen images; they are compared with those.
 
 use std::fmt::{self, Display};
 
@@ -28,7 +28,7 @@ pub struct Fingerprint {
     pub images: usize,
     /// Number of classes.
     pub classes: usize,
-    /// CRC-32C of the names of the classes and of what is stored of every image. In checkpoints without `contents`: of
+    /// CRC-32C of the names of the classes and of every image as stored. In checkpoints without `contents`, CRC-32C of
     /// the names of the classes, all labels, and the values of sixteen images.
     pub checksum: u32,
     /// Every image; `None` in checkpoints of earlier versions.
@@ -41,7 +41,7 @@ pub struct Fingerprint {
 struct Contents {
     /// CRC-32C of the names of the classes.
     class_names: u32,
-    /// CRC-32C of what is stored of every image, and of its label.
+    /// CRC-32C of every image as stored, and of its label.
     #[serde(with = "hexadecimal")]
     each: Vec<u32>,
     /// Positions in `each` of images that cannot be read; they may be gone when the run goes on.
@@ -52,14 +52,14 @@ struct Contents {
 /// What tells an image from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// CRC-32C of what is stored of the image, and of its label.
+    /// CRC-32C of the image as stored, and of its label.
     checksum: u32,
     /// Whether the image was left out because it cannot be read.
     is_bad: bool,
 }
 
 impl Content {
-    /// An image with the checksum of what is stored of it, and its label.
+    /// An image by its checksum and its label.
     pub fn new(checksum: u32, label: Option<u32>) -> Self {
         let checksum = crc32c::crc32c_append(checksum, &label.unwrap_or(u32::MAX).to_le_bytes());
         Self { checksum, is_bad: false }
@@ -102,8 +102,8 @@ impl Fingerprint {
         }
     }
 
-    /// How the images of `dataset`, whose fingerprint is `now`, differ from those that this is of, in words; `None`
-    /// where they are the same but for images that could not be read. A folder may have another path than before.
+    /// How the images of `dataset`, whose fingerprint is `now`, differ from the images of this fingerprint, in words.
+    /// `None` where they are the same, except for images that could not be read. The path of the folder may differ.
     ///
     /// # Errors
     /// What reading them fails with.

@@ -43,7 +43,7 @@ pub(super) trait Pictures: Send + Sync {
     /// The files that the pictures come from: when one of them changes, so may the pictures.
     fn files(&self) -> Vec<PathBuf>;
 
-    /// A checksum of what is stored of a picture: another where another picture lies in its place.
+    /// A checksum of the stored bytes of a picture, by which another picture in its place is noticed.
     fn checksum(&self, index: usize) -> Result<u32, DataError> {
         Ok(self.decode(index)?.checksum())
     }
@@ -103,7 +103,7 @@ pub(super) fn recognise(path: &Path) -> Result<&'static Format, DataError> {
     let found: Vec<&Format> = FORMATS.iter().filter(|format| (format.recognises)(path)).collect();
     match found.as_slice() {
         [format] => Ok(format),
-        // it says best what is missing
+        // its message is the most precise
         [] if path.is_dir() => Ok(&folder::FORMAT),
         [] => {
             let known: Vec<&str> = FORMATS.iter().map(|format| format.description).collect();

@@ -25,8 +25,8 @@ pub(super) struct Idx<const RANK: usize> {
     pub(super) elements: Vec<u8>,
 }
 
-/// Reads an IDX file of unsigned bytes with `RANK` dimensions; one that starts with gzip's magic number is
-/// decompressed on the way, whatever its name.
+/// Reads an IDX file of unsigned bytes with `RANK` dimensions. A file that starts with gzip's magic number is
+/// decompressed, under any name.
 pub(super) fn read<const RANK: usize>(path: &Path) -> Result<Idx<RANK>, DataError> {
     let io_error = |source| DataError::Io { path: path.to_owned(), source };
     let (mut file, file_length) = open_regular_file(path)?;

@@ -16,7 +16,7 @@ use crate::conditions::Conditions;
 /// Batches that wait in the channel; one more is being read.
 const BATCHES_AHEAD: usize = 2;
 
-/// Batches that are in memory at once: those, the one that is read, and the one that is trained on.
+/// Batches in memory at once: those read ahead, one that is being read, and one that is trained on.
 pub(crate) const BATCHES_AT_ONCE: usize = BATCHES_AHEAD + 2;
 
 /// Images and what is known of them, as a training step takes them.
@@ -69,8 +69,8 @@ pub struct LoaderOptions {
 
 /// An endless stream of batches.
 ///
-/// The batch of a step is a pure function of the dataset, the step and the options but for `first_step`: a
-/// loader that starts at step k gives what one that starts at 0 gives from its k-th batch on.
+/// The batch of a step depends only on the dataset, the step and the options, without `first_step`. A loader that
+/// starts at step k gives the batches that a loader from step 0 gives from its k-th batch on.
 #[derive(Debug)]
 pub struct Loader {
     name: String,
@@ -226,13 +226,7 @@ impl Reader {
 }
 
 fn batch_size_error(dataset: &str, batch_size: usize) -> DataError {
-    DataError::Unfit {
-        dataset: dataset.to_owned(),
-        what: "batch size",
-        expected: "at least 1, and a batch that fits in memory".to_owned(),
-        found: batch_size.to_string(),
-        advice: "pass another --batch-size".to_owned(),
-    }
+    DataError::BatchSize { dataset: dataset.to_owned(), batch_size }
 }
 
 /// Mirrors an image \[H, W, C\] left to right.

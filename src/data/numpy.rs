@@ -25,7 +25,7 @@ pub(super) const FORMAT: Format = Format {
     open,
 };
 
-/// What the images of an `.npz` may be called, by split; the first that is there is taken. The names are those of our
+/// Names of the images in an `.npz`, by split; the first that is there is taken. The names are those of our
 /// own documentation, of Keras, of MedMNIST, of guided-diffusion's batches and of `numpy.savez` without names.
 const IMAGES: [(Split, &[&str]); 2] = [
     (Split::Train, &["images", "x_train", "train_images", "x", "data", "arr_0"]),
@@ -275,7 +275,7 @@ pub struct ArrayImages {
 /// height and width, where these are given; \[N, H, W\] and \[H, W\] are grey.
 ///
 /// # Errors
-/// When the file cannot be read, has another shape, or numbers of which it is not clear what they stand for.
+/// When the file cannot be read, has another shape, or its numbers have no clear range.
 pub fn read_array(
     path: &Path,
     channels: Option<usize>,

@@ -118,7 +118,7 @@ impl ValueRange {
         ((value - black) / (white - black)).clamp(0.0, 1.0)
     }
 
-    /// A value in \[-1, 1\]. One that this program wrote comes as it is, and may lie outside.
+    /// A value in \[-1, 1\]. Values that this program wrote are not changed, and may lie outside.
     pub(super) fn to_signed(self, value: f32) -> f32 {
         match (self.elements, self.scale) {
             (Elements::OwnFloat, _) => value,

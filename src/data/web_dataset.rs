@@ -4,11 +4,11 @@
 //! `.cls`, or the member `label`, `cls` or `class` of the object in `.json`. Source: A. Aizman, G. Maltby and T. Breuel,
 //! "High Performance I/O For Large Scale Deep Learning" (2019); <https://github.com/webdataset/webdataset>.
 //!
-//! A sample's name, its key, is that of its picture without the last extension: `shot.0000.png` and `shot.0001.png` are two
-//! samples. (The webdataset library cuts names at the first dot, which would make one of them.) A label belongs to the
-//! picture with its key, wherever that lies in the tar file; where there is none, to the only picture whose key goes on
-//! after it with a dot, as `0001.cls` to `0001.input.png`. Beside `0000.jpg`, a picture `0000.depth.png` is passed over and
-//! counted. Two pictures of one key, and labels that belong to no picture, are refused.
+//! The key of a sample is the name of its picture without the last extension: `shot.0000.png` and `shot.0001.png` are
+//! two samples. (The webdataset library cuts names at the first dot, which would make one sample.) A label belongs to
+//! the picture with the same key, anywhere in the tar file. Where there is no such picture, it belongs to the only
+//! picture whose key continues its own with a dot: `0001.cls` to `0001.input.png`. Beside `0000.jpg`, a picture
+//! `0000.depth.png` is passed over and counted. Two pictures with one key, and labels without a picture, are refused.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
@@ -132,7 +132,7 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
     Ok(Box::new(shards))
 }
 
-/// The pictures of a tar file with their labels, and what is wrong with others and with the file.
+/// The pictures of a tar file with their labels, and the faults of other pictures and of the file.
 type Indexed = (Vec<(Sample, Option<Label>)>, Vec<DataError>);
 
 /// The members of a tar file that matter, by their keys, in the order of the file.
@@ -140,7 +140,7 @@ type Indexed = (Vec<(Sample, Option<Label>)>, Vec<DataError>);
 struct Members {
     pictures: Vec<(String, Sample)>,
     labels: Vec<(String, Written)>,
-    /// Keys of the labels that cannot be read, and what is wrong with these.
+    /// Keys of the labels that cannot be read, with their faults.
     bad_labels: Vec<(String, DataError)>,
     /// Key of the last member of either kind.
     last: String,
@@ -174,7 +174,7 @@ fn index(path: &Path, shard: usize, rest: &mut Rest) -> Result<Indexed, DataErro
     Ok((join(path, members, is_whole, rest)?, faults))
 }
 
-/// Reads the headers of all members, and the labels. Gives what is wrong where the file cannot be read to its end.
+/// Reads the headers of all members, and the labels; also gives the fault of a file that cannot be read to its end.
 fn read_members(
     path: &Path,
     shard: usize,
@@ -244,7 +244,7 @@ fn read_members(
     Ok((!whole).then(|| cut("no end mark: it is cut short".to_owned())))
 }
 
-/// The headers of a tar file, of which one may only have so many bytes: the crate reads long names whole.
+/// Reads a tar file and limits the bytes of a header, since the crate reads long names whole.
 struct Headers<'a> {
     file: File,
     /// Bytes that the header which is being read may still have.

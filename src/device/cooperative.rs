@@ -124,7 +124,7 @@ mod tests {
         assert!(lacks(without, &adapter(wgpu::Backend::Vulkan, [32, 32]), &f32).is_some());
     }
 
-    /// The types that naga finds in the ops are those that adapters are asked for, and no others.
+    /// Adapters are asked for exactly the types that naga finds in the ops.
     #[test]
     fn the_sizes_and_types_are_those_of_the_kernels() {
         let [m, n, k] = [NEEDED.m_size, NEEDED.n_size, NEEDED.k_size];

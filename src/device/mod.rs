@@ -29,7 +29,7 @@ use crate::ops::{Op, Types, Variant};
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// No adapter is what was asked for.
-    #[error("no adapter {what}; there is: {found}. `ddpm-gpu devices` lists them; --device cpu always works")]
+    #[error("no adapter {what}; there is: {found}. The CPU executor always works")]
     NoSuchAdapter {
         /// What was asked for.
         what: String,
@@ -37,10 +37,7 @@ pub enum DeviceError {
         found: String,
     },
     /// A name is that of several adapters.
-    #[error(
-        "{name} matches several adapters: {matches}; give the number of one, such as --device {number}, or more of \
-         its name"
-    )]
+    #[error("{name} matches several adapters: {matches}; give the number of one, or more of its name")]
     AmbiguousAdapter {
         /// What was asked for.
         name: String,
@@ -50,13 +47,13 @@ pub enum DeviceError {
         number: usize,
     },
     /// The CPU executor was asked for through a backend.
-    #[error("--backend {backend} is for adapters, and --device cpu is none; leave one of them out")]
+    #[error("the backend {backend} is for adapters, and the CPU executor is none; ask for one of them")]
     CpuHasNoBackend {
         /// What was asked for.
         backend: Backend,
     },
     /// The adapter does not give the limits that the engine asks for.
-    #[error("{adapter} refused to open: {message}; try another --device, or --device cpu")]
+    #[error("{adapter} refused to open: {message}; try another adapter, or the CPU executor")]
     Open {
         /// Name of the adapter.
         adapter: String,
@@ -83,7 +80,7 @@ pub enum DeviceError {
     },
     /// The driver rejected a kernel.
     #[error(
-        "{adapter} does not compile {kernel} ({path}, {shapes}): {message}; please report it, and use --device cpu meanwhile"
+        "{adapter} does not compile {kernel} ({path}, {shapes}): {message}; please report it, and use the CPU executor meanwhile"
     )]
     Pipeline {
         /// Name of the adapter.
@@ -100,7 +97,7 @@ pub enum DeviceError {
     /// A tensor is larger than the adapter binds.
     #[error(
         "{kernel} ({path}) binds {name} of {bytes} bytes ({shapes}), {adapter} allows {limit}; \
-         try a smaller --batch-size or image size"
+         try fewer images at a time, or smaller ones"
     )]
     BindingTooLarge {
         /// Op and entry point.
@@ -119,7 +116,9 @@ pub enum DeviceError {
         limit: u64,
     },
     /// A kernel binds more buffers than the adapter allows.
-    #[error("{kernel} binds {count} storage buffers, {adapter} allows {limit}; try another --device")]
+    #[error(
+        "{kernel} binds {count} storage buffers, {adapter} allows {limit}; try another adapter, or the CPU executor"
+    )]
     TooManyBindings {
         /// Op and entry point.
         kernel: String,
@@ -131,7 +130,7 @@ pub enum DeviceError {
         limit: u32,
     },
     /// No variant of a kernel can run on the adapter.
-    #[error("{adapter} can run no variant of {kernel} ({path}); try another --device")]
+    #[error("{adapter} can run no variant of {kernel} ({path}); try another adapter, or the CPU executor")]
     NoVariant {
         /// Name of the adapter.
         adapter: String,
@@ -142,7 +141,7 @@ pub enum DeviceError {
     },
     /// A call has 16-bit operands.
     #[error(
-        "{adapter} has no shader-f16, which activations of 16 bits need; use --precision f32 or another --device"
+        "{adapter} has no shader-f16, which activations of 16 bits need; use activations of 32 bits, or another device"
     )]
     NoF16 {
         /// Name of the adapter.
@@ -150,8 +149,8 @@ pub enum DeviceError {
     },
     /// Cooperative matrices were asked for.
     #[error(
-        "{adapter} cannot run the kernels for cooperative matrices: {lacks}; leave out --cooperative-matrix, or use \
-         another --device"
+        "{adapter} cannot run the kernels for cooperative matrices: {lacks}; do without them, or use another \
+         device"
     )]
     NoCooperativeMatrix {
         /// Name of the adapter.
@@ -161,7 +160,7 @@ pub enum DeviceError {
     },
     /// Memory ran out.
     #[error(
-        "{adapter} is out of memory: the plan takes {} MiB ({largest}); try a smaller --batch-size, or --device cpu",
+        "{adapter} is out of memory: the plan takes {} MiB ({largest}); try fewer images at a time, or the CPU executor",
         total / (1 << 20)
     )]
     OutOfMemory {
@@ -197,8 +196,8 @@ pub enum DeviceError {
     },
     /// The device's clock gives no times.
     #[error(
-        "the timestamps of {adapter} are of no use: {kernel} {problem}; please report it with what `ddpm-gpu \
-         devices` prints"
+        "the timestamps of {adapter} are of no use: {kernel} {problem}; please report it with the \
+         adapter's name, driver and features"
     )]
     Timestamps {
         /// Name of the adapter.

@@ -67,11 +67,11 @@ pub enum TuningEvent<'a> {
         /// How many kinds of calls keep a choice that is not fully timed.
         left: usize,
     },
-    /// Choices cannot be read or kept: what is wrong and what follows from it. The plan runs all the same.
+    /// Choices cannot be read or kept; says why, and what follows. The plan still runs.
     Warning(&'a str),
 }
 
-/// What an adapter must have in common with the one that choices were made on.
+/// Choices hold for adapters that agree in these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AdapterIdentity {
     pub(super) name: String,
@@ -161,7 +161,7 @@ impl Tuner {
         if variants.is_empty() { None } else { Some(variants.swap_remove(index.unwrap_or(0))) }
     }
 
-    /// Times what the plan of `graph` calls and no earlier run has chosen.
+    /// Times the calls of the plan of `graph` for which no earlier run has chosen a variant.
     ///
     /// # Errors
     /// [`DeviceError::Lost`], and [`DeviceError::Shader`] for WGSL that does not parse.
@@ -210,8 +210,8 @@ impl Tuner {
     fn keep(&self, classes: &[Class<'_>], chosen: Table) {
         let mut table = self.table();
         if let Some(folder) = &self.tuning.cache_folder {
-            // Another process may have tuned meanwhile; what is in the file already holds for both. A file that cannot
-            // be read has been reported, and is replaced.
+            // Another process may have tuned meanwhile: choices that the file has already are taken over. A file that
+            // cannot be read has been reported, and is replaced.
             let stored = cache::read(folder, &self.adapter).unwrap_or_default();
             table.extend(stored);
         }

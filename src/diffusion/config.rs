@@ -251,7 +251,7 @@ impl TryFrom<Map<String, Value>> for SchedulerConfig {
 
     fn try_from(mut map: Map<String, Value>) -> Result<Self, ConfigError> {
         let d = Self::default();
-        // The class first: what is wrong with the keys of another one is of no use.
+        // The class first: errors in the keys of another class are of no use.
         let class_name = take(&mut map, "_class_name", d.class_name)?;
         check_class(&class_name)?;
         let prediction_type = prediction_type(&mut map)?;

@@ -3,9 +3,9 @@
 //! gamma(t) = -log SNR(t) for t from 0 to 1 is a monotone network with one hidden layer,
 //!   g(t) = W t + sum over j of A_j sigmoid(U_j (t - c_j)),   W, A, U above 0 because their logarithms are the parameters,
 //! shifted and scaled to fixed ends: gamma(t) = gamma_0 + (gamma_1 - gamma_0) (g(t) - g(0)) / (g(1) - g(0)). In continuous
-//! time the variational bound is the mean over t of L = gamma'(t) e(gamma(t)) / 2, with e the squared error of eps; whatever
-//! the schedule between its ends, that mean is the same (section 5.1). So the schedule minimises the variance, which is
-//! minimising the mean of L^2.
+//! time the variational bound is the mean over t of L = gamma'(t) e(gamma(t)) / 2, with e the squared error of eps.
+//! That mean is the same for every schedule between the same ends (section 5.1). So the schedule minimises the
+//! variance of L, and thus the mean of L^2.
 //!
 //! Unlike the paper, which differentiates through the network, this uses that e depends on the noise level alone: with
 //! gamma in place of t, the mean of L^2 is the integral of gamma'(t(gamma)) e^2(gamma) / 4, in which the parameters enter by

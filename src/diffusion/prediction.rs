@@ -41,7 +41,7 @@ impl PredictionType {
         }
     }
 
-    /// Factors of x_start and of eps in what the network is trained to put out.
+    /// Factors of x_start and of eps in the network's target.
     pub fn target_factors(self, alpha_cumprod: f64) -> [f64; 2] {
         let Mixing { signal, noise } = Mixing::at(alpha_cumprod);
         match self {

@@ -33,7 +33,7 @@ pub enum TimestepsError {
     /// More steps than leave the last step a timestep of its own.
     #[error(
         "cannot sample in {steps} steps: with {spacing} spacing the last step takes a timestep of its own, and this \
-         model's {num_train_timesteps} leave from 1 to {most}; --timestep-spacing trailing allows one more",
+         model's {num_train_timesteps} leave from 1 to {most}; trailing spacing allows one more",
         spacing = spacing.name()
     )]
     LastStep {
@@ -140,7 +140,7 @@ impl TimestepSpacing {
             return self.timesteps(num_train_timesteps, steps, steps_offset);
         }
         if num_train_timesteps == 1 || steps == 0 || steps > num_train_timesteps {
-            // Of a single timestep the one step leads to the image.
+            // With a single timestep, one step leads to the image.
             return self.timesteps(num_train_timesteps, steps, steps_offset);
         }
         let most = num_train_timesteps - 1;
@@ -285,7 +285,9 @@ mod tests {
         assert_eq!(spaced(TimestepSpacing::Linspace), [999, 749, 500, 250]);
         assert_eq!(spaced(TimestepSpacing::Trailing), [999, 749, 499, 249]);
         let refused = TimestepSpacing::Linspace.multistep_timesteps(10, 10, 0).unwrap_err().to_string();
-        for words in ["in 10 steps", "linspace spacing", "10 leave from 1 to 9", "trailing allows one more"] {
+        for words in
+            ["in 10 steps", "linspace spacing", "10 leave from 1 to 9", "trailing spacing allows one more"]
+        {
             assert!(refused.contains(words), "{refused}");
         }
         let refused = TimestepSpacing::Leading.multistep_timesteps(10, 11, 0).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! How much the loss of each noise level counts.
 //!
-//! Weightings are published for one thing that a network predicts; here each is a factor of the squared error of x_0, and
-//! is converted to the squared error of what the network does predict.
+//! A weighting is published for one kind of prediction. Here each is a factor of the squared error of x_0, which is
+//! converted to the squared error of the model's own prediction.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -12,7 +12,7 @@ use super::{PredictionType, Schedule};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossWeighting {
-    /// As much as at any other, in terms of what the network predicts (Ho et al. 2020, equation 14).
+    /// The same at every noise level, for the error of the prediction itself (Ho et al. 2020, equation 14).
     #[default]
     Uniform,
     /// The error of x_0 by the signal-to-noise ratio, which is the error of eps by 1 (Salimans and Ho 2022, section 4).
@@ -62,7 +62,7 @@ pub enum WeightingError {
 const LEAST_WEIGHT: f64 = 1e-6;
 
 impl PredictionType {
-    /// The squared error of what the network predicts, in units of that of x_0, where signal to noise is `snr`.
+    /// The squared error of the prediction over the squared error of x_0, at the signal-to-noise ratio `snr`.
     fn squared_error_of_x_start(self, snr: f64) -> f64 {
         match self {
             Self::Epsilon => snr,

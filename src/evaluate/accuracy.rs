@@ -1,11 +1,11 @@
 //! How often a classifier of noised images is right.
 
 use super::EvaluateError;
-use super::features::argmax;
 use crate::data::{Batch, Dataset};
 use crate::device::Device;
 use crate::graph::Graph;
 use crate::model::{Component, LOGITS, NamedValues, Precision, SAMPLE, TIMESTEPS, prepare};
+use crate::ops::cross_entropy::most_likely_class;
 use crate::pipeline::Pipeline;
 use crate::random::{Purpose, Stream};
 use crate::sample::Noised;
@@ -60,7 +60,7 @@ pub async fn accuracy(
             executor.run()?;
             let logits = executor.read(logits).await?;
             let pairs = logits.chunks(classes).zip(batch.labels());
-            *right += pairs.filter(|(logits, label)| argmax(logits) == **label).count();
+            *right += pairs.filter(|(logits, label)| most_likely_class(logits) == **label as usize).count();
         }
     }
     Ok(right.map(|right| right as f64 / count as f64))

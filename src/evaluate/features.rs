@@ -4,6 +4,7 @@ use super::EvaluateError;
 use crate::device::{Device, Executor};
 use crate::graph::{Graph, ValueId};
 use crate::model::{Component, FEATURES, LOGITS, Precision, SAMPLE, TIMESTEPS, prepare};
+use crate::ops::cross_entropy::most_likely_class;
 
 /// Feature vectors of images.
 #[derive(Clone, Debug, Default)]
@@ -28,11 +29,6 @@ impl Features {
         let row = |index: usize| &self.rows[index * self.len() / count * self.dimension..][..self.dimension];
         Self { dimension: self.dimension, rows: (0..count).flat_map(row).copied().collect() }
     }
-}
-
-/// The class with the largest of `logits` `[classes]`, of equal ones the last.
-pub(super) fn argmax(logits: &[f32]) -> u32 {
-    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0) as u32
 }
 
 /// A classifier prepared on a device for batches of one size.
@@ -87,7 +83,8 @@ impl FeatureNetwork {
             features.dimension = rows.len() / self.batch;
             features.rows.extend(rows[..count * features.dimension].iter().map(|&value| f64::from(value)));
             let logits = self.executor.read(self.logits).await?;
-            predicted.extend(logits.chunks_exact(self.classes).take(count).map(argmax));
+            let logits = logits.chunks_exact(self.classes).take(count);
+            predicted.extend(logits.map(|logits| most_likely_class(logits) as u32));
         }
         Ok(predicted)
     }
@@ -98,22 +95,14 @@ impl FeatureNetwork {
 #[allow(clippy::unwrap_used)]
 pub(super) mod golden {
     use super::Features;
-
-    fn tensor(name: &str) -> (Vec<usize>, Vec<f64>) {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/frechet.safetensors");
-        let bytes = std::fs::read(path).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let tensor = file.tensor(name).unwrap();
-        let values = tensor.data().as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes));
-        (tensor.shape().to_vec(), values.collect())
-    }
+    use crate::golden::Golden;
 
     pub(crate) fn numbers(name: &str) -> Vec<f64> {
-        tensor(name).1
+        Golden::read("frechet").numbers(name).to_vec()
     }
 
     pub(crate) fn features(name: &str) -> Features {
-        let (shape, rows) = tensor(name);
-        Features { dimension: shape[1], rows }
+        let file = Golden::read("frechet");
+        Features { dimension: file.shape(name)[1], rows: file.numbers(name).to_vec() }
     }
 }

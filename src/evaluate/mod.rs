@@ -21,6 +21,7 @@ pub use vlb::{VlbResult, variational_bound};
 
 use std::sync::Arc;
 
+use crate::SettingError;
 use crate::conditions::Conditions;
 use crate::data::{Batch, DataError, Dataset};
 use crate::device::DeviceError;
@@ -36,6 +37,9 @@ pub enum EvaluateError {
     /// The request does not fit the model.
     #[error("{0}")]
     Request(String),
+    /// A setting does not fit the model.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// Numbers that are not finite.
     #[error(
         "{what} is NaN or infinite: look for such numbers in the weights and in the images, and for a model whose \

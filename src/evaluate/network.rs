@@ -1,6 +1,7 @@
 //! The trained network, with what its output does to a probe when x_t changes.
 
 use super::{EvaluateError, EvaluateRequest, ImageBatch};
+use crate::SettingError;
 use crate::device::{Device, Executor};
 use crate::graph::{Graph, ValueId, gradients};
 use crate::image_size::image_in_words;
@@ -53,12 +54,13 @@ impl Network {
         let fault = |text: String| Err(EvaluateError::Request(text));
         let found = [shape.height, shape.width, shape.channels];
         if found != [height, width, channels] {
-            return fault(format!(
-                "{} has images of {}, the model takes {}; choose another --dataset",
+            let message = format!(
+                "{} has images of {}, the model takes {}; choose another dataset",
                 request.dataset.name(),
                 image_in_words(found),
                 image_in_words([height, width, channels])
-            ));
+            );
+            return Err(SettingError::new(&["dataset"], message).into());
         }
         if out_channels != pipeline.scheduler.variance_type.output_channels(channels) {
             return fault(format!(

@@ -18,7 +18,7 @@ pub use recompute::{recompute_cheap, recompute_segments};
 use crate::ops::Op;
 use crate::random::{Numbering, Purpose, StreamId, StreamIds};
 
-/// Element type of a tensor in memory; arithmetic on floats is in 32 bits whatever it is.
+/// Element type of a tensor in memory. Arithmetic on floats is in 32 bits for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// 32-bit float.
@@ -306,7 +306,7 @@ pub struct Graph {
 /// Flat buffers stay within WebGPU's default limit of 128 MiB a binding.
 const MAX_PACKED_ELEMENTS: usize = 128 * 1024 * 1024 / 4;
 
-/// No tensor has more elements, so that what is computed of sizes does not overflow.
+/// The most elements of a tensor, so that arithmetic on sizes does not overflow.
 const MAX_ELEMENTS: usize = 1 << 48;
 
 /// WebGPU wants storage bindings at multiples of 256 bytes.

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Graph, Node, Segment, Storage, ValueId};
 
-/// Drops what is made inside [segments](Graph::segment), so that only their inputs are kept: gradient checkpointing
+/// Drops the values inside [segments](Graph::segment) and keeps only their inputs: gradient checkpointing
 /// (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
 ///
 /// The first `forward` nodes of `graph` are the forward pass, the others the reverse pass. A value stays if a node

@@ -77,9 +77,9 @@ struct BackwardQuery(Settings);
 struct BackwardKeyValue(Settings);
 
 impl Settings {
-    /// Checks q, k, v, what else has their shapes, and the mask; gives the shape of what is kept of each query.
+    /// Checks the operands of a pass, and gives the shape of a query's statistics.
     ///
-    /// `names` and `inputs` are those of q, k, v, tensors of the shape of q, and the mask if there is one.
+    /// `names` and `inputs` are q, k, v, further tensors of the shape of q, and the mask if there is one.
     fn expect(self, names: &[&str], inputs: &[&TensorType]) -> Result<[usize; 3], String> {
         let (q, k) = (inputs[0], inputs[1]);
         let statistics = expect_tokens(self.heads, names[0], q)?;
@@ -108,7 +108,7 @@ impl Settings {
     }
 }
 
-/// Checks `[N, ..., C]`, and gives the shape of what is kept of each query.
+/// Checks `[N, ..., C]`, and gives the shape of a query's statistics.
 fn expect_tokens(heads: usize, name: &str, ty: &TensorType) -> Result<[usize; 3], String> {
     expect(ty.shape.len() >= 3 && !ty.is_empty(), || format!("{name} must be [N, T, C]"))?;
     let c = ty.channels();

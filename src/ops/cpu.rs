@@ -73,7 +73,7 @@ pub(super) fn vectorized<T>(body: impl FnOnce() -> T) -> T {
 }
 
 /// Declares functions that are compiled for the widest vector instructions that the machine has. All that they call
-/// must be inlined: what is not, a closure above all, is compiled for the oldest machine.
+/// must be inlined. Other functions, closures above all, are compiled for the oldest machine.
 macro_rules! vector_functions {
     ($($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
         $(#[$attribute])*

@@ -14,6 +14,11 @@ pub fn cross_entropy(graph: &mut Graph, logits: ValueId, labels: ValueId) -> Res
     graph.apply_one(Forward, &[logits, labels])
 }
 
+/// The class with the largest logit; of equal ones the last.
+pub(crate) fn most_likely_class(logits: &[f32]) -> usize {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0)
+}
+
 #[derive(Debug)]
 struct Forward;
 
@@ -122,8 +127,8 @@ pub fn cases() -> Vec<Case> {
         Fill::integers((0..samples).map(|n| (n * n + 1) % classes).collect::<Vec<u32>>())
     };
     let wide = || Fill::Normal { shape: vec![5, 7], mean: 90.0, std: 20.0 };
-    // Without the largest logit of its own sample each of these overflows or vanishes; it lies in another invocation's share
-    // in each.
+    // Each of these overflows or vanishes unless its own largest logit is subtracted, which a different invocation
+    // finds in each.
     let far_apart = || {
         let logit = |n: usize, k: usize| {
             (400 * n) as f32 + if k == [1, 63, 149][n] { 200.0 } else { (k * k % 101) as f32 }
@@ -162,4 +167,16 @@ pub fn cases() -> Vec<Case> {
             vec![Fill::normal([3, 150]), labels(3, 150), Fill::normal([3])],
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::most_likely_class;
+
+    #[test]
+    fn the_largest_logit_decides() {
+        assert_eq!(most_likely_class(&[0.5, 2.0, -1.0]), 1);
+        assert_eq!(most_likely_class(&[-3.0, f32::NEG_INFINITY]), 0);
+        assert_eq!(most_likely_class(&[1.0, 1.0]), 1);
+    }
 }

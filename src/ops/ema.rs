@@ -6,7 +6,7 @@ use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// Appends one step of the average `ema` `[L]` towards packed `weights` `[L]`, with `decay` `[1]`.
 ///
-/// `norm_and_scale` `[2]` is that of the clip: a scale of 0 is a step that was skipped.
+/// `norm_and_scale` `[2]` comes from the clip. A scale of 0 means that the step was skipped.
 ///
 /// # Errors
 /// [`GraphError::Shape`] unless the buffers have the same length, a multiple of 4.

@@ -18,7 +18,7 @@ pub enum Gelu {
 /// GELU of every element, for a tensor of any shape.
 ///
 /// # Errors
-/// None for any shape; the signature is that of all ops.
+/// None: any shape will do. The signature is the same for all ops.
 pub fn gelu(graph: &mut Graph, x: ValueId, form: Gelu) -> Result<ValueId, GraphError> {
     graph.apply_one(Forward(form), &[x])
 }

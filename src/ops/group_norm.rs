@@ -52,7 +52,8 @@ const SUM_CHANNELS: usize = 16;
 /// Quads of channels side by side in a workgroup of the `_vec4` kernels; `LANES` of the kernel.
 const LANES: usize = 8;
 
-/// Pixels of an image of which a row of lanes stays far from the 65,535 turns after which Mesa's lavapipe ends loops.
+/// The most pixels of an image for one row of lanes. Mesa's lavapipe ends a loop after 65,535 turns; this stays far
+/// below.
 const PIXELS_OF_A_ROW: usize = 128 * 128;
 
 /// Sizes of a call.
@@ -79,8 +80,8 @@ impl Settings {
         Pass { overrides, ..Pass::new(entry, Grid::Workgroups(workgroups), params) }
     }
 
-    /// The kernels that read four channels at a time: on the CPU with one row of lanes a workgroup, without barriers to
-    /// speak of, and on GPUs with as many as fit. None where groups are no multiples of four channels.
+    /// The kernels that read four channels at a time. On drivers that run on the CPU a workgroup is one row of lanes,
+    /// with hardly a barrier; on GPUs it has as many rows as fit. None where groups are no multiples of four channels.
     fn vec4_variants(self, x: &TensorType, entry: &'static str, names: [&'static str; 2]) -> Vec<Variant> {
         let sizes = self.sizes(x);
         if !sizes.group_channels.is_multiple_of(4) {

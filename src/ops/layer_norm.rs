@@ -57,7 +57,7 @@ fn params(x: &TensorType, eps: f32) -> Vec<(&'static str, Word)> {
     ]
 }
 
-/// The kernels of a pass over rows: those that read four channels at a time, and the one for any number.
+/// The kernels of a pass over rows. Some read four channels at a time; the last takes any number of channels.
 fn variants(names: [&'static str; 3], x: &TensorType, eps: f32) -> Vec<Variant> {
     let [row, vec4, plain] = names;
     let variant = |name, entry, requires, overrides| Variant {

@@ -196,8 +196,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(name, Forward(window), vec![x]));
         cases.push(Case::new(name, backward, vec![saved, Fill::normal(shape)]));
     }
-    // Values of which many are equal: the first in reading order must win. Too many for finite differences, which a
-    // kink has none of.
+    // Many values are equal: the first in reading order must win. Finite differences do not work at such a kink.
     let equal = (0..2 * 26 * 15 * 4).map(|i| ((i * 7 + i / 5) % 3) as f32).collect();
     let window = Window { kernel: [3, 3], stride: [1, 1], padding: [1, 1] };
     let equal = Fill::Floats { shape: vec![2, 26, 15, 4], data: equal };

@@ -136,11 +136,11 @@ impl Op for Normals {
     }
 }
 
-/// What a normal number may be off by on any device, relative to the largest of a tensor, and so of a pair. Relative to
-/// the radius, WGSL allows the square root 4.5 units in the last place, 5.4e-7, and the product half of one; what the
-/// logarithm, the sine and the cosine of `kernels/shared/` are off by, at most 1e-7 each, halved for the logarithm
-/// under the root, makes it 8e-7. That holds for every radius, also the smallest: a case has a uniform number
-/// next to 1.
+/// The error that a normal number may have on any device, relative to the largest of a tensor, and so of a pair.
+/// Relative to the radius, WGSL allows the square root 4.5 units in the last place, which are 5.4e-7, and the product
+/// half a unit. The logarithm, the sine and the cosine of `kernels/shared/` err by at most 1e-7 each; the root halves
+/// the logarithm's error. Together this is 8e-7. It holds for every radius, also the smallest: a case has a uniform
+/// number next to 1.
 pub(super) const NORMAL_ERROR: f32 = 1e-6;
 
 /// A key buffer for cases.

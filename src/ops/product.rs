@@ -45,8 +45,8 @@ const fn cooperative(variant: &'static str) -> Tiling {
     }
 }
 
-/// The algorithms of a pass, the preferred first: a GPU gets tiles in workgroup memory, and of those the largest that leave
-/// it enough workgroups.
+/// The algorithms of a pass, the preferred first. A GPU gets tiles in workgroup memory: the largest that still make
+/// enough workgroups.
 macro_rules! tilings {
     ($pass:literal, register tile $rows:literal x $columns:literal) => {
         [
@@ -116,9 +116,9 @@ const ROWS_PER_SPLIT: usize = 512;
 /// itself larger has a single range.
 const PARTIAL_BYTES: usize = 64 << 20;
 
-/// Rows of a range at most, whatever its partial sums take: half the loop iterations at which Mesa's software driver
-/// leaves a loop. Operands of so many rows are over WebGPU's binding limit before their partial sums are, up to 3600
-/// channels of a 3 x 3 kernel.
+/// The most rows of a range. It is half the number of iterations after which Mesa's software driver leaves a loop. Up
+/// to 3600 channels of a 3 x 3 kernel, operands of so many rows exceed WebGPU's binding limit before their partial
+/// sums do.
 const MAX_ROWS_PER_SPLIT: usize = 32_768;
 
 impl Tiling {
@@ -174,12 +174,12 @@ impl Product {
         [("rows_per_split", self.rows_per_split().into()), ("splits", self.splits().into())]
     }
 
-    /// Variants of `y = x weight + bias`, of which this is the product.
+    /// Variants of `y = x weight + bias` by this product.
     pub(super) fn forward(&self, params: &Params) -> Vec<Variant> {
         self.products(&FORWARD_COOPERATIVE, &FORWARD, "forward", params)
     }
 
-    /// Variants of `y = x weight`, of which this is the product.
+    /// Variants of `y = x weight` by this product.
     pub(super) fn forward_unbiased(&self, params: &Params) -> Vec<Variant> {
         self.products(&UNBIASED_COOPERATIVE, &UNBIASED, "forward_unbiased", params)
     }
@@ -318,7 +318,7 @@ mod tests {
         assert!(checked > 2000, "{checked}");
     }
 
-    /// The order of a sum, and so its bits, are those of ranges of 512 rows wherever these fit.
+    /// A sum is in the order of ranges of 512 rows wherever these fit, so that its bits stay the same.
     #[test]
     fn smaller_calls_are_split_as_ever() {
         for (rows, columns, kernel, depth) in

@@ -1,4 +1,4 @@
-//! One step of the reverse process, for samplers that are linear in what they have at hand.
+//! One step of the reverse process, for samplers whose next x is a linear combination of known values.
 
 use super::philox::{EXTREME_STREAM, NORMAL_ERROR, elements_per_sample, expect_key, extremes, key_fill};
 use super::{Case, Fill, Grid, Input, Op, Operands, Output, Types, Variant, expect, expect_shape};

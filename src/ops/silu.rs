@@ -7,7 +7,7 @@ use crate::graph::{Graph, GraphError, TensorType, ValueId};
 /// SiLU of every element (Elfwing et al. 2017).
 ///
 /// # Errors
-/// None for any shape; the signature is that of all ops.
+/// None: any shape will do. The signature is the same for all ops.
 pub fn silu(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
     graph.apply_one(Forward, &[x])
 }

@@ -206,7 +206,7 @@ impl Op for Backward {
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    // The decoder's term and two of the others; the first is what a schedule has, with variances of about 1e-4.
+    // The decoder's term and two others. The first has variances as in a schedule, of about 1e-4.
     let small = [0.01, -10.4, -10.4, -9.2, 1.0, 0.02, -8.0, -8.0, -7.9, 0.0, 0.2, -4.0, -4.0, -3.9, 0.0];
     let wide = [0.8, -3.0, -3.0, -1.0, 1.0, 0.3, -2.0, -2.0, -0.5, 0.0, 0.9, -1.0, -1.0, 0.5, 0.0];
     // Bins of a tenth to a quarter of a standard deviation; and bins just narrow enough for the density in their middle.

@@ -84,7 +84,7 @@ pub const CLASSES: &[PipelineClass] = &[
     PipelineClass {
         name: "NoiseConditionalClassifier",
         networks: CLASSIFIER,
-        purpose: "it is a classifier: give it beside a model that does, to guide it",
+        purpose: "it is a classifier, which guides a model that draws",
     },
 ];
 

@@ -17,14 +17,12 @@ use crate::model::{Component, Network, Tensors};
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// It has no network for that.
-    #[error("a pipeline of the class {class} {cannot}; {instead}")]
+    #[error("a pipeline of the class {} {}; {}", class.name, role.cannot(), class.purpose)]
     CannotDo {
         /// Its class.
-        class: &'static str,
+        class: &'static PipelineClass,
         /// What it cannot do.
-        cannot: &'static str,
-        /// What it is for, or what can.
-        instead: String,
+        role: Role,
     },
 }
 
@@ -56,11 +54,8 @@ impl Pipeline {
     /// [`PipelineError::CannotDo`]
     pub fn network_of(&self, role: Role) -> Result<&Component, PipelineError> {
         let name = self.class.networks.iter().find(|part| part.role == role).map(|part| part.name);
-        name.and_then(|name| self.networks.get(name)).ok_or_else(|| PipelineError::CannotDo {
-            class: self.class.name,
-            cannot: role.cannot(),
-            instead: self.class.purpose.to_owned(),
-        })
+        let found = name.and_then(|name| self.networks.get(name));
+        found.ok_or(PipelineError::CannotDo { class: self.class, role })
     }
 
     /// The network that predicts what the noise in an image is.

@@ -1,5 +1,6 @@
 //! Why images cannot be drawn.
 
+use crate::SettingError;
 use crate::device::DeviceError;
 use crate::graph::GraphError;
 use crate::memory::TooLarge;
@@ -14,6 +15,9 @@ pub enum SampleError {
     /// The request does not fit the model.
     #[error("{0}")]
     Request(String),
+    /// A setting makes no sense or does not fit the model.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// The sampler cannot do what it is asked to.
     #[error(transparent)]
     Sampler(#[from] SamplerError),

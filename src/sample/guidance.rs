@@ -1,6 +1,7 @@
 //! What steers sampling towards a class.
 
 use super::SampleError;
+use crate::SettingError;
 use crate::diffusion::PredictionType;
 use crate::image_size::image_in_words;
 use crate::model::LOGITS;
@@ -54,11 +55,9 @@ impl Guidance {
             );
         }
         if self.is_classifier_free() && network.null_class().is_none() {
-            return fault(
-                "classifier-free guidance needs a model that was trained with --label-dropout; this one has no class that \
-                 means none"
-                    .to_owned(),
-            );
+            let message = "classifier-free guidance needs a model that was trained with label dropout; this one has no class \
+                           that means none";
+            return Err(SettingError::new(&["label_dropout"], message).into());
         }
         let Some((classifier, scale)) = &self.classifier else { return Ok(()) };
         if !scale.is_finite() {
@@ -83,11 +82,9 @@ impl Guidance {
             [&pipeline.scheduler, &classifier.scheduler].map(|config| config.schedule());
         let (process, of_classifier) = (sampler_error(process)?, sampler_error(of_classifier)?);
         if process.all_alphas_cumprod() != of_classifier.all_alphas_cumprod() {
-            return fault(
-                "the classifier was trained with another noise schedule than the model; train it with the same \
-                 --beta-schedule"
-                    .to_owned(),
-            );
+            let message = "the classifier was trained with another noise schedule than the model; train it with the same \
+                           `beta_schedule`";
+            return Err(SettingError::new(&["scheduler.beta_schedule"], message).into());
         }
         Ok(())
     }

@@ -204,13 +204,11 @@ pub async fn inpaint(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use safetensors::SafeTensors;
     use serde_json::{Map, Value};
 
     use super::*;
     use crate::diffusion::Respacing;
+    use crate::golden::Golden;
     use crate::workbench::Walk;
 
     /// The positions that diffusers' `RePaintScheduler` visits; a step back visits the one above.
@@ -264,18 +262,10 @@ mod tests {
     /// nothing to compare then.
     #[test]
     fn trajectories_are_those_of_diffusers() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/repaint.safetensors");
-        let bytes = std::fs::read(path).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let cases = header.metadata().as_ref().unwrap()["cases"].as_str();
-        let cases: BTreeMap<String, Value> = serde_json::from_str(cases).unwrap();
-        let numbers = |name: &str| -> Vec<f32> {
-            let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
-            tensor.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-        };
-        let (x_t, known, mask) = (numbers("x_T"), numbers("image"), numbers("mask"));
-        let noise = numbers("noise");
+        let file = Golden::read("repaint");
+        let cases = file.cases();
+        let (x_t, known, mask) = (file.floats("x_T"), file.floats("image"), file.floats("mask"));
+        let noise = file.floats("noise");
         let to_f64 = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
         let mut jumps = 0;
         for (name, case) in &cases {
@@ -292,7 +282,7 @@ mod tests {
                 Path::new(ddim, &config, &options, number("jump_length"), number("jump_n_sample")).unwrap();
             let mut walk = Walk::new(to_f64(&x_t), options.clip);
             let mut network = |x: &[f64], t: f64| x.iter().map(|x| (0.7 * x + 0.1 * t).tanh()).collect();
-            let trajectory = numbers(&format!("{name}.trajectory"));
+            let trajectory = file.floats(&format!("{name}.trajectory"));
             assert_eq!(trajectory.len(), path.moves.len() * x_t.len(), "{name}: the number of moves");
             let rows = noise.chunks(x_t.len()).zip(trajectory.chunks(x_t.len()));
             for (number, (&next, (noise, expected))) in path.moves.iter().zip(rows).enumerate() {

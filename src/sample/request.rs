@@ -1,6 +1,7 @@
 //! What to draw, and whether the model can.
 
 use super::{Denoiser, Guidance, Images, LowResolution, SampleError};
+use crate::SettingError;
 use crate::conditions::{CLASS_LABELS, Conditions};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
@@ -115,10 +116,11 @@ pub(super) fn check(pipeline: &Pipeline, request: &SampleRequest) -> Result<(), 
         return fault("the number of images and the batch size must be at least 1".to_owned());
     }
     if request.sampler.inverts && request.init_noise.is_none() {
-        return fault(format!(
-            "the sampler `{}` leads from images to noise; give it the images as the initial noise, --init-noise",
+        let message = format!(
+            "the sampler `{}` leads from images to noise; give it the images as the initial noise",
             request.sampler.name
-        ));
+        );
+        return Err(SettingError::new(&["init_noise"], message).into());
     }
     let (channels, outputs) = (image[2], network.out_channels()?);
     let expected = pipeline.scheduler.variance_type.output_channels(channels);

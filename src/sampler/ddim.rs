@@ -7,7 +7,7 @@ use crate::diffusion::Posterior;
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ddim",
-    description: "implicit sampling (Song et al. 2021): without noise unless --eta is given, good with 20 to 100 steps",
+    description: "implicit sampling (Song et al. 2021): without noise unless eta is above 0, good with 20 to 100 steps",
     default_steps: Some(50),
     slots: 0,
     measures: false,
@@ -18,9 +18,9 @@ pub(super) const SAMPLER: Sampler = Sampler {
     steps,
 };
 
-/// The steps of diffusers' `DDIMScheduler`, with `use_clipped_model_output` true, and of improved-diffusion: the noise that
-/// a step keeps is that which leads from the clipped x_0 to x. Kept as the network has it, it would carry what was clipped
-/// from step to step, the further the more steps there are.
+/// The steps of diffusers' `DDIMScheduler` with `use_clipped_model_output`, and of improved-diffusion. A step takes eps
+/// from x and the clipped x_0, rather than from the network: the network's eps would carry the clipped part on from
+/// step to step.
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let eta = process.options.eta.unwrap_or(0.0);
     if !(0.0..=1.0).contains(&eta) {

@@ -16,7 +16,7 @@ pub(super) const SAMPLER: Sampler = Sampler {
     steps,
 };
 
-/// The steps of diffusers' `DDPMScheduler`, but that the last one adds no noise to the finished image, whatever its
+/// The steps of diffusers' `DDPMScheduler`, except that the last one adds no noise to the finished image at any
 /// timestep.
 pub(super) fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let timesteps = process.timesteps()?;

@@ -1,7 +1,7 @@
 //! DPM-Solver++ of second order, multistep (Lu et al. 2022, "DPM-Solver++", algorithm 2).
 //!
-//! lambda = log(alpha / sigma) takes the place of time. In it the linear part of the ODE is solved exactly, and what is left
-//! is an integral of x_0, which the last two estimates extrapolate.
+//! lambda = log(alpha / sigma) takes the place of time. In it the linear part of the ODE is solved exactly. An integral
+//! of x_0 is left, which is extrapolated from the last two estimates.
 
 use super::{
     Choice, Combination, Guided, Level, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0, history,

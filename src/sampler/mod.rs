@@ -5,7 +5,7 @@
 //! [`Steps`]: each says at which timestep the network is evaluated, and the next x as a linear combination of x, the
 //! estimate of x_0, the network's output and up to eight values that earlier steps kept. So nothing that a sampler knows
 //! depends on what the network predicts, on guidance, or on how x_0 is clipped. x always has variance 1 where the image
-//! and the noise have: samplers that the literature writes for x / alpha are written for x here.
+//! and the noise have it. Samplers that the literature writes for x / alpha are written for x here.
 //!
 //! Adding one takes one file and one line in [`ALL`].
 
@@ -52,8 +52,8 @@ pub struct Sampler {
     pub inverts: bool,
     /// What a classifier's gradient moves.
     pub guided: Guided,
-    /// Whether a step combines what the network says at several levels of noise, so that a division by the image's
-    /// share in x makes the differences between them as much larger.
+    /// Whether a step combines the network's outputs at several levels of noise. A division by the image's share in x
+    /// then enlarges the differences between them.
     pub extrapolates: bool,
     /// The options that it heeds; others are refused.
     pub choices: &'static [Choice],
@@ -73,9 +73,10 @@ impl Eq for Sampler {}
 /// What classifier guidance moves in a step (Dhariwal and Nichol 2021).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guided {
-    /// The mean of the next x, by the step's variance times the gradient (algorithm 1): whatever x_0 is clamped to.
+    /// The mean of the next x, by the step's variance times the gradient (algorithm 1). Clamping x_0 does not reduce
+    /// it.
     Mean,
-    /// The noise that the network sees in x (algorithm 2): before x_0 is estimated of it and clamped.
+    /// The noise that the network sees in x (algorithm 2), before x_0 is estimated and clamped.
     Eps,
 }
 

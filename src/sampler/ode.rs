@@ -16,7 +16,7 @@ use crate::diffusion::dormand_prince::{ERROR, NODES, STAGES};
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "ode",
     description: "the probability flow ODE by an adaptive Runge-Kutta method (Song et al. 2021): \
-                  no step errs by more than --tolerance",
+                  no step errs by more than the tolerance",
     default_steps: None,
     slots: 7,
     measures: true,
@@ -37,8 +37,8 @@ pub const TOLERANCES: RangeInclusive<f64> = 1e-7..=1.0;
 /// No step is shorter, in radians, except for the last.
 const SMALLEST: f64 = 1e-6;
 
-/// Steps tried, those that are taken again with less length included, before it is given up: hundreds of times
-/// as many as are usual.
+/// The solver gives up after trying so many steps, including those that it repeats with less length. Usual runs take
+/// hundreds of times fewer.
 const MOST_STEPS: usize = 5000;
 
 /// The x that the step began at; the slots after it hold slopes 1 to 6.
@@ -206,7 +206,7 @@ impl DormandPrince {
     }
 }
 
-/// The slopes kept in slots 1, 2, ... and the one at hand, weighted.
+/// The weighted sum of the slopes in slots 1, 2, ... and of the current slope.
 fn combined(weights: &[f64], now: Combination) -> Combination {
     let (last, kept_weights) = match weights.split_last() {
         Some((last, rest)) => (*last, rest),

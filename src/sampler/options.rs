@@ -1,4 +1,4 @@
-//! What a user may choose about sampling, and what is refused.
+//! The options of sampling, and the errors of options that do not fit.
 
 use thiserror::Error;
 
@@ -72,21 +72,21 @@ pub enum Clip {
 /// An option that some samplers have and others do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// `--steps`
+    /// `steps`
     Steps,
-    /// `--timestep-spacing`
+    /// `spacing`
     Spacing,
-    /// A strength below 1; set by image-to-image.
+    /// `strength`, below 1.
     Strength,
-    /// `--eta`
+    /// `eta`
     Eta,
-    /// `--tolerance`
+    /// `tolerance`
     Tolerance,
-    /// `--corrector-steps`
+    /// `corrector_steps`
     CorrectorSteps,
-    /// `--snr`
+    /// `snr`
     Snr,
-    /// `--noise-in-last-step`
+    /// `noise_in_last_step`
     NoiseInLastStep,
 }
 
@@ -103,17 +103,17 @@ impl Choice {
         Self::NoiseInLastStep,
     ];
 
-    /// The option on the command line.
-    pub fn flag(self) -> &'static str {
+    /// Its field in [`SamplerOptions`].
+    pub fn field(self) -> &'static str {
         match self {
-            Self::Steps => "--steps",
-            Self::Spacing => "--timestep-spacing",
-            Self::Strength => "--strength",
-            Self::Eta => "--eta",
-            Self::Tolerance => "--tolerance",
-            Self::CorrectorSteps => "--corrector-steps",
-            Self::Snr => "--snr",
-            Self::NoiseInLastStep => "--noise-in-last-step",
+            Self::Steps => "steps",
+            Self::Spacing => "spacing",
+            Self::Strength => "strength",
+            Self::Eta => "eta",
+            Self::Tolerance => "tolerance",
+            Self::CorrectorSteps => "corrector_steps",
+            Self::Snr => "snr",
+            Self::NoiseInLastStep => "noise_in_last_step",
         }
     }
 
@@ -153,10 +153,10 @@ pub enum SamplerError {
     #[error("eta is {0}; it must be from 0 (no noise) to 1 (the noise of DDPM)")]
     EtaRange(f64),
     /// A number that must be positive.
-    #[error("{flag} is {value}; it must be above 0")]
+    #[error("`{field}` is {value}; it must be above 0")]
     NotPositive {
-        /// The option.
-        flag: &'static str,
+        /// Its field in [`SamplerOptions`].
+        field: &'static str,
         /// Its value.
         value: f64,
     },
@@ -202,7 +202,7 @@ pub enum SamplerError {
     /// The sampler divides by the share of the image in x_t, and nothing is left.
     #[error(
         "{sampler} cannot begin where nothing of the image is left, as this model's zero-terminal-SNR schedule does; use \
-         ddim, or --timestep-spacing leading"
+         ddim, or leading spacing of the timesteps"
     )]
     ZeroSnr {
         /// The sampler.
@@ -221,9 +221,7 @@ pub enum SamplerError {
         least: usize,
     },
     /// Listed timesteps and a spacing.
-    #[error(
-        "`{0}` says which timesteps to visit, so --timestep-spacing has nothing to say: leave one of them out"
-    )]
+    #[error("`{0}` says which timesteps to visit, so a spacing has nothing to say: leave one of them out")]
     SpacingOfList(String),
     /// Listed timesteps for a sampler that takes even ones.
     #[error(
@@ -236,12 +234,12 @@ pub enum SamplerError {
         steps: String,
     },
     /// An option for a sampler that does not have it.
-    #[error("the sampler `{sampler}` takes no {flag}; leave it out, or use a sampler that does: {known}")]
+    #[error("the sampler `{sampler}` takes no `{field}`; leave it out, or use a sampler that does: {known}")]
     Unused {
         /// The sampler.
         sampler: &'static str,
-        /// The option.
-        flag: &'static str,
+        /// Its field in [`SamplerOptions`].
+        field: &'static str,
         /// The samplers that have it.
         known: String,
     },
@@ -251,6 +249,6 @@ impl SamplerError {
     pub(super) fn unused(sampler: &Sampler, choice: Choice) -> Self {
         let heeding = ALL.iter().filter(|other| other.choices.contains(&choice)).map(|other| other.name);
         let known = heeding.collect::<Vec<_>>().join(", ");
-        Self::Unused { sampler: sampler.name, flag: choice.flag(), known }
+        Self::Unused { sampler: sampler.name, field: choice.field(), known }
     }
 }

@@ -1,6 +1,6 @@
 //! Predictor-corrector sampling (Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
-//! Equations", algorithms 3 and 5): ancestral steps, before each of which Langevin steps bring x closer to what its level
-//! of noise should look like.
+//! Equations", algorithms 3 and 5): before each ancestral step, Langevin steps bring x closer to the distribution
+//! of its noise level.
 
 use super::{
     Adaptive, Choice, Guided, Level, Measure, Measured, Process, Sampler, SamplerError, Step, Steps, Update,
@@ -33,7 +33,7 @@ const SNR: f64 = 0.16;
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let snr = process.options.snr.unwrap_or(SNR);
     if !(snr > 0.0 && snr.is_finite()) {
-        return Err(SamplerError::NotPositive { flag: Choice::Snr.flag(), value: snr });
+        return Err(SamplerError::NotPositive { field: Choice::Snr.field(), value: snr });
     }
     let corrections = process.options.corrector_steps.unwrap_or(1);
     let Steps::Fixed(predictor) = super::ddpm::steps(process)? else {

@@ -1,4 +1,4 @@
-//! What every sampler starts from: the process that the model was trained on, and what the user chose.
+//! Every sampler starts from the process that the model was trained on and the user's options.
 
 use super::{Clip, Combination, OUTPUT, Sampler, SamplerError, SamplerOptions, X, X_0};
 use crate::diffusion::{
@@ -52,7 +52,7 @@ impl<'a> Process<'a> {
         }
         match options.clip {
             Clip::Clamp(limit) if limit.is_nan() || limit <= 0.0 => {
-                return Err(SamplerError::NotPositive { flag: "--clip-sample", value: limit });
+                return Err(SamplerError::NotPositive { field: "clip", value: limit });
             }
             Clip::Dynamic { ratio, .. } if !(ratio > 0.0 && ratio <= 1.0) => {
                 return Err(SamplerError::Quantile(ratio));
@@ -89,7 +89,7 @@ impl<'a> Process<'a> {
         let Respacing::Steps(mut steps) = self.respacing else { return self.timesteps() };
         let SchedulerConfig { num_train_timesteps, steps_offset, .. } = *self.config;
         if self.options.steps.is_none() && self.spacing != TimestepSpacing::Trailing {
-            // The last step takes a timestep of its own, which a model with few has none left for.
+            // The last step takes a timestep of its own. A model with few timesteps has none left for it.
             steps = steps.min(num_train_timesteps - 1).max(1);
         }
         self.cut(self.spacing.multistep_timesteps(num_train_timesteps, steps, steps_offset)?)

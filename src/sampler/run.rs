@@ -28,13 +28,13 @@ pub struct Measured {
 pub enum Steps {
     /// The same for all images, known beforehand.
     Fixed(Vec<Step>),
-    /// Each image's own, which depend on what its earlier steps have measured; for a number of images.
+    /// Each image's own: they depend on the measurements of its earlier steps. For a number of images.
     Adaptive(Box<dyn Fn(usize) -> Box<dyn Adaptive> + Send>),
 }
 
 /// Steps that depend on what earlier steps have measured.
 pub trait Adaptive: Send {
-    /// The next step of each image, given what the last step has measured; `None` after the last.
+    /// The next step of each image, from the measurements of the last; `None` at the end.
     ///
     /// All of them evaluate the network, or none does.
     ///
@@ -91,7 +91,7 @@ impl fmt::Debug for Steps {
 }
 
 impl Run<'_> {
-    /// The next step, one for all images or one for each, given what the last one has measured; `None` after the last.
+    /// The next step, one for all images or one for each, from the measurements of the last; `None` at the end.
     ///
     /// # Errors
     /// [`SamplerError::TooManySteps`]

@@ -353,7 +353,7 @@ fn refuses_in_one_sentence() {
     }
     assert!(refused("ddim", 10, Some(1.5)).starts_with("eta is 1.5; it must be from 0"));
     assert!(refused("ddim", 10, Some(f64::NAN)).starts_with("eta is NaN"));
-    assert!(refused("ddpm", 10, Some(0.5)).starts_with("the sampler `ddpm` takes no --eta"));
+    assert!(refused("ddpm", 10, Some(0.5)).starts_with("the sampler `ddpm` takes no `eta`"));
 }
 
 mod mixture;

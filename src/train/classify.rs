@@ -73,17 +73,16 @@ impl Task for Classify {
     fn check_dataset(&self, dataset: &dyn Dataset) -> Result<(), TrainError> {
         let classes = dataset.classes().len();
         if classes < 2 {
-            return Err(TrainError::Options(format!(
+            let message = format!(
                 "{} has {classes} classes; a classifier needs images of at least two",
                 dataset.name()
-            )));
+            );
+            return Err(TrainError::setting(&["dataset"], message));
         }
         let told = self.network.output(LOGITS)?.iter().product::<usize>();
         if told < classes {
-            return Err(TrainError::Options(format!(
-                "the classifier tells {told} classes, {} has {classes}",
-                dataset.name()
-            )));
+            let message = format!("the classifier tells {told} classes, {} has {classes}", dataset.name());
+            return Err(TrainError::setting(&["config", "dataset"], message));
         }
         Ok(())
     }

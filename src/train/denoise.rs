@@ -50,9 +50,10 @@ pub struct Inputs {
 
 /// A checkpoint whose training state is not whole.
 fn lacks(what: &str) -> TrainError {
-    TrainError::Options(format!(
-        "the checkpoint's training_state has no {what}, without which the run cannot go on; start anew in another --output"
-    ))
+    let message = format!(
+        "the checkpoint's training_state has no {what}, without which the run cannot go on; start anew in another folder"
+    );
+    TrainError::setting(&["output"], message)
 }
 
 impl Denoise {
@@ -89,16 +90,15 @@ impl Denoise {
         let out_channels = self.scheduler.variance_type.output_channels(channels);
         let found = self.network.out_channels()?;
         if found != out_channels {
-            return Err(TrainError::Options(format!(
-                "the model has {found} output channels for images of {channels}; training with this --variance-type needs \
+            let message = format!(
+                "the model has {found} output channels for images of {channels}; training with this `variance_type` needs \
                  {out_channels}"
-            )));
+            );
+            return Err(TrainError::setting(&["config", "scheduler.variance_type"], message));
         }
         if options.label_dropout > 0.0 && self.network.null_class().is_none() {
-            return Err(TrainError::Options(
-                "--label-dropout needs a model with classes, the last of which means none; this one has no such class"
-                    .to_owned(),
-            ));
+            let message = "dropping labels needs a model with classes, the last of which means none; this one has no such class";
+            return Err(TrainError::setting(&["label_dropout", "config"], message));
         }
         Ok(())
     }
@@ -163,10 +163,13 @@ impl Task for Denoise {
     fn check_dataset(&self, dataset: &dyn Dataset) -> Result<(), TrainError> {
         let classes = dataset.classes().len();
         match self.network.real_classes() {
-            Some(embeds) if embeds < classes || classes == 0 => Err(TrainError::Options(format!(
-                "the model has num_class_embeds {embeds}, {} has {classes} classes; use --model with a fitting config.json",
-                dataset.name()
-            ))),
+            Some(embeds) if embeds < classes || classes == 0 => {
+                let message = format!(
+                    "the model has num_class_embeds {embeds}, {} has {classes} classes; use a model with a fitting config.json",
+                    dataset.name()
+                );
+                Err(TrainError::setting(&["config"], message))
+            }
             _ => Ok(()),
         }
     }
@@ -176,10 +179,11 @@ impl Task for Denoise {
         if let Some(SuperResolution { augmentation, .. }) = self.network.super_resolution()
             && augmentation > timesteps
         {
-            return Err(TrainError::Options(format!(
-                "--noise-augmentation is {augmentation}, 200 where it is not given; the process has {timesteps} steps of \
+            let message = format!(
+                "`super_resolution.augmentation` is {augmentation}, 200 by default; the process has {timesteps} steps of \
                  noise: give at most so many"
-            )));
+            );
+            return Err(TrainError::setting(&["super_resolution.augmentation"], message));
         }
         let is_importance = options.timestep_sampling == TimestepSampling::Importance;
         self.moments = is_importance.then(|| LossSecondMoments::new(timesteps));

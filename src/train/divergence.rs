@@ -3,7 +3,7 @@
 
 use super::micro_batches::first_of_optimizer;
 use super::run::Saved;
-use super::{Run, STEADIER, Task, TrainError, TrainOptions, Trainer};
+use super::{Advice, Run, Task, TrainError, TrainOptions, Trainer};
 use crate::data::Batch;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{DType, Phase, PlannedNode};
@@ -113,7 +113,7 @@ impl DivergenceCheck {
 struct BadPlace {
     text: String,
     /// What to do.
-    advice: &'static str,
+    advice: Advice,
 }
 
 /// Where numbers that are not finite first appear when a step is done again.
@@ -122,7 +122,7 @@ async fn locate(run: &Run, trainer: &mut Trainer<impl Task>, step: u64) -> Resul
     let place = bad_place(&run.options, trainer, step, &batch).await?;
     // where what is drawn depends on losses, the same step may be drawn otherwise the second time
     let unknown = || "a place that was not found when the step was done again".to_owned();
-    Ok(place.unwrap_or_else(|| BadPlace { text: unknown(), advice: STEADIER }))
+    Ok(place.unwrap_or_else(|| BadPlace { text: unknown(), advice: Advice::SmallerSteps }))
 }
 
 /// The first of them in the order in which a step reads and computes: a parameter, an image, or the result of a node.
@@ -132,12 +132,12 @@ async fn bad_place(
     step: u64,
     batch: &Batch,
 ) -> Result<Option<BadPlace>, TrainError> {
-    let found = |text: String| Ok(Some(BadPlace { text, advice: STEADIER }));
+    let found = |text: String| Ok(Some(BadPlace { text, advice: Advice::SmallerSteps }));
     if let Some(parameter) = trainer.bad_parameter().await? {
         return found(parameter);
     }
     if let Some(text) = bad_image(&batch.images, options.batch_size) {
-        return Ok(Some(BadPlace { text, advice: "remove that image, or repair it" }));
+        return Ok(Some(BadPlace { text, advice: Advice::RepairImage }));
     }
     for micro_batch in options.micro_batches().enumerate() {
         let executor = trainer.replay(step, batch, micro_batch)?;

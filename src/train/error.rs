@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::SettingError;
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::DataError;
 use crate::device::DeviceError;
@@ -20,10 +21,11 @@ pub enum TrainError {
     /// Options that make no sense.
     #[error("{0}")]
     Options(String),
+    /// A setting makes no sense, or does not fit the others, the data or the run.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// The data and the model do not fit each other.
-    #[error(
-        "{dataset} has images of {found}, the model takes {expected}; choose another --model or --dataset"
-    )]
+    #[error("{dataset} has images of {found}, the model takes {expected}; choose another model or dataset")]
     Shape {
         /// Name of the data set.
         dataset: String,
@@ -45,7 +47,7 @@ pub enum TrainError {
         /// Step of the last checkpoint, 0 for none.
         last_checkpoint: u64,
         /// What to do.
-        advice: &'static str,
+        advice: Advice,
     },
     /// The loss is far above what it was.
     #[error(
@@ -68,7 +70,7 @@ pub enum TrainError {
     /// Every step overflows in 16 bits.
     #[error(
         "gradients overflow in 16 bits at step {step}, even with the loss scaled by {scale}, first in {place}; {}; \
-         --precision f32 has a larger range; if it overflows there too, {STEADIER}",
+         activations of 32 bits have a larger range; if it overflows there too, {STEADIER}",
         kept(.last_checkpoint)
     )]
     LossScale {
@@ -90,7 +92,7 @@ pub enum TrainError {
         largest: usize,
     },
     /// The host has no memory for the images.
-    #[error("{0}; choose a smaller --batch-size")]
+    #[error("{0}; choose a smaller batch")]
     Memory(#[from] TooLarge),
     /// The run ended for a reason outside the training, or on a device that is gone.
     #[error("{error}; {}", what_is_left(.checkpoint.as_deref()))]
@@ -135,9 +137,27 @@ pub enum TrainError {
     Output(#[from] OutputError),
 }
 
+/// What to do about numbers that are not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Settings that make steps smaller.
+    SmallerSteps,
+    /// An image has such a number.
+    RepairImage,
+}
+
+impl std::fmt::Display for Advice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SmallerSteps => STEADIER,
+            Self::RepairImage => "remove that image, or repair it",
+        })
+    }
+}
+
 /// What makes steps smaller or less different from each other, whatever it was that made them too large.
-pub(super) const STEADIER: &str = "settings that make steps smaller may help, such as --learning-rate, --warmup-steps, --weight-decay and \
-                        --max-grad-norm";
+const STEADIER: &str = "smaller steps may help: a lower learning rate, a longer warm-up, less weight decay, a smaller bound on the \
+                        norm of the gradients";
 
 fn kept(last_checkpoint: &u64) -> String {
     match last_checkpoint {
@@ -148,21 +168,25 @@ fn kept(last_checkpoint: &u64) -> String {
 
 fn fits(largest: usize) -> String {
     match largest {
-        0 => "not even one image at a time fits: choose a smaller model, smaller images or --checkpointing"
+        0 => "not even one image at a time fits: choose a smaller model or smaller images, or recompute the inside of blocks"
             .to_owned(),
-        most => format!("{most} images at once fit, as --batch-size or --micro-batch-size"),
+        most => format!("{most} images at once fit, as a batch or as a part of one"),
     }
 }
 
 /// What a run that cannot go on has left, in words.
 fn what_is_left(checkpoint: Option<&Path>) -> String {
     match checkpoint {
-        Some(folder) => format!("{} is whole, and --resume goes on from it", folder.display()),
+        Some(folder) => format!("{} is whole, and the run can go on from it", folder.display()),
         None => "there was no checkpoint yet".to_owned(),
     }
 }
 
 impl TrainError {
+    pub(super) fn setting(names: &'static [&'static str], message: impl Into<String>) -> Self {
+        Self::Setting(SettingError::new(names, message))
+    }
+
     /// Adds to the error of a device that was lost before the first step what the run in the folder `output` has left.
     pub(super) fn of_run(self, output: &Path) -> Self {
         match self {
@@ -195,7 +219,7 @@ mod tests {
         };
         assert_eq!(said(None), "the disk is full; there was no checkpoint yet");
         assert!(
-            said(Some("run/checkpoint-000020")).contains("checkpoint-000020 is whole, and --resume goes on")
+            said(Some("run/checkpoint-000020")).contains("checkpoint-000020 is whole, and the run can go on")
         );
         let exploded = |last_checkpoint| {
             let place = "2e9 in conv_in".to_owned();

@@ -64,75 +64,91 @@ impl LossType {
 
 /// Refuses options that do not go together with the process, or with each other.
 pub(super) fn check(options: &TrainOptions, scheduler: &SchedulerConfig) -> Result<(), TrainError> {
-    let fault = |text: &str| Err(TrainError::Options(text.to_owned()));
+    let refuse = |names, text: &str| Err(TrainError::setting(names, text));
     let learned = scheduler.variance_type == VarianceType::LearnedRange;
     match options.objective {
         Objective::Simple if learned => {
-            return fault(
-                "--variance-type learned_range learns nothing from --objective simple, which does not look at the \
-                 variance; use --objective hybrid or vlb",
+            return refuse(
+                &["objective", "scheduler.variance_type"],
+                "a learned variance learns nothing from the objective `simple`, which does not look at the variance; use \
+                 the objective `hybrid` or `vlb`",
             );
         }
         Objective::Hybrid if !learned => {
-            return fault(
-                "--objective hybrid adds a term that teaches the variance alone; use it with --variance-type \
-                 learned_range, or take --objective simple",
+            return refuse(
+                &["objective", "scheduler.variance_type"],
+                "the objective `hybrid` adds a term that teaches the variance alone; use it with the variance \
+                 `learned_range`, or take the objective `simple`",
             );
         }
         Objective::Vlb if options.loss_type != LossType::Mse => {
-            return fault(
-                "--objective vlb is a bound of its own and takes no --loss-type; use --objective simple or hybrid",
+            return refuse(
+                &["objective", "loss_type"],
+                "the objective `vlb` is a bound of its own and takes no `loss_type`; use the objective `simple` or `hybrid`",
             );
         }
         Objective::Vlb if options.loss_weighting != LossWeighting::Uniform => {
-            return fault(
-                "--objective vlb has the weights of the bound and takes no --loss-weighting; use --objective simple or \
-                 hybrid",
+            return refuse(
+                &["objective", "loss_weighting"],
+                "the objective `vlb` has the weights of the bound and takes no `loss_weighting`; use the objective \
+                 `simple` or `hybrid`",
             );
         }
         _ => {}
     }
     if options.learned_schedule {
         if options.timestep_sampling == TimestepSampling::Importance {
-            return fault(
-                "--beta-schedule learned and --timestep-sampler importance both even out the losses of the timesteps; use \
-                 one of them",
+            return refuse(
+                &["learned_schedule", "timestep_sampling"],
+                "a learned noise schedule and importance sampling of the timesteps both even out the losses of the \
+                 timesteps; use one of them",
             );
         }
         if scheduler.rescale_betas_zero_snr {
-            return fault(
-                "--beta-schedule learned needs two ends with some of the image left; leave \
-                 --rescale-betas-zero-snr out",
+            return refuse(
+                &["learned_schedule", "scheduler.rescale_betas_zero_snr"],
+                "a learned noise schedule needs two ends with some of the image left; leave `rescale_betas_zero_snr` out",
             );
         }
         if scheduler.num_train_timesteps < 2 {
-            return fault(
-                "--beta-schedule learned learns what lies between two ends; take at least 2 timesteps",
+            return refuse(
+                &["learned_schedule", "scheduler.num_train_timesteps"],
+                "a learned noise schedule learns what lies between two ends; take at least 2 timesteps",
             );
         }
     }
     if options.loss_type != LossType::Mse && options.loss_weighting != LossWeighting::Uniform {
-        return fault("--loss-weighting weights squared errors; leave it out, or use --loss-type mse");
+        return refuse(
+            &["loss_weighting", "loss_type"],
+            "`loss_weighting` weights squared errors; leave it out, or use the `loss_type` mse",
+        );
     }
+    let is_positive = |value: f64| value.is_finite() && value > 0.0;
     if let LossType::Huber { delta } = options.loss_type
-        && !(delta.is_finite() && delta > 0.0)
+        && !is_positive(delta.into())
     {
-        return fault(&format!("--huber-delta is {delta}; it must be above 0"));
+        let text = format!("the `delta` of the Huber loss is {delta}; it must be above 0");
+        return refuse(&["loss_type.delta"], &text);
     }
     match options.loss_weighting {
-        LossWeighting::MinSnr { gamma } if !(gamma.is_finite() && gamma > 0.0) => {
-            return fault(&format!("--min-snr-gamma is {gamma}; it must be above 0"));
+        LossWeighting::MinSnr { gamma } if !is_positive(gamma) => {
+            let text = format!("the `gamma` of the weighting min-SNR is {gamma}; it must be above 0");
+            return refuse(&["loss_weighting.min_snr.gamma"], &text);
         }
         LossWeighting::P2 { gamma, .. } if !(gamma.is_finite() && gamma >= 0.0) => {
-            return fault(&format!("--p2-gamma is {gamma}; it must be at least 0"));
+            let text = format!("the `gamma` of the weighting P2 is {gamma}; it must be at least 0");
+            return refuse(&["loss_weighting.p2.gamma"], &text);
         }
-        LossWeighting::P2 { k, .. } if !(k.is_finite() && k > 0.0) => {
-            return fault(&format!("--p2-k is {k}; it must be above 0"));
+        LossWeighting::P2 { k, .. } if !is_positive(k) => {
+            return refuse(
+                &["loss_weighting.p2.k"],
+                &format!("the `k` of the weighting P2 is {k}; it must be above 0"),
+            );
         }
         _ => {}
     }
     let checked = options.loss_weighting.check(&scheduler.schedule()?, scheduler.prediction_type);
-    checked.or_else(|error| fault(&error.to_string()))
+    checked.or_else(|error| refuse(&["loss_weighting"], &error.to_string()))
 }
 
 /// The loss in the graph of a training step.

@@ -1,5 +1,6 @@
 //! What a training run is told.
 
+use std::fmt::Display;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -169,67 +170,63 @@ impl TrainOptions {
     /// Refuses settings that make no sense.
     ///
     /// # Errors
-    /// [`TrainError::Options`] naming the flag.
+    /// [`TrainError::Setting`]
     pub fn check(&self) -> Result<(), TrainError> {
-        let fault = |text: String| Err(TrainError::Options(text));
-        if self.batch_size == 0 {
-            return fault("--batch-size is 0; it must be at least 1".to_owned());
-        }
+        let refuse = |names, text: String| Err(TrainError::setting(names, text));
+        let require =
+            |is_right: bool, names: &'static [&'static str; 1], value: &dyn Display, range: &str| {
+                let text = || format!("`{}` is {value}; it must be {range}", names[0]);
+                if is_right { Ok(()) } else { Err(TrainError::setting(names, text())) }
+            };
+        let is_share = |value: f64| (0.0..1.0).contains(&value);
+        let is_positive = |value: f64| value.is_finite() && value > 0.0;
+        const SHARE: &str = "at least 0 and below 1";
+        require(self.batch_size > 0, &["batch_size"], &self.batch_size, "at least 1")?;
         if let Some(size) = self.micro_batch_size
             && (size == 0 || !self.batch_size.is_multiple_of(size))
         {
-            return fault(format!(
-                "--micro-batch-size is {size}; it must divide --batch-size, which is {}, without remainder",
-                self.batch_size
-            ));
+            let all = self.batch_size;
+            return refuse(
+                &["micro_batch_size", "batch_size"],
+                format!(
+                    "`micro_batch_size` is {size}; it must divide `batch_size`, which is {all}, without remainder"
+                ),
+            );
         }
-        if self.steps == 0 {
-            return fault("--steps is 0; it must be at least 1".to_owned());
-        }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return fault(format!("--learning-rate is {}; it must be above 0", self.learning_rate));
-        }
+        require(self.steps > 0, &["steps"], &self.steps, "at least 1")?;
+        require(is_positive(self.learning_rate), &["learning_rate"], &self.learning_rate, "above 0")?;
         for (index, decay) in self.ema_decays().enumerate() {
-            if !(0.0..1.0).contains(&decay) {
-                return fault(format!("--ema-decay is {decay}; it must be at least 0 and below 1"));
-            }
+            require(is_share(decay), &["ema_decay"], &decay, SHARE)?;
             if self.ema_decays().take(index).any(|other| other == decay) {
-                return fault(format!("--ema-decay has {decay} twice; give each decay once"));
+                return refuse(
+                    &["ema_decay"],
+                    format!("two averages have `ema_decay` {decay}; give each decay once"),
+                );
             }
         }
         if let EmaWarmup::Power { inv_gamma, power } = self.ema_warmup {
-            for (flag, value) in [("--ema-inv-gamma", inv_gamma), ("--ema-power", power)] {
-                if !(value.is_finite() && value > 0.0) {
-                    return fault(format!("{flag} is {value}; it must be above 0"));
-                }
-            }
+            require(is_positive(inv_gamma), &["ema_warmup.inv_gamma"], &inv_gamma, "above 0")?;
+            require(is_positive(power), &["ema_warmup.power"], &power, "above 0")?;
         }
-        if !(0.0..1.0).contains(&self.label_dropout) {
-            return fault(format!(
-                "--label-dropout is {}; it must be at least 0 and below 1",
-                self.label_dropout
-            ));
-        }
-        for (flag, value) in [("--adam-beta1", self.betas[0]), ("--adam-beta2", self.betas[1])] {
-            if !(0.0..1.0).contains(&value) {
-                return fault(format!("{flag} is {value}; it must be at least 0 and below 1"));
-            }
-        }
-        for (flag, value) in [("--weight-decay", self.weight_decay), ("--max-grad-norm", self.max_grad_norm)]
-        {
-            if !(value.is_finite() && value >= 0.0) {
-                return fault(format!("{flag} is {value}; it must be at least 0"));
-            }
-        }
+        require(is_share(self.label_dropout), &["label_dropout"], &self.label_dropout, SHARE)?;
+        let [beta1, beta2] = self.betas;
+        require(is_share(beta1.into()), &["betas[0]"], &beta1, SHARE)?;
+        require(is_share(beta2.into()), &["betas[1]"], &beta2, SHARE)?;
+        let is_bound = |value: f32| value.is_finite() && value >= 0.0;
+        require(is_bound(self.weight_decay), &["weight_decay"], &self.weight_decay, "at least 0")?;
+        require(is_bound(self.max_grad_norm), &["max_grad_norm"], &self.max_grad_norm, "at least 0")?;
         // Each step leaves a weight the share 1 - rate * decay of itself: below -1 it grows, whatever the gradients
         // say.
         let shrinks_by = self.learning_rate * f64::from(self.weight_decay);
         if self.optimizer == OptimizerKind::AdamW && shrinks_by > 1.0 {
-            return fault(format!(
-                "--weight-decay is {} and --learning-rate {}; their product, the share of itself that a weight loses \
-                 in a step, is {shrinks_by:.1e}; it must be at most 1",
-                self.weight_decay, self.learning_rate
-            ));
+            return refuse(
+                &["weight_decay", "learning_rate"],
+                format!(
+                    "`weight_decay` is {} and `learning_rate` {}; their product, the share of itself that a weight loses in \
+                     a step, is {shrinks_by:.1e}; it must be at most 1",
+                    self.weight_decay, self.learning_rate
+                ),
+            );
         }
         Ok(())
     }
@@ -387,7 +384,7 @@ mod tests {
         assert_eq!(check(1000.0, OptimizerKind::AdamW), None);
         assert_eq!(check(1e9, OptimizerKind::Adam), None);
         let error = check(1e9, OptimizerKind::AdamW).unwrap_or_default();
-        assert!(error.contains("--weight-decay is 1000000000") && error.contains("1.0e6"), "{error}");
+        assert!(error.contains("`weight_decay` is 1000000000") && error.contains("1.0e6"), "{error}");
     }
 
     #[test]
@@ -400,9 +397,9 @@ mod tests {
         };
         assert_eq!(check(0.9999, 0.75), None);
         for (extra, power, words) in [
-            (1.0, 0.75, "--ema-decay is 1;"),
-            (0.999, 0.75, "has 0.999 twice"),
-            (0.9, 0.0, "--ema-power is 0;"),
+            (1.0, 0.75, "`ema_decay` is 1;"),
+            (0.999, 0.75, "two averages have `ema_decay` 0.999"),
+            (0.9, 0.0, "`ema_warmup.power` is 0;"),
         ] {
             assert!(check(extra, power).is_some_and(|error| error.contains(words)), "{words}");
         }

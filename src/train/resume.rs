@@ -65,10 +65,11 @@ fn changes_of_model<T: Task>(
     state: &TrainingState,
 ) -> Result<Vec<String>, TrainError> {
     let then = &pipeline.network_of(T::ROLE).map_err(|error| {
-        TrainError::Options(format!(
-            "the run in {} trains something else: {error}; give another --output",
+        let message = format!(
+            "the run in {} trains something else: {error}; give another folder",
             run.output.display()
-        ))
+        );
+        TrainError::setting(&["output"], message)
     })?;
     let then = &then.network;
     let config = |network: &dyn Network| -> Result<Value, TrainError> {
@@ -95,21 +96,23 @@ pub(super) fn check_resume<T: Task>(
 ) -> Result<(), TrainError> {
     let of_model = changes_of_model(run, task, pipeline, state)?;
     if !of_model.is_empty() {
-        return Err(TrainError::Options(format!(
-            "the checkpoint in {} is of another model or noise schedule: {}; give the same --model and schedule, or \
-             another --output",
+        let message = format!(
+            "the checkpoint in {} is of another model or noise schedule: {}; give the same model and schedule, or another \
+             folder",
             run.output.display(),
             of_model.join("; ")
-        )));
+        );
+        return Err(TrainError::setting(&["config", "output"], message));
     }
     if let Some(then) = &state.dataset
         && let Some(difference) = then.difference(dataset, run.dataset.as_ref())?
     {
-        return Err(TrainError::Options(format!(
+        let message = format!(
             "the run in {} was started with other images: they were {then}, now they are {dataset}; {difference}; give \
-             the same --dataset, or another --output",
+             the same dataset, or another folder",
             run.output.display()
-        )));
+        );
+        return Err(TrainError::setting(&["dataset", "output"], message));
     }
     // The number of steps may change, and how much is computed twice; anything else would change the course of the run.
     // The numbering of random streams is the run's own and no setting.
@@ -131,11 +134,12 @@ pub(super) fn check_resume<T: Task>(
         )));
     }
     if state.step >= run.options.steps {
-        return Err(TrainError::Options(format!(
-            "the run in {} already has {} steps; give a larger --steps to go on",
+        let message = format!(
+            "the run in {} already has {} steps; ask for more steps to go on",
             run.output.display(),
             state.step
-        )));
+        );
+        return Err(TrainError::setting(&["steps"], message));
     }
     Ok(())
 }

@@ -395,10 +395,11 @@ impl Run {
         let [height, width, channels] = task.network().image()?;
         let shift = self.options.random_shift;
         if shift >= height.min(width) {
-            return Err(TrainError::Options(format!(
-                "--random-shift is {shift}; the images are {}, of which something must remain",
+            let message = format!(
+                "`random_shift` is {shift}; the images are {}, of which something must remain",
                 in_words([height, width])
-            )));
+            );
+            return Err(TrainError::setting(&["random_shift"], message));
         }
         if [shape.height, shape.width, shape.channels] == [height, width, channels] {
             return Ok(());

@@ -82,7 +82,7 @@ pub trait Task: Clone {
     /// Makes ready for a run with these settings, after the graph is built and before its first step.
     ///
     /// # Errors
-    /// [`TrainError::Options`] for settings that do not go with the task.
+    /// [`TrainError::Setting`] for settings that do not go with the task.
     fn begin(&mut self, options: &TrainOptions) -> Result<(), TrainError>;
 
     /// Appends inputs, network and loss of a step.
@@ -133,7 +133,7 @@ pub trait Task: Clone {
     /// Takes over what [`Task::save`] saved.
     ///
     /// # Errors
-    /// [`TrainError::Options`] for a state that lacks it.
+    /// [`TrainError::Setting`] for a state that lacks it.
     fn restore(&mut self, _state: &TrainingState) -> Result<(), TrainError> {
         Ok(())
     }

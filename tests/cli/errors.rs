@@ -49,7 +49,7 @@ fn options_of_training_that_make_no_sense() {
     let workspace = Workspace::new();
     for (flags, words) in [
         ("--device nonesuch", &["no adapter matches 'nonesuch'", "ddpm-gpu devices", "--device cpu"][..]),
-        ("--resume", &["no checkpoint to resume", "leave --resume out"]),
+        ("--resume", &["no checkpoint to resume", "without --resume"]),
     ] {
         let line = Workspace::train_line("run", "");
         let line = if flags.starts_with("--device") { line.replace("--device cpu", "") } else { line };
@@ -212,14 +212,17 @@ fn samples_that_cannot_be_drawn() {
         ("--class-label 10", &["no class 10", "0 to 9"][..]),
         ("--class-label 1,2 --num-images 3", &["--class-label has 2 classes for 3 images"]),
         ("--class-label one", &["--class-label", "'one'"]),
-        ("--sampler ddpm --eta 0.5", &["`ddpm` takes no --eta", "ddim"]),
-        ("--sampler unipc --eta 0", &["`unipc` takes no --eta", "ddim"]),
+        ("--sampler ddpm --eta 0.5", &["`ddpm` takes no `eta`", "the flag is --eta", "ddim"]),
+        ("--sampler unipc --eta 0", &["`unipc` takes no `eta`", "ddim"]),
         ("--sampler zigzag", &["zigzag", "ddpm, ddim, pndm, plms", "heun"]),
-        ("--sampler ode", &["`ode` takes no --steps", "ddpm, ddim"]),
-        ("--sampler heun --tolerance 1e-4", &["`heun` takes no --tolerance", "ode"]),
-        ("--sampler ddim --snr 0.2", &["`ddim` takes no --snr", "pc"]),
-        ("--corrector-steps 2", &["`ddim` takes no --corrector-steps", "pc"]),
-        ("--noise-in-last-step", &["`ddim` takes no --noise-in-last-step", "ddpm, pc"]),
+        ("--sampler ode", &["`ode` takes no `steps`", "ddpm, ddim"]),
+        ("--sampler heun --tolerance 1e-4", &["`heun` takes no `tolerance`", "ode"]),
+        ("--sampler ddim --snr 0.2", &["`ddim` takes no `snr`", "pc"]),
+        ("--corrector-steps 2", &["`ddim` takes no `corrector_steps`", "--corrector-steps", "pc"]),
+        (
+            "--noise-in-last-step",
+            &["`ddim` takes no `noise_in_last_step`", "--noise-in-last-step", "ddpm, pc"],
+        ),
         (
             "--num-images 10000000 --animate moving.png",
             &["10000000 images of 8x8 with 40 frames of each", "draw fewer"],

@@ -86,7 +86,7 @@ fn training_options_that_exclude_each_other() {
         ("--super-resolution 16", &["low_size is 16", "divide"]),
         (
             "--super-resolution 8 --noise-augmentation 2000",
-            &["--noise-augmentation is 2000", "has 1000 steps"],
+            &["augmentation` is 2000", "has 1000 steps", "--noise-augmentation"],
         ),
         ("--image-size 8 --super-resolution 8", &["low_size is 8", "8x8"]),
     ] {

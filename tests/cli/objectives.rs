@@ -68,12 +68,24 @@ fn options_that_do_not_go_together_are_refused_in_a_sentence() {
     workspace.write("betas.json", "[0.1, 1.5]");
     workspace.write("no-betas.json", "{}");
     for (flags, words) in [
-        ("--variance-type learned_range", &["learned_range", "--objective hybrid or vlb"][..]),
-        ("--objective hybrid", &["--objective hybrid", "--variance-type learned_range"]),
-        ("--objective vlb --loss-type l1", &["--objective vlb", "--loss-type"]),
-        ("--objective vlb --loss-weighting snr", &["--objective vlb", "--loss-weighting"]),
-        ("--loss-type l1 --loss-weighting p2", &["--loss-weighting", "--loss-type mse"]),
-        ("--loss-type huber --loss-weighting min-snr", &["--loss-weighting", "--loss-type mse"]),
+        (
+            "--variance-type learned_range",
+            &["a learned variance", "the objective `hybrid` or `vlb`", "--objective and --variance-type"][..],
+        ),
+        (
+            "--objective hybrid",
+            &["the objective `hybrid`", "`learned_range`", "--objective and --variance-type"],
+        ),
+        ("--objective vlb --loss-type l1", &["the objective `vlb`", "--objective and --loss-type"]),
+        (
+            "--objective vlb --loss-weighting snr",
+            &["the objective `vlb`", "--objective and --loss-weighting"],
+        ),
+        ("--loss-type l1 --loss-weighting p2", &["`loss_type` mse", "--loss-weighting and --loss-type"]),
+        (
+            "--loss-type huber --loss-weighting min-snr",
+            &["`loss_type` mse", "--loss-weighting and --loss-type"],
+        ),
         ("--huber-delta 0.1", &["--huber-delta belongs to --loss-type huber"]),
         ("--min-snr-gamma 5", &["--min-snr-gamma belongs to --loss-weighting min-snr"]),
         ("--loss-weighting p2 --min-snr-gamma 5", &["--min-snr-gamma belongs to --loss-weighting min-snr"]),
@@ -86,7 +98,7 @@ fn options_that_do_not_go_together_are_refused_in_a_sentence() {
         ("--beta-schedule learned --num-train-timesteps 1", &["learned", "at least 2 timesteps"]),
         (
             "--beta-schedule learned --rescale-betas-zero-snr --prediction-type sample",
-            &["learned", "leave --rescale-betas-zero-snr out"],
+            &["learned", "leave `rescale_betas_zero_snr` out", "--rescale-betas-zero-snr"],
         ),
         ("--rescale-betas-zero-snr", &["prediction_type", "epsilon", "v_prediction or sample"]),
         (

@@ -1,4 +1,6 @@
-//! What the integration tests share: the devices that are present.
+//! What the integration tests share: the devices that are present, golden files.
+
+pub(crate) mod golden;
 
 use std::io::Write;
 use std::sync::Once;

@@ -13,7 +13,9 @@ fn train(file: &str, line: &str) -> Result<(train::Args, String), String> {
     let mut words = words(&format!("train {line}"));
     words.extend(["--config".into(), path.into_os_string()]);
     match parse(words).map_err(|error| error.to_string())? {
-        (Cli { command: Subcommand::Train(args) }, Some(settings)) => Ok((args, settings)),
+        Parsed { cli: Cli { command: Subcommand::Train(args) }, settings: Some(settings), .. } => {
+            Ok((args, settings))
+        }
         _ => panic!("this is another command"),
     }
 }
@@ -120,7 +122,7 @@ fn changes_are_listed() {
 
 #[test]
 fn commands_without_the_flag_are_parsed_as_ever() {
-    let (_, settings) = parse(words("devices")).unwrap();
+    let Parsed { settings, .. } = parse(words("devices")).unwrap();
     assert_eq!(settings, None);
     for line in ["", "paint", "--version", "train"] {
         assert!(parse(words(line)).is_err(), "{line}");

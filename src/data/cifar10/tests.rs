@@ -50,7 +50,7 @@ fn the_name_finds_the_folder_and_the_split() {
     let empty = tempfile::tempdir().unwrap();
     let options = OpenOptions { data_path: Some(empty.path().to_owned()), ..OpenOptions::default() };
     let message = open_dataset(NAME, &options).err().unwrap().to_string();
-    assert!(message.contains("cifar-10-binary.tar.gz") && message.contains("--data-path"), "{message}");
+    assert!(message.contains("cifar-10-binary.tar.gz") && message.contains("`data_path`"), "{message}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the decoders of the crate `image` have in common: limits, orientation, and what a picture is made of.
+//! The decoders of the crate `image` share limits, orientation, and the conversion to a picture.
 
 use std::error::Error;
 

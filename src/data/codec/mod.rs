@@ -49,7 +49,7 @@ pub(super) struct Damage {
 }
 
 fn damage(expected: impl Into<String>, found: impl Into<String>) -> Damage {
-    // it becomes a part of a sentence, which has a stop of its own
+    // it becomes a part of a sentence that ends with its own full stop
     let found = found.into().trim_end().trim_end_matches('.').to_owned();
     Damage { expected: expected.into(), found }
 }
@@ -167,12 +167,7 @@ fn claim(width: u32, height: u32, file_bytes: usize) -> String {
 }
 
 fn bad_file(path: &Path, Damage { expected, found }: Damage) -> DataError {
-    DataError::BadFile {
-        path: path.to_owned(),
-        expected,
-        found,
-        advice: "remove or repair the file, or pass --skip-bad-images to leave such files out".to_owned(),
-    }
+    DataError::BadImage { path: path.to_owned(), expected, found }
 }
 
 #[cfg(test)]

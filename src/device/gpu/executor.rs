@@ -13,7 +13,7 @@ use crate::graph::{BufferRole, DType, Graph, Plan, PlannedNode, ValueId};
 use crate::ops::{Op, Types};
 
 /// What runs while a step does, for errors.
-const STEP: &str = " while it ran a step (--submit-each-dispatch names the kernel)";
+const STEP: &str = " while it ran a step";
 const STEP_OF_DISPATCHES: &str = " while it ran a step";
 
 /// Runs a plan on a wgpu device.

@@ -20,7 +20,7 @@ struct Contents {
     choices: Table,
 }
 
-/// The file of an adapter: its name as far as it makes a file name, and a hash of name and driver.
+/// The file of an adapter: the characters of its name that a file name may have, and a hash of name and driver.
 fn path(folder: &Path, adapter: &AdapterIdentity) -> PathBuf {
     let words: Vec<String> = adapter
         .name

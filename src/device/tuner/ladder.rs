@@ -32,7 +32,7 @@ impl Call {
         Types { inputs: &self.inputs, outputs: &self.outputs }
     }
 
-    /// Floating point operations and bytes: a measure of what it takes, to put calls in order.
+    /// Floating point operations and bytes, a measure of cost by which calls are put in order.
     pub(super) fn work(&self) -> f64 {
         let cost = self.op.cost(self.types());
         (cost.flops + cost.bytes).max(1) as f64

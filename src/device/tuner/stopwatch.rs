@@ -11,7 +11,7 @@ use super::ladder::Call;
 /// Runs after the first; the fastest counts.
 const RUNS: usize = 4;
 
-/// Short calls are repeated within a run to take about this long, or what is timed is the submission.
+/// Short calls are repeated within a run to take about this long. Otherwise the submission would be timed.
 const RUN: Duration = Duration::from_millis(2);
 
 /// Runs of a candidate end after this long: long calls need fewer repetitions to be told apart.
@@ -79,8 +79,8 @@ impl Stopwatch {
         Ok(start.elapsed().as_secs_f64().max(1e-6))
     }
 
-    /// Seconds that one call by `variant` takes. `best` is that of the best candidate so far; `is_compiled` says that
-    /// the variant has run before, so that already its first run shows whether it is slow.
+    /// Seconds that one call by `variant` takes. `best` is the time of the best candidate so far. `is_compiled` says
+    /// that the variant has run before, so that its first run already shows whether it is slow.
     ///
     /// # Errors
     /// What the adapter cannot do.

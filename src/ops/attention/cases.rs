@@ -77,8 +77,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Integers up to about 80. A head of 16 channels makes scores of +-1000 of them without rounding: errors that are left
-/// belong to the softmax. (A rounded score of 1000 is off by 6e-5, and so is then every p, whatever the kernel does.)
+/// Integers up to about 80. A head of 16 channels makes scores of +-1000 of them without rounding, so that all error is
+/// the softmax's. (A rounded score of 1000 would be off by 6e-5, and so would every p.)
 fn integers(shape: &[usize], index: u32) -> Fill {
     let normal = Fill::Normal { shape: shape.to_vec(), mean: 0.0, std: 20.0 };
     Fill::Floats { shape: shape.to_vec(), data: normal.data(index).into_iter().map(f32::round).collect() }

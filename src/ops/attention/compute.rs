@@ -81,8 +81,8 @@ vector_functions! {
         }
     }
 
-    /// `d_p` from gradients of probabilities to gradients of scores; a row of `p`, the scores, is a query, and so is a
-    /// pair of `rows`: the logarithm of its sum, and its dot product.
+    /// Turns `d_p` from gradients of probabilities into gradients of scores. Each query has a row of the scores `p`,
+    /// and a pair of `rows`: the logarithm of its sum, and its dot product.
     fn query_gradients(p: &[f32], rows: &[f32], d_p: &mut [f32]) {
         let tokens = 2 * p.len() / rows.len();
         let (rows, _) = rows.as_chunks::<2>();

@@ -108,8 +108,8 @@ impl Sizes {
         self.variant(entry, workgroups, &[("ROWS", rows as f64)])
     }
 
-    /// The kernel for eight lanes, of which each adds up `most` quads of channels at most, where heads are multiples of
-    /// four.
+    /// The kernel for eight lanes, for heads that are multiples of four. A lane adds up at most `most` quads of
+    /// channels.
     fn lanes(&self, entry: &'static str, own: Own, most: usize) -> Option<Variant> {
         let quads = self.size.is_multiple_of(4).then_some(self.size / 4)?;
         // The more quads a lane adds up, the fewer workgroups compute the scores again; but not more than there are.

@@ -58,7 +58,7 @@ fn gather_patches(g: &Geometry, x: &[f32], block: &Block, out: &mut [f32]) {
 }
 
 vector_functions! {
-    /// Some channels of what a range of output pixels reads under one tap, to rows `stride` apart.
+    /// Copies some channels that a range of output pixels reads under one tap, to rows `stride` apart.
     fn gather_tap(
         g: Geometry,
         x: &[f32],

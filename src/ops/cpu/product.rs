@@ -133,8 +133,8 @@ pub(in crate::ops) fn transposed_product(
     });
 }
 
-/// Rows and columns of a task: blocks of rows with all columns if there are enough of them, for they share what is
-/// gathered, else ranges of columns, which share what is packed.
+/// Rows and columns of a task. If there are enough blocks of rows, a task takes a block with all columns, which share
+/// the gathered rows; else a task takes a range of columns, whose rows share the packed panel.
 fn cut(rows: usize, columns: usize) -> (usize, usize) {
     let blocks = rows.div_ceil(ROWS);
     let ranges = TASKS.div_ceil(blocks).min(columns.div_ceil(2 * PANEL));
@@ -188,7 +188,7 @@ where
         true => task.rows.len().next_multiple_of(8),
         false => task.rows[0].len().next_multiple_of(PANEL),
     };
-    // Not inside `with_simd`: what a closure holds is not compiled for its instructions.
+    // Not inside `with_simd`: a closure is not compiled for its instructions.
     with_scratch((SMALL + large) * DEPTH, |scratch| {
         pulp::Arch::new().dispatch(Run::<_, _, TRANSPOSED> { task, depth, left, right, scratch });
     });

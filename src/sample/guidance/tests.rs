@@ -1,11 +1,9 @@
-use std::collections::BTreeMap;
-
-use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
 use super::*;
 use crate::device::{CpuExecutor, CpuKernels};
 use crate::diffusion::{SchedulerConfig, VarianceType};
+use crate::golden::Golden;
 use crate::graph::{BufferRole, Graph, TensorType};
 use crate::ops::guidance::shift_mean;
 use crate::ops::reverse_step::{StepInputs, coefficients_length, reverse_step_injected};
@@ -75,17 +73,9 @@ fn step(step: &Step, x: &[f32], output: &[f32], gradient: &[f32], noise: &[f32],
 /// is clamped in most steps.
 #[test]
 fn guided_ancestral_sampling_is_that_of_guided_diffusion() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/guidance.safetensors");
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let cases = header.metadata().as_ref().unwrap()["cases"].as_str();
-    let cases: BTreeMap<String, Value> = serde_json::from_str(cases).unwrap();
-    let numbers = |name: &str| -> Vec<f32> {
-        let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
-        tensor.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-    };
-    let (x_t, noise) = (numbers("x_T"), numbers("noise"));
+    let file = Golden::read("guidance");
+    let cases = file.cases();
+    let (x_t, noise) = (file.floats("x_T"), file.floats("noise"));
     assert!(x_t.len() == ELEMENTS && cases.len() == 6, "{} cases", cases.len());
     let ddpm = by_name("ddpm").unwrap();
     assert_eq!(ddpm.guided, Guided::Mean);
@@ -96,7 +86,7 @@ fn guided_ancestral_sampling_is_that_of_guided_diffusion() {
         let Steps::Fixed(steps) = ddpm.start(&config, &SamplerOptions::new(&config)).unwrap() else {
             unreachable!("ancestral steps are known beforehand")
         };
-        let trajectory = numbers(&format!("{name}.trajectory"));
+        let trajectory = file.floats(&format!("{name}.trajectory"));
         assert_eq!(trajectory.len(), steps.len() * ELEMENTS, "{name}: the number of steps");
         let mut x = x_t.clone();
         let rows = noise.chunks(ELEMENTS).zip(trajectory.chunks(ELEMENTS));

@@ -37,10 +37,7 @@ fn a_lost_device_says_so_and_what_ran() {
     // What the driver's callback does when a device falls off the bus.
     lock(&device.trouble).lost = Some("the GPU was reset".to_owned());
     let message = executor.run().unwrap_err().to_string();
-    assert!(
-        message.contains("was lost while it ran a step (--submit-each-dispatch names the kernel): "),
-        "{message}"
-    );
+    assert!(message.contains("was lost while it ran a step: "), "{message}");
     assert!(message.ends_with(": the GPU was reset"), "{message}");
     device.submit_each_dispatch();
     let message = executor.run().unwrap_err().to_string();
@@ -131,7 +128,7 @@ fn training_leaves_the_last_checkpoint_and_one_sentence() {
     let message = error.to_string();
     assert!(matches!(error, TrainError::Halted { .. }), "{error:?}");
     assert!(message.contains("was lost while") && !message.contains('\n'), "{message}");
-    assert!(message.contains("checkpoint-000002 is whole, and --resume goes on from it"), "{message}");
+    assert!(message.contains("checkpoint-000002 is whole, and the run can go on from it"), "{message}");
     // The run that goes on from there ends as one that was never stopped.
     let finish = |output: &Path, resume| {
         let run = run(device().unwrap().0, output, resume);
@@ -197,7 +194,7 @@ fn sampling_ends_with_one_sentence() {
         panic!("{:?}", drawn.err())
     };
     let message = error.to_string();
-    assert!(message.contains("was lost while") && !message.contains("--resume"), "{message}");
+    assert!(message.contains("was lost while") && !message.contains("is whole"), "{message}");
     assert!(!message.contains('\n') && steps < 1000, "{message}");
 }
 

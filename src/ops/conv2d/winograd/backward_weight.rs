@@ -1,7 +1,7 @@
 //! The gradient of the kernels by tiles: `G^T [(B^T d B) * (A d_Y A^T)] G`, summed over tiles before the last transform.
 //!
-//! A task sums a block of output by input channels over a part of the tiles, and transforms what it needs of `x` and `d_y`
-//! itself: blocks are large enough that this is little beside the products.
+//! A task sums a block of output by input channels over a part of the tiles. It transforms its part of `x` and `d_y` by
+//! itself: blocks are so large that the products take most of the time.
 
 use std::ops::Range;
 

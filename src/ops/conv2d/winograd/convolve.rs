@@ -1,8 +1,8 @@
 //! The convolution by tiles, for `y` and, with the kernel rotated by 180 degrees, for `d_x`.
 //!
-//! Transformed inputs and transformed kernels are both larger than what they are made of. The larger of the two is made a
-//! block at a time by the task that uses it, and never leaves its cache; the smaller one is made once for all tasks. So
-//! tasks are blocks of tiles where there are many pixels, and panels of output channels where there are few.
+//! Transformed inputs and transformed kernels are larger than the originals. Where there are many pixels, the kernels
+//! are transformed once for all tasks; a task is a block of tiles, and transforms its inputs in its cache. Where there
+//! are few pixels, the inputs are transformed once; a task is a panel of output channels, and transforms its kernels.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::{Geometry, POSITIONS, Tiling, load, store};
 use crate::ops::cpu::tile::{DEPTH, multiply_tile, tile_rows};
 use crate::ops::cpu::with_scratch;
 
-/// Rows of a register tile, of the widest vectors; a multiple of those of others.
+/// Rows of a register tile with the widest vectors. Narrower vectors have tiles of fewer rows, which divide it.
 const ROWS: usize = 12;
 
 /// Columns of a panel at most: two of the widest vectors.
