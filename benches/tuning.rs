@@ -107,7 +107,7 @@ fn main() {
         TuningEvent::Chosen { .. } => {}
         TuningEvent::Warning(text) => println!("{text}"),
     };
-    tuned_device.set_tuning(Tuning { budget, cache_folder: None, again: false, report: Box::new(report) });
+    tuned_device.set_tuning(Tuning { budget, store: None, again: false, report: Box::new(report) });
     let mut default = Subject::new(&device, &config, &options);
     let mut tuned = Subject::new(&tuned_device, &config, &options);
     // The first step compiles what the driver puts off.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::pack::MAX_PACKED_ELEMENTS;
 use super::*;
 use crate::device::{CpuExecutor, CpuKernels};
 use crate::ops;

@@ -70,7 +70,7 @@ pub async fn report(
     done("tuning");
     let ignore = Box::new(|_: TuningEvent<'_>| {});
     // Without a cache: a report shows what this run found.
-    let tuning = Tuning { budget: BUDGET, cache_folder: None, again: true, report: ignore };
+    let tuning = Tuning { budget: BUDGET, store: None, again: true, report: ignore };
     let (trainer, choices) = tune(device, &config, options.clone(), tuning).await?;
     done("training steps of U-Net S");
     let batch = random_batch(&config, BATCH)?;
