@@ -1,11 +1,16 @@
 //! A hand-written GPU compute engine for denoising diffusion models.
 //!
-//! The layers, each of which calls only the next:
-//! `cli -> train | sample | evaluate -> diffusion + model -> graph -> ops -> plan -> device`.
-//! ARCHITECTURE.md says what each one is for.
+//! The layers: `cli -> train | sample | evaluate | workbench -> checkpoint -> model + diffusion + sampler -> graph <-> ops`,
+//! and `device`, which runs plans of graphs. ARCHITECTURE.md says what each one is for; tests/layers.rs holds them.
+//!
+//! Without features this is the engine to be embedded: no files, threads and clocks of the standard library. `files` adds what
+//! reads and writes files, training and evaluation; `cli`, the default, the program.
 
 // Crate-private items of the engine that only what stands above it calls.
 #![cfg_attr(not(feature = "files"), allow(dead_code, unused_imports))]
+
+#[cfg(all(test, not(feature = "files")))]
+compile_error!("the library's own tests read files: give --features files");
 
 // The engine to be embedded: without files, threads and clocks of the standard library.
 pub mod device;

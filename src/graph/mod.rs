@@ -37,7 +37,11 @@ pub struct Graph {
 }
 
 /// No tensor has more elements, so that what is computed of sizes does not overflow.
-const MAX_ELEMENTS: usize = 1 << 48;
+const MAX_ELEMENTS: usize = match 1_usize.checked_shl(48) {
+    Some(elements) => elements,
+    // With addresses of 32 bits.
+    None => 1 << 30,
+};
 
 impl Graph {
     /// An empty graph.
