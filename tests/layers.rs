@@ -5,6 +5,8 @@
 //! plans of graphs, so it stands beside that line rather than below it: what graphs know of devices is what WebGPU
 //! promises of all (`device::webgpu`), and nothing else.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -294,7 +296,7 @@ fn fault(path: &[String], module: &[String]) -> Option<String> {
     }
     // Also by way of a module that holds it, as `use std::time;` is.
     let reaches = |known: &&[&str]| path.iter().zip(known.iter()).all(|(word, known)| word == known);
-    if *level == Core && path.len() > 1 && OF_THE_SYSTEM.iter().any(|known| reaches(known)) {
+    if *level == Core && path.len() > 1 && OF_THE_SYSTEM.iter().any(reaches) {
         return Some(format!("{name} names {written}, but belongs to the core, which no system need have"));
     }
     None
@@ -393,7 +395,8 @@ fn features_are_those_of_the_table() {
         }
         if ident(tokens.get(at)).is_some_and(|word| word == "mod") {
             let name = ident(tokens.get(at + 1)).unwrap();
-            let (_, level, _) = row(&[name.clone()]).unwrap_or_else(|| panic!("{name} has no row"));
+            let (_, level, _) =
+                row(std::slice::from_ref(&name)).unwrap_or_else(|| panic!("{name} has no row"));
             assert_eq!(gated, *level == Files, "{name} is of level {level:?}");
             gated = false;
             seen.insert(name);
