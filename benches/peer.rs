@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::device::{Device, Selection};
-use ddpm_gpu::model::{Network, Precision, Preset};
+use ddpm_gpu::network::{Network, Precision, Preset};
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};

@@ -16,7 +16,7 @@ use common::network::Network;
 use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::{Device, Selection, Tuning, TuningEvent};
 use ddpm_gpu::diffusion::SchedulerConfig;
-use ddpm_gpu::model::UNetConfig;
+use ddpm_gpu::network::UNetConfig;
 use ddpm_gpu::train::{Denoise, TrainOptions, Trainer};
 use ddpm_gpu::workbench::random_batch;
 use pollster::block_on;
@@ -108,7 +108,7 @@ fn main() {
         TuningEvent::Chosen { .. } => {}
         TuningEvent::Warning(text) => println!("{text}"),
     };
-    tuned_device.set_tuning(Tuning { budget, cache_folder: None, again: false, report: Box::new(report) });
+    tuned_device.set_tuning(Tuning { budget, store: None, again: false, report: Box::new(report) });
     let mut default = Subject::new(&device, &config, &options);
     let mut tuned = Subject::new(&tuned_device, &config, &options);
     // The first step compiles what the driver puts off.

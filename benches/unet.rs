@@ -16,7 +16,7 @@ use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::data::Batch;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::SchedulerConfig;
-use ddpm_gpu::model::Precision;
+use ddpm_gpu::network::Precision;
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Denoiser, Guidance};
 use ddpm_gpu::sampler::{SamplerOptions, Step, by_name};

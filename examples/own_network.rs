@@ -12,7 +12,7 @@ use ddpm_gpu::data::{self, Loader, LoaderOptions, OpenOptions};
 use ddpm_gpu::device::{Device, Selection};
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig};
 use ddpm_gpu::graph::{Graph, Init, Layout, ValueId};
-use ddpm_gpu::model::{Element, Input, ModelError, NamedValues, Network, SAMPLE, TIMESTEPS};
+use ddpm_gpu::network::{Element, Input, ModelError, NamedValues, Network, SAMPLE, TIMESTEPS};
 use ddpm_gpu::ops::{self, conv2d::Padding};
 use ddpm_gpu::output::{GridOptions, tile};
 use ddpm_gpu::sample::{SampleRequest, sample};

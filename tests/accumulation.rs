@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ddpm_gpu::data::{self, Batch, Loader, LoaderOptions, OpenOptions};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{LossWeighting, SchedulerConfig, VarianceType};
-use ddpm_gpu::model::{Precision, Tensors, UNetConfig};
+use ddpm_gpu::network::{Precision, Tensors, UNetConfig};
 use ddpm_gpu::train::{Contributions, Denoise, Objective, TimestepSampling, TrainOptions, Trainer};
 use pollster::block_on;
 

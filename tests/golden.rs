@@ -10,7 +10,7 @@ use std::path::Path;
 
 use ddpm_gpu::device::Device;
 use ddpm_gpu::graph::{Graph, TensorType, ValueId, gradients};
-use ddpm_gpu::model::{
+use ddpm_gpu::network::{
     CLASS_LABELS, ClassifierConfig, LOGITS, NamedValues, Network, SAMPLE, TIMESTEPS, Tensor, Tensors,
     UNetConfig, from_tensors, to_tensors,
 };

@@ -1,6 +1,6 @@
 //! The networks that are timed: U-Net S, U-Net M, and Ho et al.'s for CIFAR-10.
 
-use ddpm_gpu::model::{Preset, UNetConfig};
+use ddpm_gpu::network::{Preset, UNetConfig};
 
 /// A network and the batch size at which it is timed.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ impl Network {
         (Preset::named(self.preset).expect("the preset is there").config)()
     }
 
-    pub(crate) fn shared(self) -> std::sync::Arc<dyn ddpm_gpu::model::Network> {
+    pub(crate) fn shared(self) -> std::sync::Arc<dyn ddpm_gpu::network::Network> {
         std::sync::Arc::new(self.config())
     }
 }

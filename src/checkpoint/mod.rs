@@ -16,7 +16,7 @@ pub use pipeline::read_config;
 pub use state::TrainingState;
 pub(crate) use state::record_dataset;
 
-use crate::model::{ModelError, WeightsError};
+use crate::network::{ModelError, WeightsError};
 
 /// A checkpoint that cannot be read or written.
 #[derive(Debug, thiserror::Error)]

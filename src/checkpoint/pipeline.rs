@@ -12,7 +12,7 @@ use super::state::extra_ema;
 use super::weights_file::{self, WEIGHTS};
 use super::{CheckpointError, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
-use crate::model::{Component, Misfit, Precision, Tensors, UNetConfig, from_config};
+use crate::network::{Component, Misfit, Precision, Tensors, UNetConfig, from_config};
 use crate::pipeline::{Part, Pipeline};
 
 /// The folder of a part: `folder/unet`; or `folder` itself, as a network saved alone and the oldest pipelines on the

@@ -13,7 +13,7 @@ use super::tensor_file::{self, Shapes};
 use super::weights_file::{WEIGHTS as NETWORK_WEIGHTS, names};
 use crate::data::Fingerprint;
 use crate::diffusion::LearnedSchedule;
-use crate::model::Tensors;
+use crate::network::Tensors;
 use crate::ops::loss_scale::LossScale;
 use crate::output::write_text;
 use crate::pipeline::CLASSES;

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::CheckpointError;
 use crate::files::read_regular;
-use crate::model::{Precision, Tensor, Tensors};
+use crate::network::{Precision, Tensor, Tensors};
 
 /// Shapes by name.
 pub(super) type Shapes = BTreeMap<String, Vec<usize>>;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{CheckpointError, tensor_file};
-use crate::model::Tensors;
+use crate::network::Tensors;
 
 /// The file that this program and diffusers write.
 pub(super) const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";

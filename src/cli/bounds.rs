@@ -5,7 +5,7 @@ use std::ops::{Bound, RangeBounds, RangeInclusive};
 
 use clap::Command;
 use ddpm_gpu::image_size::LARGEST_SIDE;
-use ddpm_gpu::model::SampleSize;
+use ddpm_gpu::network::SampleSize;
 
 /// Most of anything that a flag counts; what memory allows is found later.
 pub(super) const MOST: usize = 1_000_000_000;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use ddpm_gpu::data::{self, Dataset, OpenOptions, Skipped, Split};
 use ddpm_gpu::image_size::in_words;
-use ddpm_gpu::model::SampleSize;
+use ddpm_gpu::network::SampleSize;
 use ddpm_gpu::output;
 use ddpm_gpu::sample::Images;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ddpm_gpu::model::Precision;
+use ddpm_gpu::network::Precision;
 
 use super::checkpoint::CheckpointArgs;
 

@@ -4,7 +4,6 @@
 use clap::builder::Command;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches};
-use ddpm_gpu::SettingError;
 use ddpm_gpu::checkpoint::CheckpointError;
 use ddpm_gpu::data::DataError;
 use ddpm_gpu::device::DeviceError;
@@ -13,6 +12,7 @@ use ddpm_gpu::evaluate::EvaluateError;
 use ddpm_gpu::pipeline::{PipelineError, Role};
 use ddpm_gpu::sample::SampleError;
 use ddpm_gpu::sampler::SamplerError;
+use ddpm_gpu::setting::SettingError;
 use ddpm_gpu::train::{Advice, TrainError};
 use ddpm_gpu::workbench::WorkbenchError;
 

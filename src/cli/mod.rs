@@ -40,7 +40,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ddpm_gpu::device::{Backend, Device, DeviceRequest, Selection};
 use ddpm_gpu::memory;
-use ddpm_gpu::model::Precision;
+use ddpm_gpu::network::Precision;
 
 /// Train and sample denoising diffusion models on any GPU, with hand-written WGSL kernels.
 ///

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use ddpm_gpu::checkpoint::read_config;
-use ddpm_gpu::model::{Network, PRESETS, Preset, UNetConfig};
+use ddpm_gpu::network::{Network, PRESETS, Preset, UNetConfig};
 
 /// The model that goes by a preset's name, or that a file describes.
 pub(super) fn load(name: &str) -> anyhow::Result<UNetConfig> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use ddpm_gpu::diffusion::{BetaSchedule, SchedulerConfig};
 use ddpm_gpu::image_size::in_words;
-use ddpm_gpu::model::SampleSize;
+use ddpm_gpu::network::SampleSize;
 use ddpm_gpu::sample::forward_process;
 
 use super::bounds::{MOST_IMAGES, count_in, count_u64_in, parse_image_size};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use ddpm_gpu::diffusion::SchedulerConfig;
-use ddpm_gpu::model::Network;
+use ddpm_gpu::network::Network;
 use ddpm_gpu::output::write_text;
 use ddpm_gpu::train::{Denoise, TrainOptions, Trainer};
 use ddpm_gpu::workbench::{

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use ddpm_gpu::conditions::{CLASS_LABELS, Conditions};
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
 use ddpm_gpu::image_size::in_words;
-use ddpm_gpu::model::LOGITS;
+use ddpm_gpu::network::LOGITS;
 use ddpm_gpu::output::{
     FrameTimes, Grid, GridOptions, columns_for, nhwc_to_nchw, tile, write_animation, write_npy,
 };

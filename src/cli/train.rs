@@ -10,7 +10,7 @@ use anyhow::bail;
 use ddpm_gpu::data::Dataset;
 use ddpm_gpu::diffusion::MOST_TIMESTEPS;
 use ddpm_gpu::image_size::in_words;
-use ddpm_gpu::model::{Preset, SampleSize, SuperResolution, UNetConfig};
+use ddpm_gpu::network::{Preset, SampleSize, SuperResolution, UNetConfig};
 use ddpm_gpu::output::describe_strips;
 use ddpm_gpu::train::{Denoise, Run, TrainOptions, train};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use ddpm_gpu::diffusion::VarianceType;
-use ddpm_gpu::model::ClassifierConfig;
+use ddpm_gpu::network::ClassifierConfig;
 use ddpm_gpu::train::{Classify, Run, train};
 
 use super::DeviceArgs;

@@ -10,7 +10,7 @@ use ddpm_gpu::device::Device;
 use ddpm_gpu::files::read_regular_text;
 use ddpm_gpu::image_size::LARGEST_SIDE;
 use ddpm_gpu::log::Scalars;
-use ddpm_gpu::model::{SampleSize, UNetConfig};
+use ddpm_gpu::network::{SampleSize, UNetConfig};
 use ddpm_gpu::train::{
     CheckpointEvery, EmaWarmup, Event, LrSchedule, OptimizerKind, Outcome, SETTINGS_FILE, TrainError,
     TrainOptions,

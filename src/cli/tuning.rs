@@ -3,7 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use ddpm_gpu::device::{Device, Tuning, TuningEvent};
+use ddpm_gpu::device::{Device, Tuning, TuningEvent, TuningStore};
+use ddpm_gpu::tuning_folder::TuningFolder;
 
 use super::cache_folder;
 use super::terminal::note_over_bar;
@@ -34,15 +35,15 @@ impl Budget {
 /// Names the folder of the choices, in place of `ddpm-gpu/tuning` in the user's cache folder.
 const FOLDER: &str = "DDPM_GPU_TUNING_CACHE";
 
+/// Where the choices are kept, unless there is no such place.
+fn store() -> Option<Box<dyn TuningStore>> {
+    cache_folder(FOLDER, "tuning").map(|folder| Box::new(TuningFolder(folder)) as Box<dyn TuningStore>)
+}
+
 /// Lets `device` tune within the budget.
 pub(super) fn set(device: &Device, Budget(budget): Budget) {
     let (Some(budget), Device::Gpu(_)) = (budget, device) else { return };
-    device.set_tuning(Tuning {
-        budget,
-        cache_folder: cache_folder(FOLDER, "tuning"),
-        again: false,
-        report: Box::new(show),
-    });
+    device.set_tuning(Tuning { budget, store: store(), again: false, report: Box::new(show) });
 }
 
 /// Tuning within the budget that times again what earlier runs have chosen.
@@ -53,7 +54,7 @@ pub(super) fn again(Budget(budget): Budget) -> anyhow::Result<Tuning> {
     let Some(budget) = budget.filter(|budget| !budget.is_zero()) else {
         anyhow::bail!("there is nothing to do without time: give --tuning a number of seconds")
     };
-    Ok(Tuning { budget, cache_folder: cache_folder(FOLDER, "tuning"), again: true, report: Box::new(show) })
+    Ok(Tuning { budget, store: store(), again: true, report: Box::new(show) })
 }
 
 fn show(event: TuningEvent<'_>) {

@@ -140,7 +140,11 @@ async fn enumerate_with(backends: wgpu::Backends, compiler: wgpu::Dx12Compiler) 
 /// wgpu's own choice of a compiler for DX12 cannot be asked for. So DX12 is started with DXC first, which fails where
 /// there is no dxcompiler.dll, or one that is too old; then with FXC, which is part of Windows.
 async fn enumerate() -> Vec<(wgpu::Adapter, AdapterReport)> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    // A browser has its own and none of the others.
+    let backends = wgpu::Backends::VULKAN
+        | wgpu::Backends::METAL
+        | wgpu::Backends::DX12
+        | wgpu::Backends::BROWSER_WEBGPU;
     let mut compiler = DXC;
     let mut adapters = enumerate_with(backends, wgpu::Dx12Compiler::default_dynamic_dxc()).await;
     let is_dx12 = |adapter: &wgpu::Adapter| adapter.get_info().backend == wgpu::Backend::Dx12;

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{DeviceError, Timing, half_precision, place_to_read, place_to_write};
+use super::executor::{place_to_read, place_to_write};
+use super::{DeviceError, Timing, half_precision};
 use crate::graph::{BufferRole, DType, Graph, Node, Place, Plan, PlannedNode, TensorType, ValueId};
 use crate::memory;
 use crate::ops::{Case, Fill, Input, Operands, Output};

@@ -2,6 +2,7 @@
 
 mod executor;
 mod pace;
+mod plan;
 mod prepare;
 mod queue;
 mod timestamps;
@@ -11,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use executor::GpuExecutor;
-pub(super) use prepare::{check_size, plan};
+pub(super) use plan::GpuPlan;
+pub(super) use prepare::check_size;
 
 use super::shader::{Binding, Extensions, Shader, Usage};
 use super::tuner::{AdapterIdentity, Tuner};
@@ -202,6 +204,20 @@ impl GpuDevice {
         variants
     }
 
+    /// The variant that a call takes: the tuner's choice, or else the default; `None` where the device can run none.
+    pub(super) fn choose(&self, op: &dyn Op, types: Types<'_>) -> Option<Variant> {
+        let variants = self.variants(op, types);
+        match self.tuner() {
+            Some(tuner) => tuner.choose(op, types, variants),
+            None => variants.into_iter().next(),
+        }
+    }
+
+    /// The variant of this name, where the call has it and the device can run it.
+    pub(super) fn variant(&self, op: &dyn Op, types: Types<'_>, name: &str) -> Option<Variant> {
+        self.variants(op, types).into_iter().find(|variant| variant.name == name)
+    }
+
     /// Whether runs submit each dispatch by itself and wait for it.
     fn submits_each_dispatch(&self) -> bool {
         self.submits_each_dispatch.load(Ordering::Relaxed)
@@ -296,7 +312,7 @@ impl GpuDevice {
             entry_point: Some(pass.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &pass.overrides,
-                // Kernels write workgroup memory before they read it (gpu/instrumented.rs proves it). Where wgpu zeroes
+                // Kernels write workgroup memory before they read it (gpu/instrumented.rs shows it). Where wgpu zeroes
                 // it, one invocation may do so for all, and an AMD driver forgets the barrier (wgpu issue 4591).
                 zero_initialize_workgroup_memory: false,
             },

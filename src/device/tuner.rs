@@ -11,17 +11,18 @@ mod stopwatch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::cache::TuningStore;
 use self::ladder::{Call, Ladder, climb};
 use self::stopwatch::Stopwatch;
 use super::{DeviceError, GpuDevice};
-use crate::graph::{Graph, Plan, PlannedNode, ValueId};
+use crate::graph::PlannedNode;
 use crate::hash::fnv1a;
+use crate::host::{self, Clock};
 use crate::ops::{Op, Types, Variant};
 
 /// How kernels are chosen among their variants; see [`super::Device::set_tuning`].
@@ -29,8 +30,8 @@ pub struct Tuning {
     /// How long the calls of one plan may be timed, compilation included. What the time does not suffice for takes its
     /// default, now and in later runs with no larger budget. With 0, only earlier choices are used.
     pub budget: Duration,
-    /// Folder of the files, one for each adapter and driver, that keep the choices; `None` forgets them.
-    pub cache_folder: Option<PathBuf>,
+    /// Keeps the choices from run to run; `None` forgets them.
+    pub store: Option<Box<dyn TuningStore>>,
     /// Whether to time again what earlier runs have chosen, and replace their choices.
     pub again: bool,
     /// Is told what happens.
@@ -134,8 +135,8 @@ const HOPELESS: f64 = 2.5;
 impl Tuner {
     /// Reads the choices of earlier runs.
     pub(super) fn new(tuning: Tuning, adapter: AdapterIdentity) -> Self {
-        let table = tuning.cache_folder.as_deref().map_or_else(Table::new, |folder| {
-            cache::read(folder, &adapter).unwrap_or_else(|warning| {
+        let table = tuning.store.as_deref().map_or_else(Table::new, |store| {
+            cache::read(store, &adapter).unwrap_or_else(|warning| {
                 (tuning.report)(TuningEvent::Warning(&warning));
                 Table::new()
             })
@@ -161,35 +162,40 @@ impl Tuner {
         if variants.is_empty() { None } else { Some(variants.swap_remove(index.unwrap_or(0))) }
     }
 
-    /// Times the calls of the plan of `graph` for which no earlier run has chosen a variant.
+    /// Times the calls for which no earlier run has chosen a variant. Says whether there were any: then what calls take
+    /// is to be asked again.
     ///
     /// # Errors
     /// [`DeviceError::Lost`], and [`DeviceError::Shader`] for WGSL that does not parse.
     pub(super) async fn tune(
         &self,
         device: &Arc<GpuDevice>,
-        graph: &Graph,
-        keep: &[ValueId],
-    ) -> Result<(), DeviceError> {
+        calls: &[PlannedNode],
+    ) -> Result<bool, DeviceError> {
         let Tuning { budget, report, .. } = &self.tuning;
         if budget.is_zero() {
-            return Ok(());
+            return Ok(false);
         }
-        let plan = Plan::new(graph, keep, |_| Vec::new());
-        let mut classes = classes(device, &plan)?;
+        let mut classes = classes(device, calls)?;
         if !self.tuning.again {
             let table = self.table();
             classes.retain(|class| !table.get(&class.key).is_some_and(|known| class.accepts(known, *budget)));
         }
         if classes.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
+        let Some(clock) = host::clock() else {
+            report(TuningEvent::Warning(
+                "there is no clock here to time kernels by; calls take what earlier runs have chosen, or their defaults",
+            ));
+            return Ok(false);
+        };
         classes.sort_by(|a, b| b.work.total_cmp(&a.work));
         report(TuningEvent::Started { adapter: device.name(), calls: classes.len(), budget: *budget });
-        let started = Instant::now();
+        let started = clock();
         let mut chosen = Table::new();
         let ladder = Ladder::new(device, classes.iter().map(|class| call(class.node)));
-        let mut session = Session { device, ladder, budget: *budget, started, speeds: Speeds::new() };
+        let mut session = Session { device, ladder, budget: *budget, clock, started, speeds: Speeds::new() };
         for class in &classes {
             let choice = session.time(class).await?;
             report(TuningEvent::Chosen {
@@ -201,18 +207,18 @@ impl Tuner {
             chosen.insert(class.key.clone(), choice);
         }
         let left = chosen.values().filter(|choice| choice.out_of_time.is_some()).count();
-        report(TuningEvent::Finished { elapsed: started.elapsed(), left });
+        report(TuningEvent::Finished { elapsed: Duration::from_secs_f64(clock() - started), left });
         self.keep(&classes, chosen);
-        Ok(())
+        Ok(true)
     }
 
-    /// Takes over new choices and writes the file.
+    /// Takes over new choices and stores them.
     fn keep(&self, classes: &[Class<'_>], chosen: Table) {
         let mut table = self.table();
-        if let Some(folder) = &self.tuning.cache_folder {
-            // Another process may have tuned meanwhile: choices that the file has already are taken over. A file that
-            // cannot be read has been reported, and is replaced.
-            let stored = cache::read(folder, &self.adapter).unwrap_or_default();
+        if let Some(store) = &self.tuning.store {
+            // Another process may have tuned meanwhile: choices that are stored already are taken over. What cannot be
+            // read has been reported, and is replaced.
+            let stored = cache::read(store.as_ref(), &self.adapter).unwrap_or_default();
             table.extend(stored);
         }
         let mut chosen = chosen;
@@ -223,8 +229,8 @@ impl Tuner {
                 table.insert(class.key.clone(), choice);
             }
         }
-        if let Some(folder) = &self.tuning.cache_folder
-            && let Err(warning) = cache::write(folder, &self.adapter, &table)
+        if let Some(store) = &self.tuning.store
+            && let Err(warning) = cache::write(store.as_ref(), &self.adapter, &table)
         {
             (self.tuning.report)(TuningEvent::Warning(&warning));
         }
@@ -240,7 +246,9 @@ struct Session<'a> {
     device: &'a Arc<GpuDevice>,
     ladder: Ladder,
     budget: Duration,
-    started: Instant,
+    clock: Clock,
+    /// By the clock.
+    started: f64,
     speeds: Speeds,
 }
 
@@ -254,7 +262,7 @@ enum Halt {
 
 impl Session<'_> {
     fn is_over(&self) -> bool {
-        self.started.elapsed() >= self.budget
+        (self.clock)() - self.started >= self.budget.as_secs_f64()
     }
 
     /// Times the candidates of one class.
@@ -315,7 +323,7 @@ impl Session<'_> {
             if self.is_over() {
                 return Err(Halt::OutOfTime);
             }
-            let stopwatch = Stopwatch::new(rungs[rung]).map_err(Halt::Device)?;
+            let stopwatch = Stopwatch::new(rungs[rung], self.clock).map_err(Halt::Device)?;
             stopwatch.glance(device, variant).await.map_err(Halt::Device)
         })
         .await;
@@ -330,7 +338,7 @@ impl Session<'_> {
         }
         let stopwatch = match stopwatch {
             Some(stopwatch) => stopwatch,
-            None => stopwatch.insert(Stopwatch::new(call).map_err(Halt::Device)?),
+            None => stopwatch.insert(Stopwatch::new(call, self.clock).map_err(Halt::Device)?),
         };
         let seconds = stopwatch.time(device, variant, best, speed.is_some()).await.map_err(Halt::Device)?;
         let speed = self.speeds.entry(key).or_default();
@@ -355,9 +363,9 @@ fn fastest(default: &'static str, seconds: &[(&'static str, f64)]) -> &'static s
 }
 
 /// The classes that a plan calls and that leave a choice.
-fn classes<'a>(device: &GpuDevice, plan: &'a Plan) -> Result<Vec<Class<'a>>, DeviceError> {
+fn classes<'a>(device: &GpuDevice, calls: &'a [PlannedNode]) -> Result<Vec<Class<'a>>, DeviceError> {
     let mut classes: BTreeMap<String, Class<'a>> = BTreeMap::new();
-    for node in &plan.nodes {
+    for node in calls {
         let op = node.node.op.as_ref();
         let types = Types { inputs: &node.inputs, outputs: &node.outputs };
         let candidates: Vec<_> = device.variants(op, types).iter().map(|variant| variant.name).collect();

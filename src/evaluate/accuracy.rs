@@ -4,7 +4,7 @@ use super::EvaluateError;
 use crate::data::{Batch, Dataset};
 use crate::device::Device;
 use crate::graph::Graph;
-use crate::model::{Component, LOGITS, NamedValues, Precision, SAMPLE, TIMESTEPS, prepare};
+use crate::network::{Component, LOGITS, NamedValues, Precision, SAMPLE, TIMESTEPS, prepare};
 use crate::ops::cross_entropy::most_likely_class;
 use crate::pipeline::Pipeline;
 use crate::random::{Purpose, Stream};

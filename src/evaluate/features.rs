@@ -3,7 +3,7 @@
 use super::EvaluateError;
 use crate::device::{Device, Executor};
 use crate::graph::{Graph, ValueId};
-use crate::model::{Component, FEATURES, LOGITS, Precision, SAMPLE, TIMESTEPS, prepare};
+use crate::network::{Component, FEATURES, LOGITS, Precision, SAMPLE, TIMESTEPS, prepare};
 use crate::ops::cross_entropy::most_likely_class;
 
 /// Feature vectors of images.

@@ -21,15 +21,15 @@ pub use vlb::{VlbResult, variational_bound};
 
 use std::sync::Arc;
 
-use crate::SettingError;
 use crate::conditions::Conditions;
 use crate::data::{Batch, DataError, Dataset};
 use crate::device::DeviceError;
 use crate::diffusion::ScheduleError;
 use crate::graph::GraphError;
-use crate::model::{ModelError, WeightsError};
+use crate::network::{ModelError, WeightsError};
 use crate::pipeline::PipelineError;
 use crate::sample::SampleError;
+use crate::setting::SettingError;
 
 /// An evaluation that cannot be done.
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,12 @@
 //! The trained network, with what its output does to a probe when x_t changes.
 
 use super::{EvaluateError, EvaluateRequest, ImageBatch};
-use crate::SettingError;
 use crate::device::{Device, Executor};
 use crate::graph::{Graph, ValueId, gradients};
 use crate::image_size::image_in_words;
-use crate::model::{Component, Input, Precision, SAMPLE, TIMESTEPS, prepare};
+use crate::network::{Component, Input, Precision, SAMPLE, TIMESTEPS, prepare};
 use crate::pipeline::Pipeline;
+use crate::setting::SettingError;
 
 /// A network prepared on a device for batches of one size.
 pub(super) struct Network {

@@ -9,7 +9,7 @@ use super::precision_recall::{NEIGHBOUR, precision_and_recall};
 use crate::data::{Batch, Dataset};
 use crate::device::Device;
 use crate::image_size::image_in_words;
-use crate::model::LOGITS;
+use crate::network::LOGITS;
 use crate::pipeline::Pipeline;
 use crate::sample::Images;
 

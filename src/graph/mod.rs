@@ -4,291 +4,25 @@
 //! and a [`Plan`] turns it into an ordered list of dispatches over buffers that are shared by lifetime.
 
 mod autograd;
+mod error;
+mod node;
 mod offsets;
+mod pack;
 mod plan;
 mod recompute;
+mod tensor;
 
-use std::fmt;
 use std::sync::Arc;
 
 pub use autograd::gradients;
+pub use error::GraphError;
+pub use node::{Init, Layout, Node, Parameter, Phase, Segment, Storage, Value, ValueId};
 pub use plan::{BufferRole, MemoryReport, Peak, Place, Plan, PlannedNode};
 pub use recompute::{recompute_cheap, recompute_segments};
+pub use tensor::{DType, TensorType};
 
 use crate::ops::Op;
 use crate::random::{Numbering, Purpose, StreamId, StreamIds};
-
-/// Element type of a tensor in memory. Arithmetic on floats is in 32 bits for all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DType {
-    /// 32-bit float.
-    F32,
-    /// 16-bit float (IEEE half precision): activations only.
-    F16,
-    /// 32-bit unsigned integer: class labels, generator keys.
-    U32,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 | Self::U32 => 4,
-            Self::F16 => 2,
-        }
-    }
-}
-
-/// Shape and element type of a tensor.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TensorType {
-    /// Sizes, outermost first; images are `[N, H, W, C]`.
-    pub shape: Vec<usize>,
-    /// Element type.
-    pub dtype: DType,
-}
-
-impl TensorType {
-    /// A float tensor of the given shape.
-    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
-        Self { shape: shape.into(), dtype: DType::F32 }
-    }
-
-    /// A tensor of 16-bit floats of the given shape.
-    pub fn f16(shape: impl Into<Vec<usize>>) -> Self {
-        Self { shape: shape.into(), dtype: DType::F16 }
-    }
-
-    /// The same element type in another shape.
-    pub fn with_shape(&self, shape: impl Into<Vec<usize>>) -> Self {
-        Self { shape: shape.into(), dtype: self.dtype }
-    }
-
-    /// An unsigned integer tensor of the given shape.
-    pub fn u32(shape: impl Into<Vec<usize>>) -> Self {
-        Self { shape: shape.into(), dtype: DType::U32 }
-    }
-
-    /// Number of elements; `usize::MAX` where there are more.
-    pub fn len(&self) -> usize {
-        self.shape.iter().fold(1, |len: usize, &size| len.saturating_mul(size))
-    }
-
-    /// Whether the tensor has no element.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Size in bytes, a multiple of 4 as WebGPU binds and copies.
-    pub fn bytes(&self) -> usize {
-        let bytes = self.dtype.bytes().saturating_mul(self.len());
-        bytes.checked_next_multiple_of(4).unwrap_or(usize::MAX)
-    }
-
-    /// The last size: the channels of an NHWC image, the features of a matrix; 1 for a scalar.
-    pub fn channels(&self) -> usize {
-        self.shape.last().copied().unwrap_or(1)
-    }
-
-    /// The product of all sizes but the last: the pixels of an NHWC batch, the rows of a matrix.
-    pub fn rows(&self) -> usize {
-        self.len().checked_div(self.channels()).unwrap_or(0)
-    }
-}
-
-impl fmt::Display for TensorType {
-    /// `[2, 3]` for floats as they usually are, `[2, 3] f16` for others.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.dtype {
-            DType::F32 => write!(f, "{:?}", self.shape),
-            DType::F16 => write!(f, "{:?} f16", self.shape),
-            DType::U32 => write!(f, "{:?} u32", self.shape),
-        }
-    }
-}
-
-/// Names a value of one graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ValueId(usize);
-
-/// Where the contents of a value live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// Written by the host before a run.
-    Input,
-    /// Keeps its contents from run to run.
-    State(BufferRole),
-    /// A range of a one-dimensional state value, `offset` elements in.
-    Slice {
-        /// The state value.
-        of: ValueId,
-        /// First element.
-        offset: usize,
-    },
-    /// Lives from the node that writes it to the last node that reads it.
-    Activation,
-}
-
-/// One tensor of a graph.
-#[derive(Clone, Debug)]
-pub struct Value {
-    /// Module path and tensor name, for messages.
-    pub name: String,
-    /// Shape and element type.
-    pub ty: TensorType,
-    /// Where it lives.
-    pub storage: Storage,
-}
-
-/// One call of an op.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// The operation.
-    pub op: Arc<dyn Op>,
-    /// Its inputs, in the op's order.
-    pub inputs: Vec<ValueId>,
-    /// Its outputs, in the op's order; for an op that updates in place, values that existed before.
-    pub outputs: Vec<ValueId>,
-    /// Module path, such as `down_blocks.1.resnets.0.conv1`.
-    pub path: String,
-    /// The part of a run that it belongs to.
-    pub phase: Phase,
-    /// The segment that it lies in, if it lies in one; see [`Graph::segment`].
-    pub segment: Option<Segment>,
-}
-
-/// A part of a run: the nodes of a phase can be told from the others, and run apart from them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
-    /// What a network computes of its inputs, and the gradients of it.
-    #[default]
-    Evaluation,
-    /// What a loss makes of it.
-    Loss,
-    /// What moves the weights.
-    Optimizer,
-    /// What makes the next x of a network's output.
-    ReverseStep,
-}
-
-impl Phase {
-    /// The first part of the module path of its nodes; none where a network says where they are.
-    fn scope(self) -> Option<&'static str> {
-        match self {
-            Self::Evaluation => None,
-            Self::Loss => Some("loss"),
-            Self::Optimizer => Some("optimizer"),
-            Self::ReverseStep => Some("reverse_step"),
-        }
-    }
-}
-
-/// Names a part of a network that gradient checkpointing may compute twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Segment(usize);
-
-/// How the initial contents of a parameter are drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Init {
-    /// All zeros.
-    Zeros,
-    /// All ones.
-    Ones,
-    /// Uniform in `[-bound, bound]`.
-    Uniform {
-        /// Half-width of the interval.
-        bound: f32,
-    },
-    /// Normal with mean 0.
-    Normal {
-        /// Standard deviation.
-        std: f32,
-    },
-}
-
-/// How a parameter lies in its file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// As in the graph.
-    #[default]
-    Same,
-    /// The kernels of a convolution: `[O, KH, KW, I]` in the graph, `[O, I, KH, KW]` in files.
-    Convolution,
-    /// A matrix `[O, I]`, which older files have as the kernels of a 1x1 convolution, `[O, I, 1, 1]`.
-    Projection,
-}
-
-/// A trained tensor.
-#[derive(Clone, Debug)]
-pub struct Parameter {
-    /// The tensor's name in its file.
-    pub name: String,
-    /// The name that older files have for it.
-    pub former_name: Option<String>,
-    /// How it lies there.
-    pub layout: Layout,
-    /// Its value in the graph.
-    pub value: ValueId,
-    /// Initial contents.
-    pub init: Init,
-}
-
-/// A graph that cannot be built: an op that does not fit its operands.
-#[derive(Debug, thiserror::Error)]
-pub enum GraphError {
-    /// An op was given operands of the wrong shape.
-    #[error("{path}: {op} cannot take {operands}: {reason}")]
-    Shape {
-        /// Module path.
-        path: String,
-        /// Name of the op.
-        op: &'static str,
-        /// The operands' names and shapes.
-        operands: String,
-        /// What was expected.
-        reason: String,
-    },
-    /// A gradient was asked for through an op that has none.
-    #[error("{path}: {op} has no gradient rule, but a gradient through it was asked for")]
-    NoGradient {
-        /// Module path.
-        path: String,
-        /// Name of the op.
-        op: &'static str,
-    },
-    /// A gradient rule broke its contract.
-    #[error("{path}: the gradient rule of {op} {fault}; this is a bug in that op")]
-    GradientRule {
-        /// Module path.
-        path: String,
-        /// Name of the op.
-        op: &'static str,
-        /// What it did.
-        fault: String,
-    },
-    /// A tensor is larger than any machine's memory.
-    #[error(
-        "{path}: {op} cannot take or give {operand}: it has more than 2^{} elements; make the batch, the images or the \
-         model smaller",
-        MAX_ELEMENTS.ilog2()
-    )]
-    TooLarge {
-        /// Module path.
-        path: String,
-        /// Name of the op.
-        op: &'static str,
-        /// The operand's name and shape.
-        operand: String,
-    },
-    /// A value cannot be packed into a flat state value.
-    #[error("{name}: cannot be packed into a flat buffer: {reason}")]
-    Pack {
-        /// Name of the value.
-        name: String,
-        /// Why not.
-        reason: String,
-    },
-}
 
 /// A static program over tensors.
 #[derive(Clone, Debug, Default)]
@@ -303,14 +37,12 @@ pub struct Graph {
     streams: StreamIds,
 }
 
-/// Flat buffers stay within WebGPU's default limit of 128 MiB a binding.
-const MAX_PACKED_ELEMENTS: usize = 128 * 1024 * 1024 / 4;
-
-/// The most elements of a tensor, so that arithmetic on sizes does not overflow.
-const MAX_ELEMENTS: usize = 1 << 48;
-
-/// WebGPU wants storage bindings at multiples of 256 bytes.
-const PACK_ALIGNMENT: usize = 256 / 4;
+/// No tensor has more elements, so that what is computed of sizes does not overflow.
+const MAX_ELEMENTS: usize = match 1_usize.checked_shl(48) {
+    Some(elements) => elements,
+    // With addresses of 32 bits.
+    None => 1 << 30,
+};
 
 impl Graph {
     /// An empty graph.
@@ -522,52 +254,6 @@ impl Graph {
     /// Moves a value to another place, such as a range of a state value.
     pub fn set_storage(&mut self, value: ValueId, storage: Storage) {
         self.values[value.0].storage = storage;
-    }
-
-    /// Packs values end to end into as few flat state values as WebGPU's binding limit allows.
-    ///
-    /// The values become slices of the flat ones, so that one dispatch can walk all of them. Packing two lists of
-    /// the same shapes gives the same offsets: that is how weights, gradients and moments line up.
-    ///
-    /// # Errors
-    /// [`GraphError::Pack`] for a value that is already a slice or an input, or is over the limit by itself.
-    pub fn pack(
-        &mut self,
-        name: &str,
-        values: &[ValueId],
-        role: BufferRole,
-    ) -> Result<Vec<ValueId>, GraphError> {
-        let mut lengths = vec![0];
-        let mut slices = Vec::new();
-        for &id in values {
-            let value = self.value(id);
-            let fault = match value.storage {
-                Storage::Slice { .. } => Some("it is part of another one already".to_owned()),
-                Storage::Input => Some("it is an input".to_owned()),
-                _ if value.ty.dtype != DType::F32 => Some("its elements are not f32".to_owned()),
-                _ if value.ty.len() > MAX_PACKED_ELEMENTS => {
-                    Some(format!("its shape {:?} takes more than 128 MiB", value.ty.shape))
-                }
-                _ => None,
-            };
-            if let Some(reason) = fault {
-                return Err(GraphError::Pack { name: value.name.clone(), reason });
-            }
-            let padded = value.ty.len().next_multiple_of(PACK_ALIGNMENT);
-            let last = lengths.len() - 1;
-            if lengths[last] + padded > MAX_PACKED_ELEMENTS {
-                lengths.push(0);
-            }
-            let last = lengths.len() - 1;
-            slices.push((last, lengths[last]));
-            lengths[last] += padded;
-        }
-        let flat: Vec<ValueId> =
-            lengths.iter().map(|&length| self.state(name, TensorType::f32([length]), role)).collect();
-        for (&id, (index, offset)) in values.iter().zip(slices) {
-            self.set_storage(id, Storage::Slice { of: flat[index], offset });
-        }
-        Ok(flat)
     }
 }
 

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use super::plan::{BufferPlan, BufferRole, Place};
+use crate::device::webgpu::{BINDING_ALIGNMENT, MAX_BUFFER_BYTES};
 
 /// A tensor that shares memory with others whose lives do not overlap.
 pub(super) struct Allocation {
@@ -18,12 +19,6 @@ pub(super) struct Allocation {
     /// Whether it is scratch space of a single node.
     pub(super) is_scratch: bool,
 }
-
-/// WebGPU wants storage bindings at multiples of 256 bytes.
-const ALIGNMENT: usize = 256;
-
-/// WebGPU's default limit of a buffer. A tensor that is larger by itself gets a buffer of its own.
-const MAX_BUFFER_BYTES: usize = 256 << 20;
 
 /// A place for an allocation; of two the lesser is better.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +69,7 @@ impl Shared {
 /// Places all allocations, in their order: the largest first, each where its buffer grows least and then where it fits best.
 ///
 /// A new buffer is begun only for an allocation that has a conflict in every other one, or whose buffer would be too large.
+/// An allocation that is larger than the largest buffer by itself gets one of its own.
 pub(super) fn pack(allocations: &[Allocation], buffers: &mut Vec<BufferPlan>) -> Vec<Place> {
     let mut order: Vec<usize> = (0..allocations.len()).collect();
     order.sort_by_key(|&index| (Reverse(allocations[index].bytes), allocations[index].first));
@@ -82,7 +78,7 @@ pub(super) fn pack(allocations: &[Allocation], buffers: &mut Vec<BufferPlan>) ->
     for index in order {
         let allocation = &allocations[index];
         let (first, last) = (allocation.first, allocation.last);
-        let bytes = allocation.bytes.next_multiple_of(ALIGNMENT);
+        let bytes = allocation.bytes.next_multiple_of(BINDING_ALIGNMENT);
         let forbidden: HashSet<usize> =
             allocation.conflicts.iter().map(|&other| places[other].buffer).collect();
         let best = shared

@@ -127,9 +127,9 @@ enum Tensor {
 impl Plan {
     /// Plans `graph` so that the values of `keep` can be read after a run.
     ///
-    /// Nodes that contribute neither to `keep` nor to a state value are left out. `scratch` gives, for each node, the
-    /// sizes in bytes of the scratch tensors that its executor needs.
-    pub fn new(graph: &Graph, keep: &[ValueId], scratch: impl Fn(&Node) -> Vec<usize>) -> Self {
+    /// Nodes that contribute neither to `keep` nor to a state value are left out. `scratch` gives, for each node that is
+    /// left, in their order, the sizes in bytes of the scratch tensors that its executor needs.
+    pub fn new(graph: &Graph, keep: &[ValueId], scratch: impl FnMut(&Node) -> Vec<usize>) -> Self {
         Self::sized(graph, keep, TensorType::bytes, scratch)
     }
 
@@ -138,7 +138,7 @@ impl Plan {
         graph: &Graph,
         keep: &[ValueId],
         bytes: fn(&TensorType) -> usize,
-        scratch: impl Fn(&Node) -> Vec<usize>,
+        mut scratch: impl FnMut(&Node) -> Vec<usize>,
     ) -> Self {
         let nodes: Vec<&Node> = live_nodes(graph, keep);
         let scratch: Vec<Vec<usize>> = nodes.iter().map(|node| scratch(node)).collect();

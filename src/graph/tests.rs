@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
+use super::pack::MAX_PACKED_ELEMENTS;
 use super::*;
 use crate::device::{CpuExecutor, CpuKernels};
-use crate::model::{CLASS_LABELS, NamedValues, Network, SAMPLE, TIMESTEPS};
+use crate::network::{CLASS_LABELS, NamedValues, Network, SAMPLE, TIMESTEPS};
 use crate::ops;
 
 #[test]
@@ -158,7 +159,7 @@ fn packing_starts_another_buffer_at_128_mib() {
 
 /// A training step of the digits' U-Net on images of one element type: its values to keep, and gradients of parameters.
 fn training_step(graph: &mut Graph, images: &TensorType) -> (Vec<ValueId>, Vec<ValueId>) {
-    let config = (crate::model::PRESETS[0].config)();
+    let config = (crate::network::PRESETS[0].config)();
     let batch = images.shape[0];
     let inputs = NamedValues::default()
         .with(SAMPLE, graph.input("sample", images.clone()))

@@ -265,9 +265,7 @@ impl Product {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What WebGPU binds on every device.
-    const BINDING: usize = 128 << 20;
+    use crate::device::webgpu::MAX_BINDING_BYTES;
 
     fn product(rows: usize, columns: usize, kernel: usize, depth: usize) -> Product {
         Product { rows, columns, taps: kernel * kernel, depth }
@@ -300,13 +298,13 @@ mod tests {
                 for depth in [1, 3, 4, 64, 192, 384, 512, 1024, 1536, 4096, 8192] {
                     for kernel in [1, 3] {
                         let call = product(rows, columns, kernel, depth);
-                        let fits = |elements: usize| 4 * elements <= BINDING;
+                        let fits = |elements: usize| 4 * elements <= MAX_BINDING_BYTES;
                         if !fits(rows * columns) || !fits(rows * depth) || !fits(call.weights()) {
                             continue;
                         }
                         checked += 1;
                         let (each, splits) = (call.rows_per_split(), call.splits());
-                        assert!(largest_scratch(&call) <= BINDING, "{call:?}: {splits} ranges");
+                        assert!(largest_scratch(&call) <= MAX_BINDING_BYTES, "{call:?}: {splits} ranges");
                         assert!(
                             each < 65_535 && each * splits >= rows && each * (splits - 1) < rows,
                             "{call:?}"

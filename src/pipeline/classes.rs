@@ -1,6 +1,6 @@
 //! The classes of pipelines that the engine has: which networks each is made of, and what these do.
 
-use crate::model::{ClassifierConfig, UNetConfig};
+use crate::network::{ClassifierConfig, UNetConfig};
 
 /// What a network does in a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use classes::{CLASSES, Part, PipelineClass, Role};
 
 use crate::diffusion::SchedulerConfig;
-use crate::model::{Component, Network, Tensors};
+use crate::network::{Component, Network, Tensors};
 
 /// A pipeline that cannot do what is asked of it.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use super::{Guidance, SampleError};
 use crate::conditions::Conditions;
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{BufferRole, Graph, GraphError, Phase, TensorType, ValueId};
-use crate::model::{Precision, prepare};
+use crate::network::{Precision, prepare};
 use crate::ops::reverse_step::{Noise, StepInputs, coefficients_length};
 use crate::ops::step_norms::measures_length;
 use crate::ops::{dynamic_threshold, reverse_step, step_norms};

@@ -1,13 +1,12 @@
 //! Why images cannot be drawn.
 
-use crate::SettingError;
 use crate::device::DeviceError;
 use crate::graph::GraphError;
 use crate::memory::TooLarge;
-use crate::model::{ModelError, WeightsError};
-use crate::output::OutputError;
+use crate::network::{ModelError, WeightsError};
 use crate::pipeline::PipelineError;
 use crate::sampler::SamplerError;
+use crate::setting::SettingError;
 
 /// Sampling that cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +35,6 @@ pub enum SampleError {
     /// The weights are of another model.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A picture cannot be written.
-    #[error(transparent)]
-    Output(#[from] OutputError),
     /// Numbers that are not finite.
     #[error(
         "{what} came out with NaN or infinity: look for such numbers in the weights and in what was given, for images far \

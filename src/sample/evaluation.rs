@@ -8,7 +8,7 @@ use super::{LOW_RESOLUTION, SampleError};
 use crate::conditions::{CLASS_LABELS, Condition, Conditions, Numbers};
 use crate::device::{DeviceError, Executor};
 use crate::graph::{Graph, GraphError, TensorType, ValueId, gradients};
-use crate::model::{Input, LOGITS, NamedValues, Precision, SAMPLE, TIMESTEPS};
+use crate::network::{Input, LOGITS, NamedValues, Precision, SAMPLE, TIMESTEPS};
 use crate::ops::{self, guidance as guide};
 use crate::pipeline::Pipeline;
 use crate::sampler::{Guided, Process, Sampler, SamplerOptions, Step};

@@ -1,12 +1,12 @@
 //! What steers sampling towards a class.
 
 use super::SampleError;
-use crate::SettingError;
 use crate::diffusion::PredictionType;
 use crate::image_size::image_in_words;
-use crate::model::LOGITS;
+use crate::network::LOGITS;
 use crate::pipeline::Pipeline;
 use crate::sampler::{NoiseLevels, Step, Update};
+use crate::setting::SettingError;
 
 /// How the network's output is guided towards the classes asked for.
 #[derive(Clone, Debug)]

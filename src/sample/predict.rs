@@ -4,7 +4,7 @@ use super::{Images, SampleError, check_finite};
 use crate::conditions::Conditions;
 use crate::device::Device;
 use crate::graph::Graph;
-use crate::model::{Component, Precision, SAMPLE, TIMESTEPS, prepare};
+use crate::network::{Component, Precision, SAMPLE, TIMESTEPS, prepare};
 use crate::pipeline::Pipeline;
 
 /// One forward pass: the network's output `[N, H, W, out_channels]` for `x_t` and a timestep for each image, with

@@ -1,15 +1,15 @@
 //! What to draw, and whether the model can.
 
 use super::{Denoiser, Guidance, Images, LowResolution, SampleError};
-use crate::SettingError;
 use crate::conditions::{CLASS_LABELS, Conditions};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
 use crate::image_size::in_words;
 use crate::memory;
-use crate::model::{LOGITS, Network, Precision};
+use crate::network::{LOGITS, Network, Precision};
 use crate::pipeline::Pipeline;
 use crate::sampler::{Sampler, SamplerOptions};
+use crate::setting::SettingError;
 
 /// Most numbers of the images, and of their frames, that one call draws: 8 GiB.
 const MOST_NUMBERS: usize = 1 << 31;

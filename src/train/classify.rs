@@ -12,7 +12,7 @@ use crate::diffusion::{Schedule, SchedulerConfig};
 use crate::evaluate::accuracy;
 use crate::graph::{Graph, GraphError, Phase, TensorType, ValueId};
 use crate::log::Log;
-use crate::model::{LOGITS, NamedValues, Network, SAMPLE, TIMESTEPS};
+use crate::network::{LOGITS, NamedValues, Network, SAMPLE, TIMESTEPS};
 use crate::ops::{cross_entropy, weighted_mean};
 use crate::pipeline::{Pipeline, Role};
 use crate::random::Stream;

@@ -14,7 +14,7 @@ use crate::device::Executor;
 use crate::diffusion::{LearnedSchedule, Mixing, Schedule, SchedulerConfig};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::log::Log;
-use crate::model::{Element, Input, NamedValues, Network, SAMPLE, SuperResolution, TIMESTEPS};
+use crate::network::{Element, Input, NamedValues, Network, SAMPLE, SuperResolution, TIMESTEPS};
 use crate::ops::{concat, q_sample};
 use crate::pipeline::{Pipeline, Role};
 use crate::random::{Purpose, Stream};

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
     use crate::device::Device;
     use crate::diffusion::SchedulerConfig;
-    use crate::model::UNetConfig;
+    use crate::network::UNetConfig;
     use crate::train::{Denoise, TrainOptions, Trainer};
     use crate::workbench::random_batch;
 

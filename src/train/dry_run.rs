@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::data::{OpenOptions, open};
     use crate::diffusion::SchedulerConfig;
-    use crate::model::Preset;
+    use crate::network::Preset;
     use crate::train::{CheckpointEvery, Denoise};
 
     fn run() -> Run {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::SettingError;
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::DataError;
 use crate::device::DeviceError;
@@ -10,10 +9,11 @@ use crate::diffusion::ScheduleError;
 use crate::evaluate::EvaluateError;
 use crate::graph::GraphError;
 use crate::memory::TooLarge;
-use crate::model::{ModelError, WeightsError};
+use crate::network::{ModelError, WeightsError};
 use crate::output::OutputError;
 use crate::pipeline::PipelineError;
 use crate::sample::SampleError;
+use crate::setting::SettingError;
 
 /// A training run that cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use super::{TrainError, TrainOptions, TrainingGraph};
 use crate::checkpoint::TrainingState;
 use crate::device::{DeviceError, Executor};
 use crate::graph::{Graph, Storage, ValueId};
-use crate::model::{Tensors, from_tensors, to_tensors};
+use crate::network::{Tensors, from_tensors, to_tensors};
 use crate::ops::loss_scale::LossScale;
 
 impl TrainingGraph {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LossType, Objective, Optimizer, TimestepSampling, TrainError};
 use crate::diffusion::LossWeighting;
-use crate::model::Precision;
+use crate::network::Precision;
 use crate::ops::adamw::AdamW;
 use crate::random::Numbering;
 

@@ -9,7 +9,7 @@ use super::{Run, Task, TrainError, TrainOptions};
 use crate::checkpoint::{self, CheckpointError, TrainingState};
 use crate::data::Fingerprint;
 use crate::diffusion::SchedulerConfig;
-use crate::model::{ModelError, Network};
+use crate::network::{ModelError, Network};
 use crate::pipeline::Pipeline;
 
 /// The newest checkpoint, where the run is to go on from one.

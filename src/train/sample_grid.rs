@@ -8,7 +8,7 @@ use crate::conditions::Conditions;
 use crate::data::Batch;
 use crate::diffusion::Respacing;
 use crate::log::Log;
-use crate::model::SuperResolution;
+use crate::network::SuperResolution;
 use crate::output::{GridOptions, columns_for, tile};
 use crate::pipeline::Pipeline;
 use crate::sample::{Images, LowResolution, SampleRequest, sample};

@@ -11,7 +11,7 @@ use crate::device::Executor;
 use crate::diffusion::SchedulerConfig;
 use crate::graph::{Graph, ValueId};
 use crate::log::Log;
-use crate::model::Network;
+use crate::network::Network;
 use crate::pipeline::{Pipeline, Role};
 use crate::random::{Numbering, Purpose, Stream};
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Tensor, Tensors};
+use crate::network::{Tensor, Tensors};
 use crate::random::{Numbering, Purpose, Stream};
 
 /// The numbers that the step after `done` steps draws. The generator counts steps in 32 bits; a run of four billion steps

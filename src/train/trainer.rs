@@ -9,7 +9,7 @@ use crate::checkpoint::TrainingState;
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
 use crate::graph::{Graph, MemoryReport, Plan};
-use crate::model::{Tensors, from_tensors, initial_weights};
+use crate::network::{Tensors, from_tensors, initial_weights};
 use crate::ops::loss_scale::LossScale;
 use crate::pipeline::Pipeline;
 use crate::random::Stream;

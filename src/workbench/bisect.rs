@@ -8,7 +8,7 @@ use super::calls::denoise;
 use super::check::{COMPUTE, check_against};
 use super::{Check, Failure, WorkbenchError, check, random_batch};
 use crate::device::{CpuKernels, Device, Executor};
-use crate::model::{Network, Tensors};
+use crate::network::{Network, Tensors};
 use crate::ops::{Case, Op, Types};
 use crate::train::{TrainOptions, Trainer};
 

@@ -9,7 +9,7 @@ use crate::data::Batch;
 use crate::device::{Device, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::graph::PlannedNode;
-use crate::model::Network;
+use crate::network::Network;
 use crate::ops::{Case, Cost, Types};
 use crate::random::{Purpose, Stream, normals};
 use crate::train::{Denoise, TrainError, TrainOptions, Trainer};

@@ -35,7 +35,7 @@ pub use walk::Walk;
 
 use crate::device::DeviceError;
 use crate::graph::GraphError;
-use crate::model::ModelError;
+use crate::network::ModelError;
 use crate::sample::SampleError;
 use crate::train::TrainError;
 

@@ -13,7 +13,7 @@ use crate::data::Batch;
 use crate::device::{Device, Executor, Timing};
 use crate::diffusion::SchedulerConfig;
 use crate::graph::{BufferRole, Plan};
-use crate::model::{Network, Precision};
+use crate::network::{Network, Precision};
 use crate::ops::Types;
 use crate::pipeline::{Pipeline, Role};
 use crate::sample::{Denoiser, Guidance, LOW_RESOLUTION, SampleError};

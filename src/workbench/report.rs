@@ -15,7 +15,7 @@ use super::{
     ceilings, model_calls, profile, random_batch, subjects, tune,
 };
 use crate::device::{AdapterReport, Device, Tuning, TuningEvent};
-use crate::model::{Network, Preset};
+use crate::network::{Network, Preset};
 use crate::train::{TrainOptions, Trainer};
 
 /// Everything about one device.
@@ -72,7 +72,7 @@ pub async fn report(
     done("tuning");
     let ignore = Box::new(|_: TuningEvent<'_>| {});
     // Without a cache: a report shows what this run found.
-    let tuning = Tuning { budget: BUDGET, cache_folder: None, again: true, report: ignore };
+    let tuning = Tuning { budget: BUDGET, store: None, again: true, report: ignore };
     let (trainer, choices) = tune(device, &network, options.clone(), tuning).await?;
     done("training steps of U-Net S");
     let batch = random_batch(network.as_ref(), BATCH)?;

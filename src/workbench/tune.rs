@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::WorkbenchError;
 use super::calls::denoise;
 use crate::device::{Device, Tuning, TuningEvent};
-use crate::model::Network;
+use crate::network::Network;
 use crate::train::{TrainOptions, Trainer};
 
 /// What was found for a kind of call.

@@ -6,7 +6,7 @@ use ddpm_gpu::checkpoint::TrainingState;
 use ddpm_gpu::data::{self, Batch, Loader, LoaderOptions, OpenOptions};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::SchedulerConfig;
-use ddpm_gpu::model::UNetConfig;
+use ddpm_gpu::network::UNetConfig;
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::random::Numbering;
 use ddpm_gpu::train::{Denoise, TrainOptions, Trainer};

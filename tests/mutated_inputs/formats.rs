@@ -11,7 +11,7 @@ use ddpm_gpu::data::{self, OpenOptions};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig};
 use ddpm_gpu::log::{METRICS_FILE, read_metrics};
-use ddpm_gpu::model::UNetConfig;
+use ddpm_gpu::network::UNetConfig;
 use ddpm_gpu::output::{read_npy, write_npy};
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{SampleRequest, sample};

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Tensor, Tensors};
+use crate::network::{Tensor, Tensors};
 
 /// A checkpoint with a model of one file.
 fn save_at(output: &Path, step: u64) -> Result<PathBuf, CheckpointError> {

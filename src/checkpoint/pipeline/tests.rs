@@ -1,7 +1,7 @@
 use super::*;
 use std::sync::Arc;
 
-use crate::model::{Network, SampleSize, Tensor};
+use crate::network::{Network, SampleSize, Tensor};
 use crate::pipeline::Role;
 
 const FILE: &str = "unet/diffusion_pytorch_model.safetensors";

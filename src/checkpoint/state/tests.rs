@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::checkpoint::save;
 use crate::diffusion::{BetaSchedule, Schedule};
-use crate::model::Tensor;
+use crate::network::Tensor;
 
 fn tensors(shape: &[usize]) -> Tensors {
     let data = vec![0.5; shape.iter().product()];

@@ -9,7 +9,7 @@ use ddpm_gpu::data::{Batch, Dataset};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::Respacing;
 use ddpm_gpu::evaluate::{Evaluator, Sweep, SweepEvent, Trial, TrialOutcome};
-use ddpm_gpu::model::LOGITS;
+use ddpm_gpu::network::LOGITS;
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, SampleRequest};
 use ddpm_gpu::sampler;

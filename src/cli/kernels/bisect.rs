@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use ddpm_gpu::device::Device;
-use ddpm_gpu::model::{Component, Network, Tensors};
+use ddpm_gpu::network::{Component, Network, Tensors};
 use ddpm_gpu::train::TrainOptions;
 use ddpm_gpu::workbench::bisect;
 

@@ -10,7 +10,7 @@ mod tune;
 use std::sync::Arc;
 
 use clap::Subcommand;
-use ddpm_gpu::model::Network;
+use ddpm_gpu::network::Network;
 use ddpm_gpu::train::TrainOptions;
 use ddpm_gpu::workbench::Filter;
 

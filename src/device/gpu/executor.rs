@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::pace::{Load, Pace};
-use super::prepare::{Prepare, allocate, plan};
+use super::plan::GpuPlan;
+use super::prepare::{Prepare, allocate};
 use super::{GpuDevice, Kernel, timestamps};
-use crate::device::{
-    ChooseVariant, DeviceError, Margin, Timing, half_precision, place_to_read, place_to_write,
-};
+use crate::device::executor::{place_to_read, place_to_write};
+use crate::device::{DeviceError, Margin, Timing, half_precision};
 use crate::graph::{BufferRole, DType, Graph, Plan, PlannedNode, ValueId};
-use crate::ops::{Op, Types};
+use crate::ops::Types;
 
 /// What runs while a step does, for errors.
 const STEP: &str = " while it ran a step";
@@ -87,34 +87,30 @@ impl Dispatch {
 }
 
 impl GpuExecutor {
-    /// Plans `graph`, allocates its buffers and prepares every dispatch; `choose` picks the variant of each call.
+    /// Allocates the buffers of a plan of `graph`, and prepares every dispatch.
     ///
     /// # Errors
     /// What the adapter cannot do, by kernel and shape.
-    pub async fn new(
+    pub(in crate::device) async fn new(
         device: Arc<GpuDevice>,
         graph: &Graph,
-        keep: &[ValueId],
-        choose: ChooseVariant<'_>,
+        planned: GpuPlan,
         margin: Margin,
     ) -> Result<Self, DeviceError> {
-        let pick = |op: &dyn Op, types: Types<'_>| choose(op, types, device.variants(op, types));
-        let plan = plan(graph, keep, &pick);
+        let GpuPlan { plan, variants } = planned;
         let types = |node: &PlannedNode| Types { inputs: &node.inputs, outputs: &node.outputs }.activation();
         if !device.supports_f16() && plan.nodes.iter().any(|node| types(node) == DType::F16) {
             return Err(DeviceError::NoF16 { adapter: device.name.clone() });
         }
         let buffers = allocate(&device, &plan).await?;
         let mut prepare = Prepare::new(&device, graph, &plan, &buffers, margin);
-        for (index, node) in plan.nodes.iter().enumerate() {
-            let op = node.node.op.as_ref();
-            let variant = pick(op, Types { inputs: &node.inputs, outputs: &node.outputs });
-            let variant = variant.ok_or_else(|| DeviceError::NoVariant {
+        for (index, (node, variant)) in plan.nodes.iter().zip(&variants).enumerate() {
+            let variant = variant.as_ref().ok_or_else(|| DeviceError::NoVariant {
                 adapter: device.name.clone(),
-                kernel: op.name().to_owned(),
+                kernel: node.node.op.name().to_owned(),
                 path: node.node.path.clone(),
             })?;
-            prepare.node(index, node, &variant).await?;
+            prepare.node(index, node, variant).await?;
         }
         let dispatches = prepare.finish();
         device.check(" while it prepared a plan")?;

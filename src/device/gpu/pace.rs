@@ -13,8 +13,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::time::Instant;
 
+use crate::host::clock;
 use crate::ops::Cost;
 
 /// Seconds that a submission should take.
@@ -39,12 +39,6 @@ const OPERATIONS_A_BYTE: f64 = 16.0;
 /// What a call takes, in floating point operations.
 pub(super) fn work(cost: Cost) -> f64 {
     (cost.flops as f64 + OPERATIONS_A_BYTE * cost.bytes as f64).max(1.0)
-}
-
-/// The host's clock, where there is one. A browser's WebAssembly has none that the standard library knows, and no way
-/// to wait for a device; there the first allowance stays.
-fn now() -> Option<Instant> {
-    if cfg!(target_family = "wasm") { None } else { Some(Instant::now()) }
 }
 
 /// A dispatch as far as its time goes.
@@ -97,9 +91,10 @@ impl Pace {
         range.end
     }
 
-    /// Whether the submissions of a run are to be waited for and timed.
+    /// Whether the submissions of a run are to be waited for and timed. Where there is no clock they are not, and the first
+    /// allowance stays: a browser cannot wait for a device either.
     pub(super) fn measures(&self) -> bool {
-        self.runs_to_measure > 0 && now().is_some()
+        self.runs_to_measure > 0 && clock().is_some()
     }
 
     /// Runs a submission, which is waited for, and learns from what it takes.
@@ -108,11 +103,10 @@ impl Pace {
         piece: impl Iterator<Item = Load> + Clone,
         run: impl FnOnce() -> Result<R, E>,
     ) -> Result<R, E> {
-        let start = now();
+        let Some(clock) = clock() else { return run() };
+        let start = clock();
         let result = run()?;
-        if let Some(start) = start {
-            self.learn(piece, start.elapsed().as_secs_f64());
-        }
+        self.learn(piece, clock() - start);
         Ok(result)
     }
 

@@ -7,27 +7,10 @@ use super::pace;
 use super::{GpuDevice, Kernel};
 use crate::device::cpu::check_host_memory;
 use crate::device::shader::Usage;
+use crate::device::webgpu::BINDING_ALIGNMENT;
 use crate::device::{DeviceError, Margin};
-use crate::graph::{Graph, Place, Plan, PlannedNode, Storage, TensorType, ValueId};
-use crate::ops::{Grid, Op, Types, Variant};
-
-/// Uniform bindings start at multiples of 256 bytes.
-const PARAMS_ALIGNMENT: usize = 256;
-
-/// A plan with the scratch tensors of the variants that `pick` picks.
-pub(in crate::device) fn plan(
-    graph: &Graph,
-    keep: &[ValueId],
-    pick: &dyn Fn(&dyn Op, Types<'_>) -> Option<Variant>,
-) -> Plan {
-    Plan::new(graph, keep, |node| {
-        let types = |ids: &[ValueId]| ids.iter().map(|&id| graph.ty(id).clone()).collect::<Vec<_>>();
-        let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
-        let variant = pick(node.op.as_ref(), Types { inputs: &inputs, outputs: &outputs });
-        variant
-            .map_or_else(Vec::new, |variant| variant.scratch.iter().map(|(_, length)| 4 * length).collect())
-    })
-}
+use crate::graph::{Graph, Place, Plan, PlannedNode, Storage, TensorType};
+use crate::ops::{Grid, Types, Variant};
 
 fn out_of_memory(device: &GpuDevice, plan: &Plan) -> DeviceError {
     let sized = |node: &PlannedNode| node.inputs.iter().chain(&node.outputs).map(|ty| ty.bytes()).max();
@@ -174,7 +157,7 @@ impl<'a> Prepare<'a> {
                     let bytes = shader.shader.params(pass)?;
                     params = Some((binding.index, self.params.len(), bytes.len()));
                     self.params.extend(bytes);
-                    self.params.resize(self.params.len().next_multiple_of(PARAMS_ALIGNMENT), 0);
+                    self.params.resize(self.params.len().next_multiple_of(BINDING_ALIGNMENT), 0);
                     continue;
                 }
                 let place =
@@ -272,7 +255,7 @@ impl<'a> Prepare<'a> {
 fn upload_params(device: &GpuDevice, params: &[u8]) -> wgpu::Buffer {
     let buffer = device.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("params"),
-        size: params.len().max(PARAMS_ALIGNMENT) as u64,
+        size: params.len().max(BINDING_ALIGNMENT) as u64,
         usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });

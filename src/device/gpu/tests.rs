@@ -3,7 +3,7 @@
 use pollster::block_on;
 
 use super::*;
-use crate::device::{ChooseVariant, Device, Margin, Selection, adapters};
+use crate::device::{Device, Margin, Selection, adapters};
 use crate::graph::{Graph, TensorType, ValueId};
 use crate::ops;
 
@@ -33,12 +33,28 @@ fn convolution() -> (Graph, ValueId) {
     (graph, y)
 }
 
-/// The variant that every adapter has.
-const PLAIN: ChooseVariant<'static> = &|_, _, variants| variants.into_iter().last();
+/// Picks from the variants that an adapter can run.
+type Pick = fn(Vec<Variant>) -> Option<Variant>;
 
-fn failure(device: GpuDevice, choose: ChooseVariant<'_>) -> DeviceError {
+/// The default.
+const FIRST: Pick = |variants| variants.into_iter().next();
+
+/// The variant that every adapter has.
+const PLAIN: Pick = |variants| variants.into_iter().last();
+
+fn executor(
+    device: &Arc<GpuDevice>,
+    graph: &Graph,
+    keep: &[ValueId],
+    pick: Pick,
+) -> Result<GpuExecutor, DeviceError> {
+    let planned = GpuPlan::new(graph, keep, &|op, types| pick(device.variants(op, types)));
+    block_on(GpuExecutor::new(device.clone(), graph, planned, Margin::default()))
+}
+
+fn failure(device: GpuDevice, pick: Pick) -> DeviceError {
     let (graph, y) = convolution();
-    match block_on(GpuExecutor::new(Arc::new(device), &graph, &[y], choose, Margin::default())) {
+    match executor(&Arc::new(device), &graph, &[y], pick) {
         Ok(_) => panic!("this should have failed"),
         Err(error) => error,
     }
@@ -73,7 +89,7 @@ fn too_many_bindings_name_the_kernel() {
 #[test]
 fn an_adapter_without_a_variant_is_named() {
     let Some(device) = open() else { return };
-    let message = failure(device, &|_, _, _| None).to_string();
+    let message = failure(device, |_| None).to_string();
     assert!(message.contains("can run no variant of conv2d.forward (down_blocks.0.conv1)"), "{message}");
 }
 
@@ -81,7 +97,7 @@ fn an_adapter_without_a_variant_is_named() {
 #[test]
 fn a_kernel_that_the_driver_rejects_names_kernel_path_and_shapes() {
     let Some(device) = open() else { return };
-    let huge: ChooseVariant<'_> = &|_, _, variants| {
+    let huge: Pick = |variants| {
         let mut variant = variants.into_iter().last()?;
         variant.passes[0].overrides = vec![("WORKGROUP", 1_000_000.0)];
         Some(variant)
@@ -116,8 +132,7 @@ fn a_run_allocates_nothing_after_the_first_ones() {
     let device = Arc::new(device);
     let (graph, y) = convolution();
     let inputs: Vec<ValueId> = graph.nodes()[0].inputs.clone();
-    let mut executor =
-        block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, Margin::default())).unwrap();
+    let mut executor = executor(&device, &graph, &[y], PLAIN).unwrap();
     let mut run = |times: usize| {
         for _ in 0..times {
             for &id in &inputs {
@@ -142,8 +157,7 @@ fn inputs_arrive_in_order_and_before_a_reading() {
     let mut graph = Graph::new();
     let x = graph.input("x", TensorType::f32([6]));
     let y = ops::silu(&mut graph, x).unwrap();
-    let mut executor =
-        block_on(GpuExecutor::new(Arc::new(device), &graph, &[x, y], PLAIN, Margin::default())).unwrap();
+    let mut executor = executor(&Arc::new(device), &graph, &[x, y], PLAIN).unwrap();
     for value in [1.0, 2.0] {
         executor.write(x, &[value; 6]).unwrap();
     }

@@ -5,9 +5,10 @@ use std::ops::Range;
 use super::executor::Dispatch;
 use super::{GpuDevice, Kernel};
 use crate::device::DeviceError;
+use crate::device::webgpu::MAX_QUERIES;
 
-/// As many as one query set can time: WebGPU allows 4096 queries in a set.
-const DISPATCHES_IN_A_SET: usize = 2048;
+/// As many as one query set can time, at their beginnings and ends.
+const DISPATCHES_IN_A_SET: usize = MAX_QUERIES / 2;
 
 const DURING: &str = " while it timed a step";
 

@@ -1,16 +1,28 @@
-//! The file that keeps the choices of one adapter and driver.
-
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+//! The text that keeps the choices of one adapter and driver.
 
 use serde::{Deserialize, Serialize};
 
 use super::{AdapterIdentity, Table, fnv1a};
-use crate::files::read_regular;
-use crate::output::write_atomically;
 
-/// Changes with the meaning of the file.
+/// Keeps texts from run to run, each under a name that is fit for a file: the choices of one adapter and driver.
+pub trait TuningStore: Send + Sync {
+    /// Where the text of this name is, for messages.
+    fn place(&self, name: &str) -> String;
+
+    /// The text of this name; `None` where there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, String>;
+
+    /// Keeps a text, whole or not at all, in place of the one of this name.
+    ///
+    /// # Errors
+    /// Why it cannot be kept, and where.
+    fn write(&self, name: &str, text: &[u8]) -> Result<(), String>;
+}
+
+/// Changes with the meaning of the text.
 const FORMAT: u64 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -20,8 +32,8 @@ struct Contents {
     choices: Table,
 }
 
-/// The file of an adapter: the characters of its name that a file name may have, and a hash of name and driver.
-fn path(folder: &Path, adapter: &AdapterIdentity) -> PathBuf {
+/// The name of an adapter's text: the characters of its name that a file name may have, and a hash of name and driver.
+fn name_of(adapter: &AdapterIdentity) -> String {
     let words: Vec<String> = adapter
         .name
         .split(|letter: char| !letter.is_ascii_alphanumeric())
@@ -31,18 +43,18 @@ fn path(folder: &Path, adapter: &AdapterIdentity) -> PathBuf {
     let slug: String = words.join("-").chars().take(40).collect();
     let AdapterIdentity { name, driver, driver_info, backend } = adapter;
     let hash = fnv1a(&[name, driver, driver_info, backend].map(String::as_str).join("\n"));
-    folder.join(format!("{slug}-{hash:016x}.json"))
+    format!("{slug}-{hash:016x}.json")
 }
 
-/// The choices kept for an adapter, none if there is no file; else why the file is of no use.
-pub(super) fn read(folder: &Path, adapter: &AdapterIdentity) -> Result<Table, String> {
-    let path = path(folder, adapter);
+/// The choices kept for an adapter, none if there is no text; else why the text is of no use.
+pub(super) fn read(store: &dyn TuningStore, adapter: &AdapterIdentity) -> Result<Table, String> {
+    let name = name_of(adapter);
     let ignored = |why: &str| {
-        format!("{}: {why}; it is ignored, and replaced when kernels are tuned again", path.display())
+        format!("{}: {why}; it is ignored, and replaced when kernels are tuned again", store.place(&name))
     };
-    let text = match read_regular(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Table::new()),
+    let text = match store.read(&name) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(Table::new()),
         Err(error) => return Err(ignored(&format!("cannot be read: {error}"))),
     };
     let no_cache = |error: serde_json::Error| ignored(&format!("expected a tuning cache: {error}"));
@@ -63,18 +75,15 @@ pub(super) fn read(folder: &Path, adapter: &AdapterIdentity) -> Result<Table, St
     Ok(contents.choices)
 }
 
-/// Writes the choices of an adapter; fails with what follows from it.
-pub(super) fn write(folder: &Path, adapter: &AdapterIdentity, choices: &Table) -> Result<(), String> {
-    let path = path(folder, adapter);
+/// Keeps the choices of an adapter; fails with what follows from it.
+pub(super) fn write(
+    store: &dyn TuningStore,
+    adapter: &AdapterIdentity,
+    choices: &Table,
+) -> Result<(), String> {
     let contents = Contents { format: FORMAT, adapter: adapter.clone(), choices: choices.clone() };
-    let written =
-        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display())).and_then(|()| {
-            write_atomically(&path, |file| {
-                serde_json::to_writer_pretty(file, &contents).map_err(io::Error::from)
-            })
-            .map_err(|error| error.to_string())
-        });
-    written.map_err(|error| {
+    let text = serde_json::to_vec_pretty(&contents).map_err(|error| error.to_string());
+    text.and_then(|text| store.write(&name_of(adapter), &text)).map_err(|error| {
         format!(
             "choices of kernels cannot be kept, so the next run tunes again and may choose others: {error}"
         )
@@ -85,9 +94,11 @@ pub(super) fn write(folder: &Path, adapter: &AdapterIdentity, choices: &Table) -
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs;
 
     use super::*;
     use crate::device::tuner::Choice;
+    use crate::tuning_folder::TuningFolder;
 
     fn adapter(driver_info: &str) -> AdapterIdentity {
         AdapterIdentity {
@@ -115,7 +126,7 @@ mod tests {
     #[test]
     fn choices_come_back_as_they_were() {
         let folder = tempfile::tempdir().unwrap();
-        let nested = folder.path().join("not/there yet");
+        let nested = TuningFolder(folder.path().join("not/there yet"));
         assert_eq!(read(&nested, &adapter("1")), Ok(Table::new()));
         write(&nested, &adapter("1"), &table()).unwrap();
         assert_eq!(read(&nested, &adapter("1")), Ok(table()));
@@ -125,8 +136,9 @@ mod tests {
     #[test]
     fn a_damaged_or_foreign_file_is_named_with_what_was_expected() {
         let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        let file = path(folder, &adapter("1"));
+        let store = TuningFolder(folder.path().to_owned());
+        let path = |adapter: &AdapterIdentity| folder.path().join(name_of(adapter));
+        let file = path(&adapter("1"));
         assert!(
             file.file_name().unwrap().to_str().unwrap().starts_with("a-gpu-model-3-4-"),
             "{}",
@@ -134,12 +146,12 @@ mod tests {
         );
         let warning = |contents: &[u8]| {
             fs::write(&file, contents).unwrap();
-            let warning = read(folder, &adapter("1")).unwrap_err();
+            let warning = read(&store, &adapter("1")).unwrap_err();
             assert!(warning.contains(file.to_str().unwrap()) && warning.contains("ignored"), "{warning}");
             warning
         };
-        write(folder, &adapter("2"), &table()).unwrap();
-        let foreign = fs::read(path(folder, &adapter("2"))).unwrap();
+        write(&store, &adapter("2"), &table()).unwrap();
+        let foreign = fs::read(path(&adapter("2"))).unwrap();
         let message = warning(&foreign);
         assert!(
             message.contains("(driver 2, Vulkan), expected that of A GPU (model 3/4) (driver 1"),
@@ -158,7 +170,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "in the way").unwrap();
-        let warning = write(&file.join("tuning"), &adapter("1"), &table()).unwrap_err();
+        let warning = write(&TuningFolder(file.join("tuning")), &adapter("1"), &table()).unwrap_err();
         assert!(warning.contains("cannot be kept") && warning.contains("file"), "{warning}");
     }
 }

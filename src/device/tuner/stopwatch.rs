@@ -1,21 +1,22 @@
 //! Timing one call on buffers of its own.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use crate::device::gpu::GpuPlan;
 use crate::device::{DeviceError, GpuDevice, GpuExecutor, Margin};
 use crate::graph::{BufferRole, DType, Graph, Storage, TensorType, ValueId};
+use crate::host::Clock;
 
 use super::ladder::Call;
 
 /// Runs after the first; the fastest counts.
 const RUNS: usize = 4;
 
-/// Short calls are repeated within a run to take about this long. Otherwise the submission would be timed.
-const RUN: Duration = Duration::from_millis(2);
+/// Short calls are repeated within a run to take about this many seconds. Otherwise the submission would be timed.
+const RUN: f64 = 0.002;
 
-/// Runs of a candidate end after this long: long calls need fewer repetitions to be told apart.
-const ENOUGH: Duration = Duration::from_millis(200);
+/// Runs of a candidate end after this many seconds: long calls need fewer repetitions to be told apart.
+const ENOUGH: f64 = 0.2;
 
 /// A candidate that takes this many times as long as the best one is not run again.
 const SLOWER: f64 = 2.0;
@@ -24,12 +25,14 @@ const SLOWER: f64 = 2.0;
 pub(super) struct Stopwatch {
     graph: Graph,
     contents: Vec<(ValueId, Vec<f32>)>,
+    clock: Clock,
 }
 
 impl Stopwatch {
     /// Makes up contents for a call.
     pub(super) fn new(
         Call { op, inputs: input_types, outputs: output_types }: &Call,
+        clock: Clock,
     ) -> Result<Self, DeviceError> {
         let mut graph = Graph::new();
         let mut contents = Vec::new();
@@ -49,15 +52,13 @@ impl Stopwatch {
                 contents.push((id, finite_numbers(ty)));
             }
         }
-        Ok(Self { graph, contents })
+        Ok(Self { graph, contents, clock })
     }
 
     /// A call by `variant` with its contents on the device.
     async fn executor(&self, device: &Arc<GpuDevice>, variant: &str) -> Result<GpuExecutor, DeviceError> {
-        let choose: crate::device::ChooseVariant<'_> =
-            &|_, _, variants| variants.into_iter().find(|candidate| candidate.name == variant);
-        let mut executor =
-            GpuExecutor::new(device.clone(), &self.graph, &[], choose, Margin::default()).await?;
+        let planned = GpuPlan::new(&self.graph, &[], &|op, types| device.variant(op, types, variant));
+        let mut executor = GpuExecutor::new(device.clone(), &self.graph, planned, Margin::default()).await?;
         for (id, data) in &self.contents {
             executor.write(*id, data)?;
         }
@@ -74,9 +75,9 @@ impl Stopwatch {
         let mut executor = self.executor(device, variant).await?;
         // Compiles where the driver puts that off until a kernel runs.
         executor.run_and_wait(1)?;
-        let start = Instant::now();
+        let start = (self.clock)();
         executor.run_and_wait(1)?;
-        Ok(start.elapsed().as_secs_f64().max(1e-6))
+        Ok(((self.clock)() - start).max(1e-6))
     }
 
     /// Seconds that one call by `variant` takes. `best` is the time of the best candidate so far. `is_compiled` says
@@ -93,9 +94,9 @@ impl Stopwatch {
     ) -> Result<f64, DeviceError> {
         let mut executor = self.executor(device, variant).await?;
         let mut run = |times: usize| -> Result<f64, DeviceError> {
-            let start = Instant::now();
+            let start = (self.clock)();
             executor.run_and_wait(times)?;
-            Ok(start.elapsed().as_secs_f64() / times as f64)
+            Ok(((self.clock)() - start) / times as f64)
         };
         let is_slow = |seconds: f64| best.is_some_and(|best| seconds > SLOWER * best);
         // Compiles where the driver puts that off until a kernel runs.
@@ -107,11 +108,11 @@ impl Stopwatch {
         if is_slow(fastest) {
             return Ok(fastest);
         }
-        let times = (RUN.as_secs_f64() / fastest).clamp(1.0, 100.0) as usize;
-        let started = Instant::now();
+        let times = (RUN / fastest).clamp(1.0, 100.0) as usize;
+        let started = (self.clock)();
         for _ in 0..RUNS {
             fastest = fastest.min(run(times)?);
-            if started.elapsed() > ENOUGH {
+            if (self.clock)() - started > ENOUGH {
                 break;
             }
         }

@@ -1,11 +1,13 @@
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pollster::block_on;
 
 use super::*;
 use crate::device::{Device, Selection};
-use crate::graph::TensorType;
+use crate::graph::{Graph, Plan, TensorType, ValueId};
 use crate::ops;
+use crate::tuning_folder::TuningFolder;
 
 /// A graph of two convolutions that share a class, and one of another, for a batch of `batch` images.
 fn convolutions(batch: usize) -> (Graph, ValueId) {
@@ -80,7 +82,7 @@ fn hashes_are_fnv1a() {
 }
 
 /// A device of our own and a count of how often timing was started on it.
-fn open(budget: Duration, cache_folder: Option<PathBuf>) -> Option<(Device, Arc<AtomicUsize>)> {
+fn open(budget: Duration, folder: Option<&Path>) -> Option<(Device, Arc<AtomicUsize>)> {
     let Ok(device) = block_on(Device::open(&Selection::Gpu)) else {
         eprintln!("SKIPPED: no wgpu adapter is present");
         return None;
@@ -96,7 +98,8 @@ fn open(budget: Duration, cache_folder: Option<PathBuf>) -> Option<(Device, Arc<
         TuningEvent::Chosen { .. } => {}
         TuningEvent::Warning(text) => panic!("{text}"),
     });
-    device.set_tuning(Tuning { budget, cache_folder, again: false, report });
+    let store = folder.map(|folder| Box::new(TuningFolder(folder.to_owned())) as Box<dyn TuningStore>);
+    device.set_tuning(Tuning { budget, store, again: false, report });
     Some((device, started))
 }
 
@@ -108,8 +111,8 @@ fn choices(device: &Device) -> Table {
 #[test]
 fn choices_are_made_once_and_found_again() {
     let folder = tempfile::tempdir().unwrap();
-    let cache = || Some(folder.path().to_owned());
-    let Some((device, started)) = open(Duration::from_secs(60), cache()) else { return };
+    let cache = Some(folder.path());
+    let Some((device, started)) = open(Duration::from_secs(60), cache) else { return };
     for batch in [4, 3] {
         let (graph, y) = convolutions(batch);
         block_on(device.prepare(&graph, &[y])).unwrap();
@@ -123,7 +126,7 @@ fn choices_are_made_once_and_found_again() {
         assert_eq!(choice.out_of_time, None);
     }
 
-    let (again, started) = open(Duration::from_secs(60), cache()).unwrap();
+    let (again, started) = open(Duration::from_secs(60), cache).unwrap();
     let (graph, y) = convolutions(4);
     block_on(again.prepare(&graph, &[y])).unwrap();
     assert_eq!(started.load(Ordering::Relaxed), 0);

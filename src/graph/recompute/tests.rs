@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::*;
 use crate::device::{CpuExecutor, CpuKernels};
-use crate::model::{NamedValues, Network, PRESETS, SAMPLE, TIMESTEPS, UNetConfig, initial_weights};
+use crate::network::{NamedValues, Network, PRESETS, SAMPLE, TIMESTEPS, UNetConfig, initial_weights};
 use crate::ops;
 
 /// Loss and gradients of a U-Net with dropout.

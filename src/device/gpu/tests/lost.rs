@@ -9,13 +9,14 @@ use crate::checkpoint;
 use crate::data::{self, OpenOptions};
 use crate::device::{Tuning, TuningEvent};
 use crate::diffusion::SchedulerConfig;
-use crate::model::{ClassifierConfig, UNetConfig};
+use crate::network::{ClassifierConfig, UNetConfig};
 use crate::pipeline::Pipeline;
 use crate::sample::{SampleError, SampleRequest, sample};
 use crate::sampler;
 use crate::train::{
     CheckpointEvery, Classify, Denoise, Event, Outcome, Run, TrainError, TrainOptions, train,
 };
+use crate::tuning_folder::TuningFolder;
 
 /// A device to be closed: for those who use it that is as good as lost.
 fn device() -> Option<(Device, Arc<GpuDevice>)> {
@@ -31,8 +32,7 @@ fn close(device: &GpuDevice) {
 fn a_lost_device_says_so_and_what_ran() {
     let Some((_, device)) = device() else { return };
     let (graph, y) = convolution();
-    let mut executor =
-        block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, Margin::default())).unwrap();
+    let mut executor = executor(&device, &graph, &[y], PLAIN).unwrap();
     executor.run().unwrap();
     // What the driver's callback does when a device falls off the bus.
     lock(&device.trouble).lost = Some("the GPU was reset".to_owned());
@@ -56,8 +56,7 @@ fn a_closed_device_is_an_error_wherever_it_is_noticed() {
             let (graph, y) = convolution();
             let input = graph.nodes()[0].inputs[0];
             let contents = vec![1.0; graph.ty(input).len()];
-            let mut executor =
-                block_on(GpuExecutor::new(device.clone(), &graph, &[y], PLAIN, Margin::default())).unwrap();
+            let mut executor = executor(&device, &graph, &[y], PLAIN).unwrap();
             for _ in 0..runs_before {
                 executor.write(input, &contents).unwrap();
                 executor.run().unwrap();
@@ -211,7 +210,7 @@ fn tuning_ends_with_one_sentence_and_keeps_no_choices() {
     }
     device.set_tuning(Tuning {
         budget: Duration::from_secs(60),
-        cache_folder: Some(folder.path().to_owned()),
+        store: Some(Box::new(TuningFolder(folder.path().to_owned()))),
         again: false,
         report: Box::new(move |event| {
             if matches!(event, TuningEvent::Chosen { .. }) {

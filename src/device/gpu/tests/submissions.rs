@@ -36,9 +36,7 @@ fn network() -> (Graph, Vec<ValueId>, ValueId) {
 /// What runs of the network give, bit by bit: one whole run, and one in parts with other inputs.
 fn results(device: &Arc<GpuDevice>, pace: Option<Pace>) -> (Vec<u32>, usize) {
     let (graph, inputs, y) = network();
-    let first: ChooseVariant<'_> = &|_, _, variants| variants.into_iter().next();
-    let mut executor =
-        block_on(GpuExecutor::new(device.clone(), &graph, &[y], first, Margin::default())).unwrap();
+    let mut executor = executor(device, &graph, &[y], FIRST).unwrap();
     if let Some(pace) = pace {
         executor.pace = pace;
     }
@@ -86,9 +84,7 @@ fn the_bits_are_the_same_in_one_submission_and_in_many() {
 fn dispatches_are_timed_in_one_submission_and_in_many() {
     for device in devices() {
         let (graph, _, y) = network();
-        let first: ChooseVariant<'_> = &|_, _, variants| variants.into_iter().next();
-        let mut executor =
-            block_on(GpuExecutor::new(device.clone(), &graph, &[y], first, Margin::default())).unwrap();
+        let mut executor = executor(&device, &graph, &[y], FIRST).unwrap();
         let started = std::time::Instant::now();
         let clock = || started.elapsed().as_secs_f64();
         for budget in [f64::INFINITY, 0.0] {

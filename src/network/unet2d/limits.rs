@@ -1,19 +1,16 @@
 //! How large a network may be: far above any in use, and low enough that every size can be multiplied, and the graph be
 //! built, before memory is taken.
 
-use super::config::unsupported;
-use super::{ModelError, UNetConfig};
-use crate::graph::Graph;
+use super::UNetConfig;
 use crate::image_size::LARGEST_SIDE;
+use crate::network::ModelError;
+use crate::network::error::unsupported;
+use crate::network::parameters::CLASSES;
 
 /// Most channels of a level, of x_t and of the output.
 const CHANNELS: usize = 1 << 16;
-/// Most classes.
-pub(crate) const CLASSES: usize = 1 << 20;
 /// Most residual blocks of the whole network.
 const RESIDUAL_BLOCKS: usize = 1024;
-/// Most parameters of the whole network: 17 GB of them.
-const PARAMETERS: u64 = 1 << 32;
 
 /// Refuses a configuration whose sizes are out of bounds.
 pub(super) fn check_sizes(config: &UNetConfig) -> Result<(), ModelError> {
@@ -42,13 +39,4 @@ pub(super) fn check_sizes(config: &UNetConfig) -> Result<(), ModelError> {
         return Err(unsupported("layers_per_block", config.layers_per_block, expected));
     }
     Ok(())
-}
-
-/// The number of parameters of a graph; sizes are those that [`check_sizes`] allows.
-pub(super) fn check_parameters(graph: &Graph) -> Result<u64, ModelError> {
-    let parameters = graph.parameters().iter().map(|parameter| graph.ty(parameter.value).len() as u64).sum();
-    if parameters > PARAMETERS {
-        return Err(ModelError::TooLarge { parameters, most: PARAMETERS });
-    }
-    Ok(parameters)
 }

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use super::limits::check_parameters;
+use super::parameters::check_parameters;
 use super::weights::check_tensors;
 use super::{ModelError, Precision, SuperResolution, Tensors, WeightsError, initial_weights, to_tensors};
 use crate::conditions::{Condition, Conditions, Numbers};

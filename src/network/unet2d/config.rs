@@ -1,49 +1,13 @@
 //! `unet/config.json`, with diffusers' keys and defaults.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::blocks::{DOWN_BLOCKS, UP_BLOCKS, block_type};
 use super::limits::check_sizes;
-use super::{ModelError, SuperResolution};
 use crate::image_size::in_words;
-
-/// Height and width of the images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum SampleSize {
-    /// Square images.
-    Square(usize),
-    /// Height, then width.
-    Rectangle([usize; 2]),
-}
-
-impl SampleSize {
-    /// The size as files have it: one number for square images.
-    pub fn of([height, width]: [usize; 2]) -> Self {
-        if height == width { Self::Square(height) } else { Self::Rectangle([height, width]) }
-    }
-
-    /// Height and width.
-    pub fn sides(self) -> [usize; 2] {
-        match self {
-            Self::Square(size) => [size, size],
-            Self::Rectangle(size) => size,
-        }
-    }
-}
-
-/// As people write it: one number, or width x height.
-impl fmt::Display for SampleSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Square(size) => write!(f, "{size}"),
-            Self::Rectangle(size) => f.write_str(&in_words(size)),
-        }
-    }
-}
+use crate::network::error::unsupported;
+use crate::network::{ModelError, SampleSize, SuperResolution};
 
 /// The configuration of a `UNet2DModel`; a key that is absent has diffusers' default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -183,10 +147,6 @@ fn bad_value(map: Map<String, Value>) -> Option<ModelError> {
         let error = serde_json::from_value::<UNetConfig>(Value::Object(alone)).err()?;
         Some(unsupported(&key, value, error.to_string()))
     })
-}
-
-pub(super) fn unsupported(key: &str, value: impl ToString, expected: impl Into<String>) -> ModelError {
-    ModelError::Unsupported { key: key.to_owned(), value: value.to_string(), expected: expected.into() }
 }
 
 fn expect_text(key: &str, value: &str, known: &[&str]) -> Result<(), ModelError> {

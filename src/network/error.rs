@@ -1,29 +1,4 @@
-//! Networks: what each is told, what it gives, how it is built, and the weights that its file has.
-
-mod attention_block;
-mod blocks;
-mod catalog;
-mod classifier;
-mod config;
-mod layers;
-mod limits;
-mod network;
-mod precision;
-mod presets;
-mod resnet_block;
-mod super_resolution;
-mod time_embedding;
-mod unet;
-mod weights;
-
-pub use catalog::{CLASSES as NETWORKS, NetworkClass, from_config};
-pub use classifier::{ClassifierConfig, FEATURES, LOGITS};
-pub use config::{SampleSize, UNetConfig};
-pub use network::{CLASS_LABELS, Component, Element, Input, Misfit, NamedValues, Network, SAMPLE, TIMESTEPS};
-pub use precision::Precision;
-pub use presets::{PRESETS, Preset};
-pub use super_resolution::SuperResolution;
-pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, prepare, to_tensors};
+//! Networks that cannot be built.
 
 use crate::graph::GraphError;
 
@@ -76,4 +51,13 @@ pub enum ModelError {
     /// An op does not fit its operands.
     #[error(transparent)]
     Graph(#[from] GraphError),
+}
+
+/// Says which key of a config.json has which value, and what can be had.
+pub(in crate::network) fn unsupported(
+    key: &str,
+    value: impl ToString,
+    expected: impl Into<String>,
+) -> ModelError {
+    ModelError::Unsupported { key: key.to_owned(), value: value.to_string(), expected: expected.into() }
 }

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::config::unsupported;
+use super::error::unsupported;
 use super::layers::{WeightInit, group_norm, linear};
-use super::limits::CLASSES;
-use super::unet::{Encoded, encode};
+use super::parameters::CLASSES;
+use super::unet2d::{Encoded, encode};
 use super::{Input, ModelError, NamedValues, Network, SAMPLE, TIMESTEPS, UNetConfig};
 use crate::graph::{Graph, ValueId};
 use crate::ops;

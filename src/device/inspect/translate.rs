@@ -11,8 +11,8 @@ use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{ArraySize, Expression, Literal, Module, ShaderStage, Span, Type, TypeInner};
 
-use super::DeviceError;
-use super::shader::{Extensions, Shader};
+use crate::device::DeviceError;
+use crate::device::shader::{Extensions, Shader};
 use crate::ops::{Op, Pass, Requirements, Types};
 
 /// A language that kernels are translated to.
@@ -101,7 +101,7 @@ pub fn translate(
     };
     written.map_err(|message| DeviceError::Translation {
         kernel: format!("{}.{}", shader.op_file, pass.entry),
-        target,
+        target: target.name(),
         message,
     })
 }
@@ -116,7 +116,7 @@ pub fn source(op: &dyn Op, types: Types<'_>, requires: Requirements) -> Result<S
 
 impl Shader {
     /// The module with the entry point of a pass alone, and numbers in place of overrides.
-    pub(super) fn resolved(
+    pub(in crate::device) fn resolved(
         &self,
         pass: &Pass,
     ) -> Result<(Cow<'_, Module>, Cow<'_, ModuleInfo>), DeviceError> {

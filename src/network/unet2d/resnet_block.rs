@@ -1,8 +1,8 @@
 //! The residual block (diffusers' `ResnetBlock2D`).
 
 use super::UNetConfig;
-use super::layers::{Conv, WeightInit, group_norm, linear};
 use crate::graph::{Graph, GraphError, ValueId};
+use crate::network::layers::{Conv, WeightInit, group_norm, linear};
 use crate::ops;
 
 /// What all residual blocks of a network share.

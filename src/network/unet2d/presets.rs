@@ -1,6 +1,7 @@
 //! Models by name, for `--model`.
 
-use super::{SampleSize, UNetConfig};
+use super::UNetConfig;
+use crate::network::SampleSize;
 
 /// A model with a name.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +121,7 @@ fn unet_m() -> UNetConfig {
 mod tests {
     use super::*;
     use crate::graph::Graph;
-    use crate::model::{Network, Precision};
+    use crate::network::{Network, Precision};
 
     fn parameters(config: &UNetConfig) -> (usize, usize) {
         let mut graph = Graph::new();

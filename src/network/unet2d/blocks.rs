@@ -1,11 +1,11 @@
 //! Down, mid and up blocks: residual blocks, attention and resampling of one level.
 
-use super::ModelError;
-use super::attention_block::attention_block;
-use super::config::unsupported;
-use super::layers::Conv;
 use super::resnet_block::{Context, resnet_block};
 use crate::graph::{Graph, GraphError, ValueId};
+use crate::network::ModelError;
+use crate::network::attention_block::attention_block;
+use crate::network::error::unsupported;
+use crate::network::layers::Conv;
 use crate::ops;
 use crate::ops::conv2d::Padding;
 

@@ -1,8 +1,8 @@
 //! The embedding of timesteps, and of classes.
 
 use super::UNetConfig;
-use super::layers::{WeightInit, linear};
 use crate::graph::{Graph, GraphError, Init, ValueId};
+use crate::network::layers::{WeightInit, linear};
 use crate::ops;
 
 /// SiLU of the embedding `[N, time_embed_dim]` of `timesteps` `[N]` and, for a conditional model, of `class_labels`

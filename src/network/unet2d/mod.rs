@@ -1,12 +1,21 @@
 //! diffusers' `UNet2DModel`, top to bottom.
 
-use super::blocks::{DOWN_BLOCKS, Level, UP_BLOCKS, block_type, mid_block};
+mod blocks;
+mod config;
+mod limits;
+mod presets;
+mod resnet_block;
+mod time_embedding;
+
+pub use config::UNetConfig;
+pub use presets::{PRESETS, Preset};
+
+use self::blocks::{DOWN_BLOCKS, Level, UP_BLOCKS, block_type, mid_block};
+use self::resnet_block::Context;
+use self::time_embedding::time_embedding;
 use super::layers::{Conv, WeightInit, group_norm};
-use super::resnet_block::Context;
-use super::time_embedding::time_embedding;
 use super::{
     CLASS_LABELS, Element, Input, ModelError, NamedValues, Network, SAMPLE, SuperResolution, TIMESTEPS,
-    UNetConfig,
 };
 use crate::graph::{Graph, ValueId};
 

@@ -1,0 +1,26 @@
+//! Networks: what each is told, what it gives, how it is built, and the weights that its file has.
+
+mod attention_block;
+mod catalog;
+mod classifier;
+mod error;
+mod interface;
+mod layers;
+mod parameters;
+mod precision;
+mod sample_size;
+mod super_resolution;
+mod unet2d;
+mod weights;
+
+pub use catalog::{CLASSES as NETWORKS, NetworkClass, from_config};
+pub use classifier::{ClassifierConfig, FEATURES, LOGITS};
+pub use error::ModelError;
+pub use interface::{
+    CLASS_LABELS, Component, Element, Input, Misfit, NamedValues, Network, SAMPLE, TIMESTEPS,
+};
+pub use precision::Precision;
+pub use sample_size::SampleSize;
+pub use super_resolution::SuperResolution;
+pub use unet2d::{PRESETS, Preset, UNetConfig};
+pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, prepare, to_tensors};
