@@ -484,8 +484,8 @@ fn what_a_file_should_not_name_is_found() {
     };
     named("use crate::train::Trainer;", "crate::train::Trainer");
     named(
-        "use crate::{ops::Op, model::{unet}, device::webgpu::MAX_BUFFER_BYTES};\nuse std::io;",
-        "crate::network::unet",
+        "use crate::{ops::Op, network::{UNetConfig}, device::webgpu::MAX_BUFFER_BYTES};\nuse std::io;",
+        "crate::network::UNetConfig",
     );
     named("use super::super::device::Device;", "crate::device::Device");
     named("mod inner { use super::super::super::data; }", "crate::data");
@@ -505,8 +505,8 @@ fn what_a_file_may_name_is_not() {
     for text in [
         "use crate::ops::{Op, Types}; use super::Graph; use std::time::Duration;",
         "// crate::train\n/* std::fs */ /// [`crate::data`]\nfn f() -> &'static str { \"std::fs::read\" }",
-        "#[cfg(test)] #[allow(a)] mod tests { use crate::network::unet; fn f() { std::fs::read(\"a\"); } }",
-        "#[cfg(test)] use crate::{model::unet, data};",
+        "#[cfg(test)] #[allow(a)] mod tests { use crate::network::UNetConfig; fn f() { std::fs::read(\"a\"); } }",
+        "#[cfg(test)] use crate::{network::UNetConfig, data};",
         "fn f() { A { #[cfg(test)] a: std::fs::read(\"a\"), b: 1 }; #[cfg(test)] { std::thread::yield_now(); } }",
     ] {
         assert_eq!(faults_of("graph::plan", text), [""; 0], "{text}");

@@ -15,7 +15,7 @@ pub struct NetworkClass {
 }
 
 /// All of them.
-pub const CLASSES: &[NetworkClass] = &[
+pub const NETWORKS: &[NetworkClass] = &[
     NetworkClass { name: UNetConfig::CLASS, read: |value| Ok(Arc::new(UNetConfig::from_value(value)?)) },
     NetworkClass {
         name: ClassifierConfig::CLASS,
@@ -28,8 +28,8 @@ pub const CLASSES: &[NetworkClass] = &[
 /// # Errors
 /// [`ModelError::UnknownClass`]; [`ModelError::Unsupported`] naming the key.
 pub fn from_config(class: &str, config: Value) -> Result<Arc<dyn Network>, ModelError> {
-    let found = CLASSES.iter().find(|known| known.name == class).ok_or_else(|| {
-        let known: Vec<&str> = CLASSES.iter().map(|class| class.name).collect();
+    let found = NETWORKS.iter().find(|known| known.name == class).ok_or_else(|| {
+        let known: Vec<&str> = NETWORKS.iter().map(|class| class.name).collect();
         ModelError::UnknownClass { class: class.to_owned(), known: known.join(", ") }
     })?;
     (found.read)(config)

@@ -13,7 +13,7 @@ mod super_resolution;
 mod unet2d;
 mod weights;
 
-pub use catalog::{CLASSES as NETWORKS, NetworkClass, from_config};
+pub use catalog::{NETWORKS, NetworkClass, from_config};
 pub use classifier::{ClassifierConfig, FEATURES, LOGITS};
 pub use error::ModelError;
 pub use interface::{
