@@ -58,11 +58,14 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// A tensor of rows of `elements` numbers each; what is no whole row at the end is left out.
-    pub fn new(elements: usize, mut numbers: Numbers) -> Self {
-        let elements = elements.max(1);
-        numbers.resize(numbers.len() / elements * elements);
-        Self { elements, numbers }
+    /// A tensor of rows of `elements` numbers each; `None` for numbers that are no whole rows.
+    pub fn new(elements: usize, numbers: Numbers) -> Option<Self> {
+        numbers.len().is_multiple_of(elements.max(1)).then_some(Self { elements: elements.max(1), numbers })
+    }
+
+    /// A class for each row.
+    pub fn classes(labels: Vec<u32>) -> Self {
+        Self { elements: 1, numbers: Numbers::Whole(labels) }
     }
 
     /// Number of rows.
@@ -99,7 +102,7 @@ impl Conditions {
     pub fn of_classes(labels: Option<Vec<u32>>) -> Self {
         let none = Self::default();
         match labels {
-            Some(labels) => none.with(CLASS_LABELS, Condition::new(1, Numbers::Whole(labels))),
+            Some(labels) => none.with(CLASS_LABELS, Condition::classes(labels)),
             None => none,
         }
     }
@@ -190,11 +193,18 @@ impl Conditions {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     fn embeddings(rows: Range<u16>) -> Condition {
-        Condition::new(2, Numbers::Floats(rows.flat_map(|row| [f32::from(row), -f32::from(row)]).collect()))
+        let numbers = rows.flat_map(|row| [f32::from(row), -f32::from(row)]).collect();
+        Condition::new(2, Numbers::Floats(numbers)).unwrap()
+    }
+
+    #[test]
+    fn numbers_that_are_no_whole_rows_are_no_condition() {
+        assert_eq!(Condition::new(2, Numbers::Whole(vec![1, 2, 3])), None);
     }
 
     #[test]

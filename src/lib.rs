@@ -1,7 +1,7 @@
 //! A hand-written GPU compute engine for denoising diffusion models.
 //!
 //! The layers: `cli -> workbench -> train -> evaluate -> sample -> pipeline -> network + diffusion + sampler -> graph <-> ops`,
-//! and `device`, which runs plans of graphs. ARCHITECTURE.md says what each one is for; tests/layers.rs holds them.
+//! and `device`, which runs plans of graphs. ARCHITECTURE.md says what each one is for; tests/layers holds them.
 //!
 //! Without features this is the engine to be embedded: no files, threads and clocks of the standard library. `files` adds what
 //! reads and writes files, training and evaluation; `cli`, the default, the program.

@@ -3,9 +3,11 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use super::model_index::CONFIG;
 use super::state::step_of;
 use super::weights_file::{has_weights, listed, names};
 use super::{CheckpointError, TrainingState};
+use crate::pipeline::{CLASSES, Part};
 
 const PREFIX: &str = "checkpoint-";
 
@@ -90,8 +92,10 @@ fn is_pipeline(folder: &Path) -> bool {
 
 /// Whether a folder holds a network, alone or with more.
 fn is_model(folder: &Path) -> bool {
-    let has_network = |folder: &Path| folder.join("config.json").is_file() && has_weights(folder);
-    is_pipeline(folder) || has_network(folder) || folder.join("unet/config.json").is_file()
+    let has_network = |folder: &Path| folder.join(CONFIG).is_file() && has_weights(folder);
+    let has_part = |part: &Part| folder.join(part.name).join(CONFIG).is_file();
+    let mut parts = CLASSES.iter().flat_map(|class| class.networks);
+    is_pipeline(folder) || has_network(folder) || parts.any(has_part)
 }
 
 /// The newest checkpoint in `output`.

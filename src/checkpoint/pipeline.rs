@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::folder::write_new;
 use super::json::{read_json, write_json};
+use super::model_index::{CONFIG, Contents};
 use super::state::extra_ema;
 use super::weights_file::{self, WEIGHTS};
 use super::{CheckpointError, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
-use crate::network::{Component, Misfit, Precision, Tensors, UNetConfig, from_config};
+use crate::network::{Component, Misfit, NETWORKS, Network, Precision, Tensors, UNetConfig, from_config};
 use crate::pipeline::{Part, Pipeline};
 
 /// The folder of a part: `folder/unet`; or `folder` itself, as a network saved alone and the oldest pipelines on the
@@ -50,11 +52,29 @@ fn misfit(weights: &Path, config: &Path, tensors: &Tensors, misfit: Misfit) -> C
     }
 }
 
-/// Reads a network of this class, with weights that are exactly its own, and finite.
-fn read_network(folder: &Path, class: &str, notes: &mut Vec<String>) -> Result<Component, CheckpointError> {
-    let config = folder.join("config.json");
+/// Reads a network of this class, with weights that are exactly its own, and finite. `own` is one that may be in no table.
+fn read_network(
+    folder: &Path,
+    class: &str,
+    own: Option<&Arc<dyn Network>>,
+    notes: &mut Vec<String>,
+) -> Result<Component, CheckpointError> {
+    let config = folder.join(CONFIG);
     let of_config = |source| CheckpointError::Model { path: config.clone(), source };
-    let network = from_config(class, read_json(&config)?).map_err(of_config)?;
+    let is_known = NETWORKS.iter().any(|known| known.name == class);
+    let network = match own.filter(|own| !is_known && own.class_name() == class) {
+        None => from_config(class, read_json(&config)?).map_err(of_config)?,
+        // Nothing else reads the configuration of a user's network, so it must be that of the one at hand.
+        Some(own) => {
+            let text = own.to_json().map_err(of_config)?;
+            let theirs: Value = serde_json::from_str(&text).map_err(|error| of_config(error.into()))?;
+            if read_json(&config)? != theirs {
+                let message = format!("it is not the configuration of the {class} at hand");
+                return Err(CheckpointError::invalid(config, message));
+            }
+            own.clone()
+        }
+    };
     let (path, weights) = weights_file::read(folder, notes)?;
     network
         .check_weights(&weights)
@@ -70,11 +90,7 @@ fn find_scheduler(
     notes: &mut Vec<String>,
 ) -> Result<SchedulerConfig, CheckpointError> {
     // A network that lies in the folder of its pipeline is of that pipeline.
-    let around = folder.parent().filter(|_| network == folder && model_index::path(folder).is_none());
-    let around = around.filter(|around| model_index::path(around).is_some());
-    if let Some(around) = around {
-        model_index::classes(around)?;
-    }
+    let around = model_index::around(folder).filter(|_| network == folder);
     let path = part(folder, "scheduler", SCHEDULER).join(SCHEDULER);
     let beside = around.map(|around| around.join("scheduler").join(SCHEDULER)).filter(|path| path.exists());
     let scheduler = if path.exists() || model_index::path(folder).is_some() {
@@ -114,9 +130,25 @@ impl Pipeline {
     /// # Errors
     /// [`CheckpointError`] naming the file.
     pub fn open(folder: &Path) -> Result<(Self, Vec<String>), CheckpointError> {
-        let (class, classes) = model_index::classes(folder)?;
+        Self::open_with(folder, None)
+    }
+
+    /// As [`Pipeline::load`], where a network may be `own`, whose class is in no table.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file.
+    pub fn load_with(folder: &Path, own: &Arc<dyn Network>) -> Result<Self, CheckpointError> {
+        Ok(Self::open_with(folder, Some(own))?.0)
+    }
+
+    fn open_with(
+        folder: &Path,
+        own: Option<&Arc<dyn Network>>,
+    ) -> Result<(Self, Vec<String>), CheckpointError> {
+        let own_class = own.map(|own| own.class_name());
+        let Contents { class, networks: classes } = model_index::contents(folder, own_class)?;
         let mut notes = Vec::new();
-        let network_folder = |of: &Part| part(folder, of.name, "config.json");
+        let network_folder = |of: &Part| part(folder, of.name, CONFIG);
         // Configurations first: what they refuse is said before large files are read.
         let first = class.networks.first().map(network_folder);
         let scheduler = find_scheduler(folder, first.as_deref().unwrap_or(folder), &mut notes)?;
@@ -131,7 +163,7 @@ impl Pipeline {
                 ));
             }
             let class = classes.get(part.name).map_or(part.classes[0], String::as_str);
-            let component = read_network(&network_folder(part), class, &mut notes)?;
+            let component = read_network(&network_folder(part), class, own, &mut notes)?;
             networks.insert(part.name.to_owned(), component);
         }
         Ok((Self { class, networks, scheduler }, notes))
@@ -184,7 +216,7 @@ impl Pipeline {
         for (name, Component { network, weights }) in &self.networks {
             let folder = folder.join(name);
             fs::create_dir(&folder).map_err(CheckpointError::write(&folder))?;
-            let config = folder.join("config.json");
+            let config = folder.join(CONFIG);
             let text = network
                 .to_json()
                 .map_err(|source| CheckpointError::Model { path: config.clone(), source })?;

@@ -55,18 +55,27 @@ pub(super) struct AverageArgs {
 }
 
 impl CheckpointArgs {
+    /// A model that draws images.
     pub(super) fn load(&self) -> anyhow::Result<Pipeline> {
         self.average.load(&resolve(&self.checkpoint)?)
+    }
+
+    /// A pipeline that does whatever it does.
+    pub(super) fn open(&self) -> anyhow::Result<Pipeline> {
+        Ok(noted(self.average.open(&resolve(&self.checkpoint)?)?))
     }
 }
 
 impl AverageArgs {
     /// The pipeline in a checkpoint's own folder.
     pub(super) fn load(&self, folder: &Path) -> anyhow::Result<Pipeline> {
-        let opened = match self.ema_decay {
+        that_draws(folder, self.open(folder)?)
+    }
+
+    fn open(&self, folder: &Path) -> anyhow::Result<(Pipeline, Vec<String>)> {
+        Ok(match self.ema_decay {
             Some(decay) => Pipeline::open_average(folder, decay)?,
             None => Pipeline::open(folder)?,
-        };
-        that_draws(folder, opened)
+        })
     }
 }

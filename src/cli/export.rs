@@ -23,7 +23,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    args.model.load()?.export(&args.output, args.precision)?;
+    args.model.open()?.export(&args.output, args.precision)?;
     eprintln!("wrote {}", args.output.display());
     Ok(())
 }

@@ -181,6 +181,7 @@ fn of_evaluate(error: &EvaluateError) -> Vec<Hint> {
     match error {
         EvaluateError::Setting(error) => of_setting(error),
         EvaluateError::Sample(error) => of_sample(error),
+        EvaluateError::Pipeline(error) => of_pipeline(error),
         EvaluateError::Data(error) => of_data(error),
         EvaluateError::Device(error) => of_device(error),
         _ => Vec::new(),
@@ -216,6 +217,8 @@ fn of_train(error: &TrainError) -> Vec<Hint> {
         TrainError::Device(error) => of_device(error),
         TrainError::Checkpoint(error) => of_checkpoint(error),
         TrainError::Sample(error) => of_sample(error),
+        TrainError::Evaluate(error) => of_evaluate(error),
+        TrainError::Pipeline(error) => of_pipeline(error),
         _ => Vec::new(),
     }
 }

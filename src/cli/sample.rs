@@ -6,7 +6,6 @@ use anyhow::{Context, bail};
 use ddpm_gpu::conditions::{CLASS_LABELS, Conditions};
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
 use ddpm_gpu::image_size::in_words;
-use ddpm_gpu::network::LOGITS;
 use ddpm_gpu::output::{
     FrameTimes, Grid, GridOptions, columns_for, nhwc_to_nchw, tile, write_animation, write_npy,
 };
@@ -110,7 +109,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let channels = sampled.images.shape[3];
     let per_class = request.conditions.class_labels().is_some() && args.class_label.is_none();
-    let classes = pipeline.denoiser()?.network.real_classes().unwrap_or(1);
+    let classes = pipeline.denoiser()?.network.num_classes().unwrap_or(1);
     let columns = args
         .columns
         .or_else(|| per_class.then(|| columns_for(request.num_images.div_ceil(classes), channels)));
@@ -153,10 +152,8 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     let low_resolution = low_resolution(args, pipeline)?;
     // The classes of an unconditional model are those of the classifier that guides it.
     let classes = match (&guidance.classifier, &low_resolution) {
-        (Some((classifier, _)), None) => {
-            Some(classifier.classifier()?.network.output(LOGITS)?.iter().product())
-        }
-        _ => network.real_classes(),
+        (Some((classifier, _)), None) => Some(classifier.classifier()?.network.classes_told()?),
+        _ => network.num_classes(),
     };
     let default_images = match (&init_noise, &labels, classes) {
         _ if low_resolution.is_some() => low_resolution.as_ref().map_or(0, |low| low.images.shape[0]),

@@ -113,10 +113,10 @@ pub(super) fn classes_in_turn(classes: usize, images: usize) -> Vec<u32> {
     (0..images).map(|image| (image * classes / images) as u32).collect()
 }
 
-/// The model and how it draws, for commands that start from given images or noise.
 /// Steps where the user says nothing.
 const STEPS: usize = 50;
 
+/// The model and how it draws, for commands that start from given images or noise.
 #[derive(clap::Args)]
 pub(super) struct SamplingArgs {
     #[command(flatten)]

@@ -47,6 +47,7 @@ impl Network {
         differentiate: bool,
     ) -> Result<Self, EvaluateError> {
         let Component { network, weights } = pipeline.denoiser()?;
+        network.image()?;
         let taken = network.input(SAMPLE)?.shape;
         let [height, width, channels] = [taken[0], taken[1], taken[2]];
         let out_channels = network.out_channels()?;
@@ -72,8 +73,8 @@ impl Network {
             return fault("the number of images and the batch size must be at least 1".to_owned());
         }
         let classes = request.dataset.classes().len();
-        match network.classes() {
-            Some((embeds, _)) if classes == 0 || embeds < classes => {
+        match network.num_classes() {
+            Some(embeds) if classes == 0 || embeds < classes => {
                 return fault(format!(
                     "the model is conditional on {embeds} classes, {} has {classes}",
                     request.dataset.name()
@@ -118,9 +119,13 @@ impl Network {
     pub(super) fn start(&mut self, batch: &ImageBatch) -> Result<(), EvaluateError> {
         let conditions = batch.conditions.resized(self.batch);
         for (input, value) in &self.conditions {
-            if let Some(condition) = conditions.get(input.name) {
-                input.write(&mut self.executor, *value, condition)?;
-            }
+            let Some(condition) = conditions.get(input.name) else {
+                return Err(EvaluateError::Request(format!(
+                    "the model is told `{}` of each image, and not all images have it",
+                    input.name
+                )));
+            };
+            input.write(&mut self.executor, *value, condition)?;
         }
         Ok(())
     }

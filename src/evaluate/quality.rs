@@ -9,7 +9,6 @@ use super::precision_recall::{NEIGHBOUR, precision_and_recall};
 use crate::data::{Batch, Dataset};
 use crate::device::Device;
 use crate::image_size::image_in_words;
-use crate::network::LOGITS;
 use crate::pipeline::Pipeline;
 use crate::sample::Images;
 
@@ -57,7 +56,7 @@ impl Evaluator {
         let image = classifier.network.image()?;
         let shape = dataset.image_shape();
         check_image("the classifier", image, dataset.name(), [shape.height, shape.width, shape.channels])?;
-        let classes = classifier.network.output(LOGITS)?.iter().product::<usize>();
+        let classes = classifier.network.classes_told()?;
         let known = dataset.classes().len();
         if known != 0 && known != classes {
             return fault(format!("the classifier knows {classes} classes, {} has {known}", dataset.name()));

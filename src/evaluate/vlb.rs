@@ -169,7 +169,7 @@ mod tests {
             clip_sample: false,
             ..SchedulerConfig::default()
         };
-        let Ok(schedule) = scheduler.schedule() else { unreachable!("the schedule is sound") };
+        let Ok(schedule) = scheduler.schedule() else { unreachable!("the schedule is valid") };
         let elements = 50_000;
         let draw =
             |step: u32| normals(Stream { seed: 4, step, stream: Purpose::Bound.into(), sample: 0 }, elements);

@@ -35,7 +35,7 @@ pub enum ModelError {
         most: u64,
     },
     /// A network has no input or output of a name, or was not given it.
-    #[error("the network has no `{name}`")]
+    #[error("there is no value `{name}`: the network does not have it, or was not given it")]
     NoValue {
         /// The name.
         name: String,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::parameters::check_parameters;
 use super::weights::check_tensors;
-use super::{ModelError, Precision, SuperResolution, Tensors, WeightsError, initial_weights, to_tensors};
+use super::{
+    LOGITS, ModelError, Precision, SuperResolution, Tensors, WeightsError, initial_weights, to_tensors,
+};
 use crate::conditions::{Condition, Conditions, Numbers};
 use crate::device::{DeviceError, Executor};
 use crate::graph::{DType, Graph, TensorType, ValueId};
@@ -88,13 +90,16 @@ impl Input {
         }
     }
 
-    /// What an image is told of this where it is told nothing, for classifier-free guidance: no class; what has no such
-    /// value stays.
+    /// Whether there is a value of it that means "told nothing".
+    pub fn has_unconditional(&self) -> bool {
+        matches!(self.element, Element::Class { none: Some(_), .. })
+    }
+
+    /// The condition of the unconditional half in classifier-free guidance: the class that means none. Inputs without one
+    /// keep theirs.
     pub fn unconditional(&self, condition: &Condition) -> Condition {
         match self.element {
-            Element::Class { none: Some(none), .. } => {
-                Condition::new(1, Numbers::Whole(vec![none; condition.rows()]))
-            }
+            Element::Class { none: Some(none), .. } => Condition::classes(vec![none; condition.rows()]),
             _ => condition.clone(),
         }
     }
@@ -244,6 +249,14 @@ impl dyn Network + '_ {
         found.map(|(_, shape)| shape).ok_or_else(|| ModelError::NoValue { name: name.to_owned() })
     }
 
+    /// How many classes a classifier tells.
+    ///
+    /// # Errors
+    /// [`ModelError::NoValue`] for a network that tells none.
+    pub fn classes_told(&self) -> Result<usize, ModelError> {
+        Ok(self.output(LOGITS)?.iter().product())
+    }
+
     /// Channels of a denoiser's prediction.
     ///
     /// # Errors
@@ -272,7 +285,7 @@ impl dyn Network + '_ {
             match (conditions.get(input.name), input.element) {
                 (Some(condition), _) => input.check(condition, images)?,
                 (None, Element::Class { count, none }) => {
-                    let classes = count - usize::from(none.is_some());
+                    let classes = count.saturating_sub(usize::from(none.is_some()));
                     return Err(format!(
                         "the model is conditional on {classes} classes; say which class to draw"
                     ));
@@ -292,8 +305,8 @@ impl dyn Network + '_ {
     }
 
     /// How many classes can be asked for; `None` for an unconditional network.
-    pub fn real_classes(&self) -> Option<usize> {
-        self.classes().map(|(count, none)| count - usize::from(none.is_some()))
+    pub fn num_classes(&self) -> Option<usize> {
+        self.classes().map(|(count, none)| count.saturating_sub(usize::from(none.is_some())))
     }
 
     /// The class that means "no class", where one does.

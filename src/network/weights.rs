@@ -110,9 +110,9 @@ fn transpose(shape: &[usize], data: &[f32], order: [usize; 4]) -> (Vec<usize>, V
 
 /// A parameter as files have it.
 fn to_file(layout: Layout, shape: &[usize], data: &[f32]) -> Tensor {
-    let (shape, data) = match layout {
-        Layout::Convolution => transpose(shape, data, [0, 3, 1, 2]),
-        Layout::Same | Layout::Projection => (shape.to_vec(), data.to_vec()),
+    let (shape, data) = match (layout, shape.len()) {
+        (Layout::Convolution, 4) => transpose(shape, data, [0, 3, 1, 2]),
+        _ => (shape.to_vec(), data.to_vec()),
     };
     Tensor { shape, data }
 }

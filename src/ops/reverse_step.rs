@@ -11,7 +11,7 @@ pub const MAX_SLOTS: usize = 8;
 /// Numbers of a sample's coefficients before the rows: see `kernels/reverse_step.wgsl`.
 const HEADER: usize = 5;
 
-/// Length of the `coefficients` of one sample, where `slots` values are kept.
+/// Length of the `coefficients` of one sample, for a history of `slots` values.
 pub const fn coefficients_length(slots: usize) -> usize {
     HEADER + (1 + slots) * (4 + slots)
 }
@@ -36,7 +36,7 @@ pub struct StepRow {
 }
 
 impl StepRow {
-    /// One row of the `coefficients` that [`reverse_step`] reads, where `slots` values are kept.
+    /// One row of the `coefficients` that [`reverse_step`] reads, for a history of `slots` values.
     pub fn to_vec(&self, slots: usize) -> Vec<f32> {
         let mut numbers = vec![0.0; coefficients_length(slots)];
         let rows =
@@ -119,7 +119,7 @@ struct ForwardInjected {
     form: Form,
 }
 
-/// What the targets say and the inputs do not: the channels of x, and how many values are kept.
+/// What the targets say and the inputs do not: the channels of x, and how long the history is.
 #[derive(Clone, Copy, Debug)]
 struct Form {
     channels: usize,
@@ -295,11 +295,12 @@ pub fn cases() -> Vec<Case> {
     let ddim = step(factors([0.4, 0.0, 0.7], &[]), vec![]);
     let learned = StepRow { log_range: 0.4, ..ddpm.clone() };
     // The values of the history change places, and one of them stays.
-    let kept = vec![(0, factors([-0.5, 0.0, 0.0], &[(2, 1.0)])), (2, factors([0.0, 0.2, -0.1], &[(0, 1.0)]))];
-    let multistep = step(factors([0.4, 0.3, 0.0], &[(0, -0.6), (2, 0.2)]), kept);
+    let stored =
+        vec![(0, factors([-0.5, 0.0, 0.0], &[(2, 1.0)])), (2, factors([0.0, 0.2, -0.1], &[(0, 1.0)]))];
+    let multistep = step(factors([0.4, 0.3, 0.0], &[(0, -0.6), (2, 0.2)]), stored);
     let multistep = StepRow { sigma: 0.3, ..multistep };
-    let kept = vec![(7, factors([0.0; 3], &[(6, 1.0)])), (6, factors([0.0, 0.0, 1.0], &[]))];
-    let last = step(factors([0.0, 0.4, 0.0], &[(7, -0.7)]), kept);
+    let stored = vec![(7, factors([0.0; 3], &[(6, 1.0)])), (6, factors([0.0, 0.0, 1.0], &[]))];
+    let last = step(factors([0.0, 0.4, 0.0], &[(7, -0.7)]), stored);
     let ragged = [3, 5, 3, 3];
     let image = [4, 32, 32, 3];
     let mut cases = Vec::new();

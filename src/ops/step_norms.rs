@@ -9,7 +9,7 @@ use crate::random::{Stream, StreamId, fill_normals};
 /// Numbers of a sample's measures before the combinations: see `kernels/step_norms.wgsl`.
 const HEADER: usize = 5;
 
-/// Length of the `measures` of one sample, where `slots` values are kept.
+/// Length of the `measures` of one sample, for a history of `slots` values.
 pub const fn measures_length(slots: usize) -> usize {
     HEADER + 2 * (3 + slots)
 }
@@ -33,7 +33,7 @@ pub struct MeasureRow {
 }
 
 impl MeasureRow {
-    /// One row of the `measures` that [`step_norms`] reads, where `slots` values are kept.
+    /// One row of the `measures` that [`step_norms`] reads, for a history of `slots` values.
     pub fn to_vec(&self, slots: usize) -> Vec<f32> {
         let [of_x, of_output] = self.x_0;
         let noise = f64::from(u8::from(self.noise));

@@ -56,7 +56,7 @@ pub struct PipelineClass {
 }
 
 impl PipelineClass {
-    /// The name of the class that is written: of those that are made of the same networks the first.
+    /// The class name to write: of several classes with the same networks, the first.
     pub(crate) fn written(&self) -> &'static str {
         let names = |class: &PipelineClass| class.networks.iter().map(|part| part.name).collect::<Vec<_>>();
         let same = |class: &&PipelineClass| names(class) == names(self);
@@ -88,8 +88,8 @@ pub const CLASSES: &[PipelineClass] = &[
     },
 ];
 
-/// The class of a pipeline of one network in a role, and the network's name there: the first that is made of networks of
-/// this class, or, for a network of a user's own, the first with the role at all.
+/// The pipeline class, and the name in it, for a network in a role. A class that lists the network comes first; a network
+/// that none lists gets the first class with the role.
 pub(super) fn of_network(role: Role, network: &str) -> (&'static PipelineClass, &'static str) {
     let parts = || CLASSES.iter().flat_map(|class| class.networks.iter().map(move |part| (class, part)));
     let mut of_role: Vec<_> = parts().filter(|(_, part)| part.role == role).collect();

@@ -126,8 +126,8 @@ impl Denoiser {
     /// Sets x_T `[N, H, W, C]`, and what the network is told of the images.
     ///
     /// # Errors
-    /// [`DeviceError`] for contents of another length.
-    pub fn start(&mut self, x_t: &[f32], conditions: &Conditions) -> Result<(), DeviceError> {
+    /// [`SampleError`] for contents of another length, and where the network is told more of the images.
+    pub fn start(&mut self, x_t: &[f32], conditions: &Conditions) -> Result<(), SampleError> {
         self.noises = 0;
         self.set_images(x_t)?;
         self.evaluation.start(&mut self.executor, conditions)

@@ -70,9 +70,9 @@ pub(crate) async fn sample_with(
         let mut conditions = request.batch_conditions(first, count, batch);
         if let Some(low) = &low_resolution {
             let low = low[first * elements..(first + count) * elements].to_vec();
-            let low =
-                Conditions::default().with(LOW_RESOLUTION, Condition::new(elements, Numbers::Floats(low)));
-            conditions = conditions.and(low.resized(batch));
+            let low = Condition::new(elements, Numbers::Floats(low));
+            let low = low.map(|low| Conditions::default().with(LOW_RESOLUTION, low).resized(batch));
+            conditions = conditions.and(low.unwrap_or_default());
         }
         denoiser.start(&x_t, &conditions)?;
         let mut run = steps.run(count);

@@ -154,7 +154,7 @@ impl Evaluation {
     }
 
     /// Sets what the network is told of a batch.
-    pub(super) fn start(&self, executor: &mut Executor, conditions: &Conditions) -> Result<(), DeviceError> {
+    pub(super) fn start(&self, executor: &mut Executor, conditions: &Conditions) -> Result<(), SampleError> {
         let low = conditions.get(LOW_RESOLUTION).map(Condition::numbers);
         if let (Some(id), Some(Numbers::Floats(low))) = (self.low_resolution, low) {
             executor.write(id, low)?;
@@ -164,7 +164,10 @@ impl Evaluation {
             executor.write(classifier.d_cross_entropy, &vec![-1.0f32; labels.len()])?;
         }
         for (input, value) in &self.conditions {
-            let Some(condition) = conditions.get(input.name) else { continue };
+            let Some(condition) = conditions.get(input.name) else {
+                let message = format!("the model is told `{}` of each image; give them", input.name);
+                return Err(SampleError::Request(message));
+            };
             if self.is_doubled {
                 let both = input.unconditional(condition).followed_by(condition);
                 input.write(executor, *value, &both)?;

@@ -3,7 +3,7 @@
 use super::SampleError;
 use crate::diffusion::PredictionType;
 use crate::image_size::image_in_words;
-use crate::network::LOGITS;
+use crate::network::Input;
 use crate::pipeline::Pipeline;
 use crate::sampler::{NoiseLevels, Step, Update};
 use crate::setting::SettingError;
@@ -54,7 +54,7 @@ impl Guidance {
                     .to_owned(),
             );
         }
-        if self.is_classifier_free() && network.null_class().is_none() {
+        if self.is_classifier_free() && !network.conditions()?.iter().any(Input::has_unconditional) {
             let message = "classifier-free guidance needs a model that was trained with label dropout; this one has no class \
                            that means none";
             return Err(SettingError::new(&["label_dropout"], message).into());
@@ -72,8 +72,8 @@ impl Guidance {
                 image_in_words(drawn)
             ));
         }
-        let known = guide.output(LOGITS)?.iter().product::<usize>();
-        if let Some(classes) = network.real_classes()
+        let known = guide.classes_told()?;
+        if let Some(classes) = network.num_classes()
             && classes != known
         {
             return fault(format!("the classifier knows {known} classes, the model has {classes}"));
@@ -97,9 +97,8 @@ fn sampler_error<T>(result: Result<T, crate::diffusion::ScheduleError>) -> Resul
 /// What a classifier's gradient moves in a step, and by which factor.
 #[derive(Debug)]
 pub(super) enum Shift {
-    /// The network's output: as far as moves the eps that it stands for to eps - s sqrt(1 - abar) gradient (Dhariwal
-    /// and Nichol 2021, algorithm 2). x_0 is estimated of that and clamped, so what a clamped x_0 is stays within the
-    /// range of images.
+    /// The network's output. It moves so that its eps becomes eps - s sqrt(1 - abar) gradient (Dhariwal and Nichol 2021,
+    /// algorithm 2). x_0 is estimated and clamped afterwards, so it stays within the range of images.
     Output {
         /// The process.
         levels: NoiseLevels,

@@ -22,6 +22,7 @@ pub async fn predict(
 ) -> Result<Images, SampleError> {
     let Component { network, weights } = pipeline.denoiser()?;
     let [n, h, w, c] = x_t.shape;
+    network.image()?;
     let taken = network.input(SAMPLE)?.shape;
     if [h, w, c] != taken[..] {
         return Err(SampleError::Request(format!(

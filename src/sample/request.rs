@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
 use crate::image_size::in_words;
 use crate::memory;
-use crate::network::{LOGITS, Network, Precision};
+use crate::network::{Network, Precision};
 use crate::pipeline::Pipeline;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::setting::SettingError;
@@ -170,13 +170,13 @@ fn check_classes(network: &dyn Network, conditions: &Conditions, images: usize) 
     let Some(labels) = conditions.class_labels() else {
         return fault("a classifier guides towards classes: say which class to draw".to_owned());
     };
-    let classes = network.output(LOGITS)?.iter().product::<usize>();
+    let classes = network.classes_told()?;
     if labels.len() != images {
         return fault(format!("there are {} class labels for {images} images", labels.len()));
     }
     match labels.iter().find(|&&label| label as usize >= classes) {
         Some(label) => {
-            fault(format!("there is no class {label}; the model has classes 0 to {}", classes - 1))
+            fault(format!("there is no class {label}; the classifier knows classes 0 to {}", classes - 1))
         }
         None => Ok(()),
     }

@@ -13,7 +13,7 @@ pub struct Combination {
     pub x: f64,
     /// Factor of the network's output as it is.
     pub output: f64,
-    /// Factors of the values that earlier steps kept.
+    /// Factors of the values of the history.
     pub history: [f64; MAX_SLOTS],
 }
 
@@ -29,7 +29,7 @@ pub const X: Combination = Combination { x: 1.0, ..ZERO };
 /// The network's output.
 pub const OUTPUT: Combination = Combination { output: 1.0, ..ZERO };
 
-/// What an earlier step kept in a slot, from 0 to [`MAX_SLOTS`] - 1.
+/// What an earlier step stored in a slot of the history, from 0 to [`MAX_SLOTS`] - 1.
 ///
 /// # Panics
 /// If there is no such slot.

@@ -208,10 +208,10 @@ impl DormandPrince {
 
 /// The weighted sum of the slopes in slots 1, 2, ... and of the current slope.
 fn combined(weights: &[f64], now: Combination) -> Combination {
-    let (last, kept_weights) = match weights.split_last() {
+    let (last, earlier) = match weights.split_last() {
         Some((last, rest)) => (*last, rest),
         None => (0.0, weights),
     };
-    let slopes = kept_weights.iter().enumerate().map(|(i, &weight)| weight * history(i + 1));
+    let slopes = earlier.iter().enumerate().map(|(i, &weight)| weight * history(i + 1));
     slopes.fold(last * now, |sum, slope| sum + slope)
 }

@@ -6,6 +6,7 @@ use super::{
     Contributions, Event, Part, Run, Task, TaskLoss, TimestepSampling, TrainError, TrainOptions,
     timestep_sampler,
 };
+use crate::conditions::CLASS_LABELS;
 use crate::data::Dataset;
 use crate::device::Executor;
 use crate::diffusion::{Schedule, SchedulerConfig};
@@ -79,7 +80,7 @@ impl Task for Classify {
             );
             return Err(TrainError::setting(&["dataset"], message));
         }
-        let told = self.network.output(LOGITS)?.iter().product::<usize>();
+        let told = self.network.classes_told()?;
         if told < classes {
             let message = format!("the classifier tells {told} classes, {} has {classes}", dataset.name());
             return Err(TrainError::setting(&["config", "dataset"], message));
@@ -98,7 +99,7 @@ impl Task for Classify {
         let given = NamedValues::default().with(SAMPLE, noised.x_t).with(TIMESTEPS, timesteps);
         let dropout = Some(noised.key_step_sample);
         let logits = self.network.apply(graph, options.precision, &given, dropout)?.get(LOGITS)?;
-        let labels = graph.input("class_labels", TensorType::u32([batch]));
+        let labels = graph.input(CLASS_LABELS, TensorType::u32([batch]));
         let weights = graph.input("weights", TensorType::f32([batch]));
         let (loss, per_sample) = graph.in_phase(Phase::Loss, |graph| {
             let per_sample = cross_entropy(graph, logits, labels)?;

@@ -104,13 +104,25 @@ impl Denoise {
     }
 
     /// A condition of the images of a part, some of which are told nothing.
-    fn condition(&self, options: &TrainOptions, input: &Input, part: &Part<'_>) -> Option<Condition> {
+    fn condition(
+        &self,
+        options: &TrainOptions,
+        input: &Input,
+        part: &Part<'_>,
+    ) -> Result<Condition, TrainError> {
         let given = part.batch.conditions.rows(part.images.clone());
-        let condition = given.get(input.name)?;
+        let images = part.images.len();
+        let Some(condition) = given.get(input.name).filter(|condition| condition.rows() == images) else {
+            let message = format!(
+                "the network is told `{}` of each image, and not all images of a batch have it",
+                input.name
+            );
+            return Err(TrainError::setting(&["dataset"], message));
+        };
         let (Element::Class { none: Some(none), .. }, Numbers::Whole(labels)) =
             (input.element, condition.numbers())
         else {
-            return Some(condition.clone());
+            return Ok(condition.clone());
         };
         let is_dropped = |n: usize| {
             let stream = part.of_image(options.random_streams, Purpose::LabelDropout, n);
@@ -118,7 +130,7 @@ impl Denoise {
         };
         let pairs = part.images.clone().zip(labels);
         let labels = pairs.map(|(n, &label)| if is_dropped(n) { none } else { label }).collect();
-        Some(Condition::new(1, Numbers::Whole(labels)))
+        Ok(Condition::classes(labels))
     }
 
     /// Writes the smaller images of a part, enlarged, and how far each is noised.
@@ -162,10 +174,10 @@ impl Task for Denoise {
 
     fn check_dataset(&self, dataset: &dyn Dataset) -> Result<(), TrainError> {
         let classes = dataset.classes().len();
-        match self.network.real_classes() {
+        match self.network.num_classes() {
             Some(embeds) if embeds < classes || classes == 0 => {
                 let message = format!(
-                    "the model has num_class_embeds {embeds}, {} has {classes} classes; use a model with a fitting config.json",
+                    "the model has {embeds} classes, {} has {classes}; use a model with as many",
                     dataset.name()
                 );
                 Err(TrainError::setting(&["config"], message))
@@ -256,9 +268,7 @@ impl Task for Denoise {
         inputs.noised.write(executor, pixels, factors, first)?;
         executor.write(inputs.timesteps, &drawn.iter().map(|&t| t as f32).collect::<Vec<f32>>())?;
         for (input, value) in &inputs.conditions {
-            if let Some(condition) = self.condition(options, input, &part) {
-                input.write(executor, *value, &condition)?;
-            }
+            input.write(executor, *value, &self.condition(options, input, &part)?)?;
         }
         match (inputs.low, self.network.super_resolution()) {
             (Some(low), Some(model)) => self.write_low(options, model, low, executor, pixels, &part),
@@ -315,6 +325,15 @@ impl Task for Denoise {
             self.discretise()?;
         }
         Ok(())
+    }
+
+    fn began_with(&self, saved: &SchedulerConfig, state: &TrainingState) -> SchedulerConfig {
+        let mut scheduler = saved.clone();
+        if state.learned_schedule.is_some() {
+            // The betas are what has been learned; its ends are compared.
+            scheduler.trained_betas = None;
+        }
+        scheduler
     }
 
     async fn show(

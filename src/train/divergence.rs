@@ -1,4 +1,4 @@
-//! Whether a run is still sound: when its numbers are no longer finite, when they first were not and where; and whether the
+//! Whether a run diverges: when its numbers are no longer finite, when they first were not and where; and whether the
 //! loss has exploded.
 
 use super::micro_batches::first_of_optimizer;
@@ -64,7 +64,7 @@ impl DivergenceCheck {
         self.level.is_some_and(|level| level.high > 0)
     }
 
-    /// The loss of the last step, where the run is sound: other weights are never saved. And where loss scaling stands.
+    /// The loss of the last step, where the run does not diverge: other weights are never saved. And where loss scaling stands.
     pub(super) async fn check(
         &mut self,
         run: &Run,
@@ -76,7 +76,7 @@ impl DivergenceCheck {
         // A run that was stopped before its first step has no loss yet.
         let loss = if step > last_checkpoint { trainer.loss().await? } else { 0.0 };
         let scale = trainer.loss_scale().await?;
-        // A step that overflows in 16 bits is skipped, so the weights are sound, unless all do.
+        // A step that overflows in 16 bits is skipped, so the weights are good, unless all do.
         if let Some(LossScale { scale, .. }) = scale
             && scale < SMALLEST_LOSS_SCALE
         {

@@ -29,7 +29,7 @@ pub enum TrainError {
     Shape {
         /// Name of the data set.
         dataset: String,
-        /// Channels, height and width of its images.
+        /// Size and channels of its images.
         found: String,
         /// Those of the model.
         expected: String,

@@ -76,11 +76,7 @@ fn changes_of_model<T: Task>(
         let text = network.to_json()?;
         serde_json::from_str(&text).map_err(|error| TrainError::Model(ModelError::Json(error)))
     };
-    let mut scheduler = pipeline.scheduler.clone();
-    if run.options.learned_schedule && state.learned_schedule.is_some() {
-        // The betas are what has been learned; its ends are compared.
-        scheduler.trained_betas = None;
-    }
+    let scheduler = task.began_with(&pipeline.scheduler, state);
     let json = |of: &SchedulerConfig| serde_json::to_value(of).unwrap_or_default();
     let of_network = changes(&config(then.as_ref())?, &config(task.network().as_ref())?);
     Ok([of_network, changes(&json(&scheduler), &json(task.scheduler()))].concat())

@@ -135,7 +135,7 @@ async fn train_on<T: Task>(
     let newest = checkpoint_to_resume(run)?;
     let dataset = Fingerprint::of(run.dataset.as_ref())?;
     if let Some(folder) = newest {
-        let pipeline = Pipeline::load(&folder)?;
+        let pipeline = Pipeline::load_with(&folder, task.network())?;
         let state = TrainingState::load(&folder)?;
         check_resume(run, &task, &dataset, &pipeline, &state)?;
         saved = Some(Saved { step: state.step, folder });

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Event, Run, TrainError};
 use crate::checkpoint;
-use crate::conditions::Conditions;
+use crate::conditions::{CLASS_LABELS, Conditions};
 use crate::data::Batch;
 use crate::diffusion::Respacing;
 use crate::log::Log;
@@ -31,14 +31,20 @@ pub(super) async fn draw(
     const COLUMNS: usize = 8;
     let network = &pipeline.denoiser()?.network;
     let per_class = network
-        .real_classes()
+        .num_classes()
         .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
-    let (class_labels, low_resolution) = match network.super_resolution() {
-        None => (per_class, None),
-        Some(model) => {
-            let (low, labels) = first_images(run, model, 4 * COLUMNS)?;
-            (labels.filter(|_| per_class.is_some()), Some(low))
-        }
+    let is_told_more = network.conditions()?.iter().any(|input| input.name != CLASS_LABELS);
+    let (conditions, low_resolution) = if network.super_resolution().is_some() || is_told_more {
+        // What else the network is told is that of images of the data set.
+        let batch = first_images(run, 4 * COLUMNS)?;
+        let low = network.super_resolution().map(|model| low_resolution(run, model, &batch));
+        let told = |conditions: Conditions| match network.classes() {
+            Some(_) => conditions,
+            None => conditions.without(CLASS_LABELS),
+        };
+        (told(batch.conditions), low)
+    } else {
+        (Conditions::of_classes(per_class), None)
     };
     let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
     let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
@@ -46,12 +52,11 @@ pub(super) async fn draw(
         SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&pipeline.scheduler) };
     let request = SampleRequest {
         options,
-        num_images: match (&low_resolution, &class_labels) {
-            (Some(low), _) => low.images.shape[0],
-            (None, Some(labels)) => labels.len(),
-            (None, None) => 4 * COLUMNS,
+        num_images: match &low_resolution {
+            Some(low) => low.images.shape[0],
+            None => conditions.iter().next().map_or(4 * COLUMNS, |(_, condition)| condition.rows()),
         },
-        conditions: Conditions::of_classes(class_labels),
+        conditions,
         low_resolution,
         seed: run.options.seed,
         precision: run.options.precision,
@@ -70,17 +75,16 @@ pub(super) async fn draw(
     Ok(())
 }
 
-/// Up to `count` images of the data set, shrunk for a super-resolution model, and their classes.
-fn first_images(
-    run: &Run,
-    model: SuperResolution,
-    count: usize,
-) -> Result<(LowResolution, Option<Vec<u32>>), TrainError> {
+/// Up to `count` images of the data set, and what is known of them.
+fn first_images(run: &Run, count: usize) -> Result<Batch, TrainError> {
+    Ok(Batch::read(&*run.dataset, 0..count.min(run.dataset.len()))?)
+}
+
+/// Images of the data set, shrunk for a super-resolution model.
+fn low_resolution(run: &Run, model: SuperResolution, batch: &Batch) -> LowResolution {
     let shape = run.dataset.image_shape();
-    let count = count.min(run.dataset.len());
-    let batch = Batch::read(&*run.dataset, 0..count)?;
-    let shrunk = model.shrink(&batch.images, [count, shape.height, shape.width, shape.channels]);
-    let [low_h, low_w] = model.low_size.sides();
-    let images = Images { shape: [count, low_h, low_w, shape.channels], data: shrunk };
-    Ok((LowResolution { images, augmentation: 0 }, batch.conditions.class_labels().map(<[u32]>::to_vec)))
+    let count = batch.images.len() / shape.elements().max(1);
+    let data = model.shrink(&batch.images, [count, shape.height, shape.width, shape.channels]);
+    let [height, width] = model.low_size.sides();
+    LowResolution { images: Images { shape: [count, height, width, shape.channels], data }, augmentation: 0 }
 }

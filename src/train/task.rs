@@ -79,7 +79,7 @@ pub trait Task: Clone {
     /// [`TrainError`] naming the dataset.
     fn check_dataset(&self, dataset: &dyn Dataset) -> Result<(), TrainError>;
 
-    /// Makes ready for a run with these settings, after the graph is built and before its first step.
+    /// Prepares for a run, once the graph is built and before the first step.
     ///
     /// # Errors
     /// [`TrainError::Setting`] for settings that do not go with the task.
@@ -136,6 +136,12 @@ pub trait Task: Clone {
     /// [`TrainError::Setting`] for a state that lacks it.
     fn restore(&mut self, _state: &TrainingState) -> Result<(), TrainError> {
         Ok(())
+    }
+
+    /// The process that the run of a checkpoint began with: the one that the checkpoint has, without what the task has learned
+    /// of it.
+    fn began_with(&self, saved: &SchedulerConfig, _state: &TrainingState) -> SchedulerConfig {
+        saved.clone()
     }
 
     /// Shows after `step` steps what the averaged weights can do.

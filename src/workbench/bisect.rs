@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::calls::denoise;
 use super::check::{COMPUTE, check_against};
 use super::{Check, Failure, WorkbenchError, check, random_batch};
 use crate::device::{CpuKernels, Device, Executor};
+use crate::diffusion::{SchedulerConfig, VarianceType};
 use crate::network::{Network, Tensors};
 use crate::ops::{Case, Op, Types};
-use crate::train::{TrainOptions, Trainer};
+use crate::train::{Denoise, Objective, TrainOptions, Trainer};
 
 /// A call whose result a device gets wrong.
 #[derive(Clone, Debug, Serialize)]
@@ -46,12 +46,18 @@ pub struct Culprit {
 pub async fn bisect(
     device: &Device,
     network: &Arc<dyn Network>,
+    scheduler: &SchedulerConfig,
     weights: Option<&Tensors>,
-    options: TrainOptions,
+    mut options: TrainOptions,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<Culprit>, WorkbenchError> {
     let batch = random_batch(network.as_ref(), options.batch_size)?;
-    let mut trainer = Trainer::new(&Device::Cpu, denoise(network)?, options, None).await?;
+    if scheduler.variance_type == VarianceType::LearnedRange {
+        // The only kinds of training that teach a variance have the bound in their loss.
+        options.objective = Objective::Hybrid;
+    }
+    let task = Denoise::new(network.clone(), scheduler.clone())?;
+    let mut trainer = Trainer::new(&Device::Cpu, task, options, None).await?;
     if let Some(weights) = weights {
         trainer.set_weights(weights)?;
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::WorkbenchError;
-use crate::conditions::Conditions;
+use crate::conditions::{CLASS_LABELS, Condition, Conditions, Numbers};
 use crate::data::Batch;
 use crate::device::{Device, Executor};
 use crate::diffusion::SchedulerConfig;
@@ -32,7 +32,7 @@ pub struct ModelCall {
     pub count: usize,
 }
 
-/// The training of a model, as the workbench looks into it.
+/// The training of a network, as the workbench looks into it.
 pub(super) fn denoise(network: &Arc<dyn Network>) -> Result<Denoise, TrainError> {
     Denoise::new(network.clone(), SchedulerConfig::default())
 }
@@ -43,11 +43,20 @@ pub(super) fn denoise(network: &Arc<dyn Network>) -> Result<Denoise, TrainError>
 /// [`WorkbenchError::Model`] for a model without a size.
 pub fn random_batch(network: &dyn Network, batch_size: usize) -> Result<Batch, WorkbenchError> {
     let length = batch_size * network.image()?.iter().product::<usize>();
-    let images = normals(Stream { seed: 1, step: 0, stream: Purpose::Arbitrary.into(), sample: 0 }, length);
+    let stream = Stream { seed: 1, step: 0, stream: Purpose::Arbitrary.into(), sample: 0 };
+    let images = normals(stream, length);
     let labels = network
         .classes()
         .map(|(classes, _)| (0..batch_size).map(|image| (image % classes.max(1)) as u32).collect());
-    Ok(Batch { images, conditions: Conditions::of_classes(labels) })
+    let mut conditions = Conditions::of_classes(labels);
+    for input in network.conditions()?.iter().filter(|input| input.name != CLASS_LABELS) {
+        let elements: usize = input.shape.iter().product();
+        let numbers = normals(Stream { sample: 1, ..stream }, batch_size * elements);
+        if let Some(condition) = Condition::new(elements, Numbers::Floats(numbers)) {
+            conditions = conditions.with(input.name, condition);
+        }
+    }
+    Ok(Batch { images, conditions })
 }
 
 /// Runs a training step of a model with fresh weights on random images by the CPU executor, and gives the calls whose op's

@@ -72,7 +72,7 @@ impl SamplingSteps {
         let Batch { images, mut conditions } = random_batch(network.as_ref(), batch_size)?;
         if network.super_resolution().is_some() {
             let low = Condition::new(images.len() / batch_size, Numbers::Floats(images.clone()));
-            conditions = conditions.with(LOW_RESOLUTION, low);
+            conditions = low.map_or(conditions.clone(), |low| conditions.with(LOW_RESOLUTION, low));
         }
         denoiser.start(&images, &conditions)?;
         let steps = ddim.start(&scheduler, &options).map_err(SampleError::from)?;

@@ -3,7 +3,7 @@
 use crate::ops::reverse_step::MAX_SLOTS;
 use crate::sampler::{Clip, Measure, Measured, SamplerError, Step, Steps, Update};
 
-/// One image on its way from noise, and what its sampler has kept.
+/// One image on its way from noise, and its sampler's history.
 #[derive(Clone, Debug)]
 pub struct Walk {
     /// x as it stands.
@@ -76,7 +76,7 @@ impl Walk {
         x_0.into_iter().map(|x_0| x_0.clamp(-limit, limit) * factor).collect()
     }
 
-    /// x_0, x and output of one element, and what is kept of it.
+    /// x_0, x and output of one element, and its history.
     fn element(&self, x_0: &[f64], at: usize) -> ([f64; 3], [f64; MAX_SLOTS]) {
         ([x_0[at], self.x[at], self.output[at]], std::array::from_fn(|slot| self.history[slot][at]))
     }

@@ -1,5 +1,6 @@
 //! Runs that were begun before each purpose had random numbers of its own go on with the numbers that they began with.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use ddpm_gpu::checkpoint::TrainingState;
@@ -11,6 +12,7 @@ use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::random::Numbering;
 use ddpm_gpu::train::{Denoise, TrainOptions, Trainer};
 use pollster::block_on;
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::support::{Workspace, assert_same};
@@ -129,5 +131,48 @@ fn runs_of_older_versions_go_on_in_any_number_of_pieces() {
         let files = |name: &str| workspace.files(&format!("{}/checkpoint-000005", run(name)));
         assert_same(&files("whole"), &files("parts"));
         assert!(files("whole") != files("new"));
+    }
+}
+
+/// The folder of a run that an older version began, and the weights that it had two steps later (`tests/golden/older-run`).
+/// Other random numbers would move them a thousand times as far as rounding does.
+#[test]
+fn a_run_that_an_older_version_began_ends_as_it_would_have() {
+    let workspace = Workspace::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/older-run");
+    let names =
+        ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"].map(str::to_owned);
+    let tensors =
+        ["first_moment", "second_moment", "weights"].map(|name| format!("training_state/{name}.safetensors"));
+    let rest = ["training_state/state.json", "unet/diffusion_pytorch_model.safetensors"].map(str::to_owned);
+    for name in names.into_iter().chain(tensors).chain(rest) {
+        let bytes = std::fs::read(golden.join("checkpoint-000002").join(&name)).unwrap();
+        workspace.write(&format!("run/checkpoint-000002/{name}"), bytes);
+    }
+    workspace.write("model.json", std::fs::read(golden.join("model.json")).unwrap());
+    workspace.succeeds(
+        "train --dataset digits --model model.json --batch-size 4 --micro-batch-size 2 --seed 3 --device cpu \
+         --sample-every 0 --label-dropout 0.3 --warmup-steps 0 --learning-rate 1e-3 --super-resolution 4 \
+         --noise-augmentation 100 --dropout 0.1 --output run --steps 4 --resume",
+    );
+    let found = workspace.read("run/checkpoint-000004/training_state/weights.safetensors");
+    let expected = std::fs::read(golden.join("weights-000004.safetensors")).unwrap();
+    let [found, expected] = [&found, &expected].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+    let floats = |file: &SafeTensors<'_>, name: &str| -> Vec<f32> {
+        file.tensor(name)
+            .unwrap()
+            .data()
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&bytes| f32::from_le_bytes(bytes))
+            .collect()
+    };
+    assert!(!expected.names().is_empty());
+    for name in expected.names() {
+        for (found, expected) in floats(&found, name).iter().zip(floats(&expected, name)) {
+            // A step moves a weight by up to 1e-3.
+            assert!((found - expected).abs() < 2e-5, "{name}: {found}, expected {expected}");
+        }
     }
 }

@@ -9,7 +9,6 @@ use ddpm_gpu::data::{Batch, Dataset};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::diffusion::Respacing;
 use ddpm_gpu::evaluate::{Evaluator, Sweep, SweepEvent, Trial, TrialOutcome};
-use ddpm_gpu::network::LOGITS;
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, SampleRequest};
 use ddpm_gpu::sampler;
@@ -118,9 +117,9 @@ impl GeneratedArgs {
             }
         }
         SampleRequest::check_memory(pipeline, num_images, 0)?;
-        let mut classes = pipeline.denoiser()?.network.real_classes();
+        let mut classes = pipeline.denoiser()?.network.num_classes();
         if let (None, Some(guide)) = (classes, &guide) {
-            classes = Some(guide.classifier()?.network.output(LOGITS)?.iter().product());
+            classes = Some(guide.classifier()?.network.classes_told()?);
         }
         let request = SampleRequest {
             num_images,

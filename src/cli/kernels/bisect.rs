@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use ddpm_gpu::device::Device;
+use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::network::{Component, Network, Tensors};
 use ddpm_gpu::train::TrainOptions;
 use ddpm_gpu::workbench::bisect;
@@ -32,9 +33,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut scheduler = SchedulerConfig::default();
     let (network, weights): (Arc<dyn Network>, Option<Tensors>) = match &args.checkpoint {
         Some(path) => {
-            let Component { network, weights } = load_model(path)?.denoiser()?.clone();
+            let pipeline = load_model(path)?;
+            let Component { network, weights } = pipeline.denoiser()?.clone();
+            scheduler = pipeline.scheduler;
             (network, Some(weights))
         }
         None => (args.model.network()?, None),
@@ -47,7 +51,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     tuning::set(&device, tuning::Budget::NONE_NEW);
     let options = TrainOptions { precision: args.precision.precision, ..args.model.options() };
     let mut progress: Option<Progress> = None;
-    let culprit = bisect(&device, &network, weights.as_ref(), options, &mut |right, total| {
+    let culprit = bisect(&device, &network, &scheduler, weights.as_ref(), options, &mut |right, total| {
         progress.get_or_insert_with(|| Progress::new(0, total as u64)).set(right as u64, "");
     })
     .await?;

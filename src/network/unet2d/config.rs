@@ -175,6 +175,10 @@ impl UNetConfig {
     /// [`ModelError::Unsupported`] naming the key.
     pub fn from_value(value: Value) -> Result<Self, ModelError> {
         let Value::Object(map) = value else { return Err(ModelError::NoObject) };
+        // The class first: what is said of the keys of another class would be of no use.
+        if let Some(Value::String(class)) = map.get("_class_name") {
+            expect_text("_class_name", class, &[Self::CLASS])?;
+        }
         let known = Self::keys()?;
         let is_harmless = |key: &str, value: &Value| {
             value.is_null()
