@@ -155,3 +155,55 @@ fn every_stage_is_checked_before_the_first_is_drawn() {
     assert!(!finished.stderr.contains("steps"), "it drew: {}", finished.stderr);
     assert!(!workspace.path("grid.png").exists());
 }
+
+/// Folders of other programs' networks, at every door: the class is named, not a key of it.
+#[test]
+fn a_network_of_another_class_is_named_wherever_it_lies() {
+    let workspace = trained();
+    let weights = workspace.read(&format!("{CHECKPOINT}/unet/diffusion_pytorch_model.safetensors"));
+    let config =
+        json!({ "_class_name": "UNet2DConditionModel", "cross_attention_dim": 768, "sample_size": 8 });
+    workspace.write("alone/config.json", config.to_string());
+    workspace.write("alone/diffusion_pytorch_model.safetensors", &weights);
+    let parts = json!({ "_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"], "vqvae": ["diffusers", "VQModel"] });
+    workspace.write("ldm/model_index.json", parts.to_string());
+    workspace.write("ldm/unet/config.json", workspace.read(&format!("{CHECKPOINT}/unet/config.json")));
+    workspace.write("ldm/unet/diffusion_pytorch_model.safetensors", &weights);
+    let x_t = "predict MODEL --input x.npy --timesteps 1 --output y.npy --device cpu";
+    for door in [
+        &format!("sample MODEL {SAMPLE}"),
+        &format!("sample run {SAMPLE} --then MODEL"),
+        &format!("sample run {SAMPLE} --classifier MODEL"),
+        "export MODEL --output new",
+        "evaluate MODEL --dataset digits --split train --nll --device cpu",
+        "kernels bisect MODEL --device cpu",
+        x_t,
+    ] {
+        workspace.fails(&door.replace("MODEL", "alone"), 1, &["UNet2DConditionModel", "UNet2DModel"]);
+        for model in ["ldm", "ldm/unet", "ldm/unet/../unet", "ldm/unet/."] {
+            workspace.fails(&door.replace("MODEL", model), 1, &["model_index.json", "LDMPipeline"]);
+        }
+    }
+    let train = "train --dataset digits --output new --steps 1 --device cpu --model alone/config.json";
+    workspace.fails(train, 1, &["UNet2DConditionModel", "UNet2DModel"]);
+}
+
+#[test]
+fn a_classifier_s_network_alone_is_what_its_pipeline_says() {
+    let workspace = trained();
+    workspace.write_model("encoder.json", "num_class_embeds", Value::Null);
+    workspace.succeeds(
+        "train-classifier --dataset digits --model encoder.json --output judge --steps 1 --batch-size 4 --device cpu \
+         --measure-every 0",
+    );
+    let judge = "judge/checkpoint-000001";
+    let line = format!("sample run {SAMPLE} --class-label 3 --save-npy image.npy --classifier");
+    workspace.succeeds(&format!("{line} {judge}"));
+    let expected = workspace.npy("image.npy");
+    workspace.succeeds(&format!("{line} {judge}/classifier"));
+    assert!(workspace.npy("image.npy") == expected);
+    workspace.fails(&format!("sample {judge}/classifier {SAMPLE}"), 1, &["draws no images", "--classifier"]);
+    workspace.succeeds(&format!("export {judge} --output shared"));
+    workspace.succeeds(&format!("{line} shared"));
+    assert!(workspace.npy("image.npy") == expected);
+}
