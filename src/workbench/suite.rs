@@ -19,7 +19,7 @@ const GRADIENT_ELEMENTS: usize = 3000;
 const SMALL: usize = 8000;
 
 /// Cases in 16 bits have fewer elements than this: those of a small U-Net do.
-const LARGE: usize = 300_000;
+const LARGE: usize = 150_000;
 
 /// One check that was carried out.
 #[derive(Clone, Debug, Serialize)]
