@@ -2,7 +2,9 @@
 //!
 //! `cargo run --release --example own_network` writes `own-network.png`. The network is three convolutions, far too few to
 //! draw well; what matters is how little it takes. Everything else (averages, checkpoints, samplers, guidance, 16 bits)
-//! works with it as with a U-Net.
+//! works with it as with a U-Net. Layers with parameters are in `network::layers` (convolution, linear, group norm), all
+//! else in `ops`. For classes, declare `CLASS_LABELS` with `Element::Class`. `train::train` runs a whole `Run`, with
+//! checkpoints; `Pipeline::load_with` reads one back.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,9 +13,10 @@ use std::sync::Arc;
 use ddpm_gpu::data::{self, Loader, LoaderOptions, OpenOptions};
 use ddpm_gpu::device::{Device, Selection};
 use ddpm_gpu::diffusion::{Respacing, SchedulerConfig};
-use ddpm_gpu::graph::{Graph, Init, Layout, ValueId};
+use ddpm_gpu::graph::{Graph, ValueId};
+use ddpm_gpu::network::layers::Conv;
 use ddpm_gpu::network::{Element, Input, ModelError, NamedValues, Network, SAMPLE, TIMESTEPS};
-use ddpm_gpu::ops::{self, conv2d::Padding};
+use ddpm_gpu::ops;
 use ddpm_gpu::output::{GridOptions, tile};
 use ddpm_gpu::sample::{SampleRequest, sample};
 use ddpm_gpu::sampler;
@@ -25,21 +28,6 @@ use serde::Serialize;
 struct ThreeConvolutions {
     size: usize,
     channels: usize,
-}
-
-impl ThreeConvolutions {
-    /// A 3x3 convolution called `name` of x `[N, H, W, I]`.
-    fn convolution(graph: &mut Graph, name: &str, x: ValueId, outputs: usize) -> Result<ValueId, ModelError> {
-        graph.scoped(name, |graph| {
-            let inputs = graph.ty(x).channels();
-            let init = Init::Uniform { bound: (3.0 / (9.0 * inputs as f32)).sqrt() };
-            // In a file, kernels are [O, I, KH, KW].
-            let weight =
-                graph.parameter_in_file("weight", [outputs, 3, 3, inputs], init, Layout::Convolution, None);
-            let bias = graph.parameter("bias", [outputs], Init::Zeros);
-            Ok(ops::conv2d(graph, x, weight, bias, 1, Padding::Same)?)
-        })
-    }
 }
 
 impl Network for ThreeConvolutions {
@@ -74,12 +62,12 @@ impl Network for ThreeConvolutions {
         _dropout: Option<ValueId>,
     ) -> Result<NamedValues, ModelError> {
         let time = ops::timestep_embedding(graph, inputs.get(TIMESTEPS)?, self.channels, true, 0.0)?;
-        let h = Self::convolution(graph, "conv_in", inputs.get(SAMPLE)?, self.channels)?;
+        let h = Conv::three(self.channels).build(graph, "conv_in", inputs.get(SAMPLE)?)?;
         let h = ops::add(graph, h, time)?;
         let h = ops::silu(graph, h)?;
-        let h = Self::convolution(graph, "conv_mid", h, self.channels)?;
+        let h = Conv::three(self.channels).build(graph, "conv_mid", h)?;
         let h = ops::silu(graph, h)?;
-        let output = Self::convolution(graph, "conv_out", h, 1)?;
+        let output = Conv::three(1).build(graph, "conv_out", h)?;
         Ok(NamedValues::default().with(SAMPLE, output))
     }
 }

@@ -54,7 +54,7 @@ impl Network for TwoConvolutions {
         inputs: &NamedValues,
         dropout: Option<ValueId>,
     ) -> Result<NamedValues, ModelError> {
-        let mut convolution = |graph: &mut Graph, name: &str, x: ValueId, outputs: usize| {
+        let convolution = |graph: &mut Graph, name: &str, x: ValueId, outputs: usize| {
             graph.scoped(name, |graph| {
                 let shape = [outputs, 3, 3, graph.ty(x).channels()];
                 let init = Init::Uniform { bound: 0.1 };

@@ -85,7 +85,10 @@ fn of_index(path: PathBuf, own: Option<&str>) -> Result<Contents, CheckpointErro
         let of_part = value.get(1).unwrap_or(value);
         let network = class.networks.iter().find(|network| network.name == part);
         match (network, of_part) {
-            (_, Value::Null) => {}
+            (Some(_), Value::Null) => {
+                return invalid(format!("it leaves out the {part}, without which a {name} does nothing"));
+            }
+            (None, Value::Null) if part != "scheduler" => {}
             (Some(network), Value::String(name))
                 if network.classes.contains(&name.as_str()) || own == Some(name) =>
             {

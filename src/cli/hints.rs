@@ -89,7 +89,7 @@ fn of_device(error: &DeviceError) -> Vec<Hint> {
             vec![flag("a number, such as ", "device", format!(" {number}"))]
         }
         DeviceError::CpuHasNoBackend { .. } => {
-            vec![flag("leave out ", "backend", ""), flag("or ", "device", " cpu")]
+            vec![flag("leave out ", "backend", ""), flag("or another ", "device", "")]
         }
         DeviceError::Open { .. } | DeviceError::TooManyBindings { .. } | DeviceError::NoVariant { .. } => {
             vec![flag("another ", "device", ""), cpu()]

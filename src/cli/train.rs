@@ -116,7 +116,10 @@ fn fit(mut config: UNetConfig, dataset: &dyn Dataset, args: &Args) -> anyhow::Re
             bail!("--label-dropout drops classes, --unconditional trains without any; leave one of them out");
         }
         let Some(embeds) = config.num_class_embeds else {
-            bail!("--label-dropout drops classes, and neither the model nor {} has any", dataset.name());
+            bail!(
+                "--label-dropout drops classes, and the model has none: give it num_class_embeds, or take a preset, \
+                 which has the classes of the images"
+            );
         };
         config.num_class_embeds = Some(embeds.max(classes + 1));
         config.null_class = true;

@@ -108,7 +108,7 @@ impl Executor {
     }
 
     /// Seconds that [`Executor::run_timed`] finds for a dispatch that does nothing; see
-    /// [`Device::time_of_empty_dispatch`].
+    /// [`Device::time_of_empty_dispatch`](super::Device::time_of_empty_dispatch).
     ///
     /// # Errors
     /// As [`Executor::run_timed`].

@@ -111,6 +111,27 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
+    /// The first key of the noise schedule that another config has otherwise, with both values, in words.
+    pub(crate) fn difference_of_schedule(&self, other: &Self) -> Option<String> {
+        const KEYS: [&str; 6] = [
+            "num_train_timesteps",
+            "beta_schedule",
+            "beta_start",
+            "beta_end",
+            "rescale_betas_zero_snr",
+            "trained_betas",
+        ];
+        let [own, others] = [self, other].map(|config| serde_json::to_value(config).unwrap_or_default());
+        KEYS.into_iter().find(|key| own.get(key) != others.get(key)).map(|key| {
+            let said = |of: &Value| match of.get(key) {
+                Some(Value::Array(_)) => "a list".to_owned(),
+                Some(value) => value.to_string(),
+                None => "not there".to_owned(),
+            };
+            format!(": its {key} is {}, that of the model is {}", said(&own), said(&others))
+        })
+    }
+
     /// The noise schedule, in f64.
     ///
     /// # Errors

@@ -48,11 +48,16 @@ impl Network {
     ) -> Result<Self, EvaluateError> {
         let Component { network, weights } = pipeline.denoiser()?;
         network.image()?;
+        let fault = |text: String| Err(EvaluateError::Request(text));
+        if network.super_resolution().is_some() {
+            let why =
+                "a super-resolution model is told a smaller image, so images have no likelihood by it alone";
+            return fault(why.to_owned());
+        }
         let taken = network.input(SAMPLE)?.shape;
         let [height, width, channels] = [taken[0], taken[1], taken[2]];
         let out_channels = network.out_channels()?;
         let shape = request.dataset.image_shape();
-        let fault = |text: String| Err(EvaluateError::Request(text));
         let found = [shape.height, shape.width, shape.channels];
         if found != [height, width, channels] {
             let message = format!(

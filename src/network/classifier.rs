@@ -62,7 +62,15 @@ impl Network for ClassifierConfig {
     }
 
     fn to_json(&self) -> Result<String, ModelError> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
+        #[derive(Serialize)]
+        struct File<'a> {
+            #[serde(rename = "_class_name")]
+            class_name: &'static str,
+            #[serde(flatten)]
+            config: &'a ClassifierConfig,
+        }
+        let file = File { class_name: Self::CLASS, config: self };
+        Ok(serde_json::to_string_pretty(&file)? + "\n")
     }
 
     fn check(&self) -> Result<(), ModelError> {

@@ -59,5 +59,9 @@ pub(in crate::network) fn unsupported(
     value: impl ToString,
     expected: impl Into<String>,
 ) -> ModelError {
-    ModelError::Unsupported { key: key.to_owned(), value: value.to_string(), expected: expected.into() }
+    const SHOWN: usize = 80;
+    let value = value.to_string();
+    let brief: String = value.chars().take(SHOWN).collect();
+    let value = if brief.len() < value.len() { brief + " ..." } else { value };
+    ModelError::Unsupported { key: key.to_owned(), value, expected: expected.into() }
 }

@@ -6,7 +6,7 @@ use crate::ops::conv2d::Padding;
 
 /// Initial weights, as `DEFAULT_INIT` of Ho et al.'s code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WeightInit {
+pub enum WeightInit {
     /// Uniform with variance 1 / fan_avg.
     FanAverage,
     /// The same with variance 1e-10 / fan_avg, so that a residual branch starts as nothing.
@@ -26,27 +26,35 @@ impl WeightInit {
 
 /// The form of a convolution.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Conv {
-    pub(super) out_channels: usize,
-    pub(super) kernel: usize,
-    pub(super) stride: usize,
-    pub(super) padding: Padding,
-    pub(super) init: WeightInit,
+pub struct Conv {
+    /// Channels of the result.
+    pub out_channels: usize,
+    /// Height and width of the kernel.
+    pub kernel: usize,
+    /// Pixels from one position of the kernel to the next.
+    pub stride: usize,
+    /// What lies beyond the edges.
+    pub padding: Padding,
+    /// Initial weights.
+    pub init: WeightInit,
 }
 
 impl Conv {
     /// 3x3, stride 1.
-    pub(super) fn three(out_channels: usize) -> Self {
+    pub fn three(out_channels: usize) -> Self {
         Self { out_channels, kernel: 3, stride: 1, padding: Padding::Same, init: WeightInit::FanAverage }
     }
 
     /// 1x1.
-    pub(super) fn one(out_channels: usize) -> Self {
+    pub fn one(out_channels: usize) -> Self {
         Self { kernel: 1, ..Self::three(out_channels) }
     }
 
     /// A convolution called `name` of x `[N, H, W, I]`.
-    pub(super) fn build(self, graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
+    ///
+    /// # Errors
+    /// [`GraphError`] for an x of another shape.
+    pub fn build(self, graph: &mut Graph, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
         graph.scoped(name, |graph| {
             let inputs = graph.ty(x).channels();
             let taps = self.kernel * self.kernel;
@@ -60,7 +68,10 @@ impl Conv {
 }
 
 /// A fully connected layer called `name` over the last axis of `x`.
-pub(super) fn linear(
+///
+/// # Errors
+/// [`GraphError`] for an x of another shape.
+pub fn linear(
     graph: &mut Graph,
     name: &str,
     x: ValueId,
@@ -76,7 +87,10 @@ pub(super) fn linear(
 }
 
 /// As [`linear`], for a layer of attention: older files have it under `former_name`, as a 1x1 convolution.
-pub(super) fn projection(
+///
+/// # Errors
+/// As [`linear`].
+pub fn projection(
     graph: &mut Graph,
     [name, former_name]: [&str; 2],
     x: ValueId,
@@ -95,7 +109,10 @@ pub(super) fn projection(
 }
 
 /// A group norm called `name`, followed by SiLU if `silu`.
-pub(super) fn group_norm(
+///
+/// # Errors
+/// [`GraphError`] for channels that the groups do not divide.
+pub fn group_norm(
     graph: &mut Graph,
     name: &str,
     x: ValueId,

@@ -5,7 +5,7 @@ mod catalog;
 mod classifier;
 mod error;
 mod interface;
-mod layers;
+pub mod layers;
 mod parameters;
 mod precision;
 mod sample_size;

@@ -8,7 +8,7 @@ use crate::image_size::in_words;
 
 /// Height and width of the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a whole number, or [height, width]")]
 pub enum SampleSize {
     /// Square images.
     Square(usize),

@@ -82,9 +82,11 @@ impl Guidance {
             [&pipeline.scheduler, &classifier.scheduler].map(|config| config.schedule());
         let (process, of_classifier) = (sampler_error(process)?, sampler_error(of_classifier)?);
         if process.all_alphas_cumprod() != of_classifier.all_alphas_cumprod() {
-            let message = "the classifier was trained with another noise schedule than the model; train it with the same \
-                           `beta_schedule`";
-            return Err(SettingError::new(&["scheduler.beta_schedule"], message).into());
+            let [drawn, known] = [&pipeline.scheduler, &classifier.scheduler];
+            let what = known.difference_of_schedule(drawn).unwrap_or_default();
+            return fault(format!(
+                "the classifier was trained for another noise schedule than the model{what}; train one for the model's"
+            ));
         }
         Ok(())
     }

@@ -134,7 +134,8 @@ pub(super) fn check(pipeline: &Pipeline, request: &SampleRequest) -> Result<(), 
     match (network.super_resolution(), &request.low_resolution) {
         (Some(model), None) => {
             let size = in_words(model.low_size.sides());
-            return fault(format!("the model enlarges images of {size}: give low-resolution images"));
+            let message = format!("the model enlarges images of {size}: give low-resolution images");
+            return Err(SettingError::new(&["low_resolution"], message).into());
         }
         (_, Some(low)) if low.images.shape[0] != request.num_images => {
             return fault(format!(

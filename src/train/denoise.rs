@@ -180,7 +180,7 @@ impl Task for Denoise {
                     "the model has {embeds} classes, {} has {classes}; use a model with as many",
                     dataset.name()
                 );
-                Err(TrainError::setting(&["config"], message))
+                Err(TrainError::setting(&["config", "unconditional"], message))
             }
             _ => Ok(()),
         }

@@ -45,7 +45,7 @@ pub struct TrainingGraph {
     pub ema: Vec<ValueId>,
     /// Further packed averages, each with its decay `[1]`.
     pub extra_emas: Vec<(Vec<ValueId>, ValueId)>,
-    /// The [`LossScale`], where the loss is scaled.
+    /// The [`LossScale`](loss_scale::LossScale), where the loss is scaled.
     pub loss_scale: Option<ValueId>,
     /// Where the loss is not scaled, steps skipped since the first whose gradients were not finite `[1]`.
     pub(super) skipped: Option<ValueId>,

@@ -122,7 +122,7 @@ fn models_that_cannot_be_built() {
         ("block_out_channels", json!([8, -16]), &["model.json"]),
         ("block_out_channels", json!("wide"), &["model.json"]),
         ("act_fn", json!("gelu"), &["act_fn", "silu"]),
-        ("num_class_embeds", json!(3), &["num_class_embeds 3", "10 classes"]),
+        ("num_class_embeds", json!(3), &["3 classes", "10 classes"]),
         ("out_channels", json!(2), &["2 output channels"]),
     ] {
         workspace.write_model("model.json", key, value);

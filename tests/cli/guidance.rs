@@ -108,7 +108,7 @@ fn training_options_that_exclude_each_other() {
     workspace.fails(&Workspace::train_line("run", "--noise-augmentation 3"), 2, &["--super-resolution"]);
     workspace.write_model("free.json", "num_class_embeds", Value::Null);
     let line = Workspace::train_line("run", "--label-dropout 0.1 --image-size 8");
-    workspace.fails(&line.replace("model.json", "free.json"), 1, &["--label-dropout", "neither"]);
+    workspace.fails(&line.replace("model.json", "free.json"), 1, &["--label-dropout", "has none"]);
 }
 
 #[test]

@@ -52,6 +52,8 @@ fn foreign_metadata_is_refused_before_anything_is_drawn() {
         (&index, "vqvae", json!(["diffusers", "VQModel"]), &["vqvae", "VQModel"]),
         (&unet, "_class_name", json!("UNet2DConditionModel"), &["unet/config.json", "UNet2DConditionModel"]),
         (&unet, "cross_attention_dim", json!(768), &["cross_attention_dim", "768"]),
+        (&unet, "sample_size", json!([16]), &["sample_size", "a whole number, or [height, width]"]),
+        (&index, "unet", json!([null, null]), &["model_index.json", "leaves out the unet"]),
         (&unet, "num_class_embeds", json!(100_000_000), &["num_class_embeds", "at most"]),
         (&unet, "layers_per_block", json!(1_000_000_000), &["layers_per_block", "1024"]),
         (&scheduler, "_class_name", json!("DPMSolverMultistepScheduler"), &["DPMSolverMultistepScheduler"]),

@@ -300,7 +300,7 @@ fn options_that_exclude_each_other_are_refused_in_one_sentence() {
         ("sample free --guidance-scale 2", &["classifier-free", "--label-dropout"]),
         ("sample run --guidance-rescale 0.5", &["rescaled only where", "other than 1"]),
         ("sample run --classifier run", &["no classifier", "train-classifier"]),
-        ("sample cosine --classifier judge", &["another noise schedule", "--beta-schedule"]),
+        ("sample cosine --classifier judge", &["another noise schedule", "squaredcos_cap_v2"]),
         ("sample large --low-resolution one.npy --class-label 1 --classifier judge", &["8x8", "16x16"]),
         ("sample run --low-resolution one.npy", &["no super-resolution model"]),
         ("sample run --then run", &["--then", "no super-resolution model"]),

@@ -193,8 +193,10 @@ impl UNetConfig {
                             the network, delete it";
             return Err(unsupported(key, value, expected));
         }
-        let config: Self = serde_json::from_value(Value::Object(map.clone()))
+        let mut config: Self = serde_json::from_value(Value::Object(map.clone()))
             .map_err(|error| bad_value(map).unwrap_or(ModelError::Json(error)))?;
+        // [8, 8] is 8, also when a run is resumed.
+        config.sample_size = config.sample_size.map(|size| SampleSize::of(size.sides()));
         config.check()?;
         Ok(config)
     }
