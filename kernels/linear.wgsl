@@ -8,7 +8,7 @@
 // Plain entry points take one invocation per output element and fit any number of features.
 // On lavapipe (Mesa 25, 2 cores), at 16 x 8 x 8 x 64 to 64 features, `_shuffle` is the fastest in every pass. In
 // backward_input it is 2.4 times as fast as `_workgroup_64`, 4.3 times as `_workgroup_128`, 4.9 times as
-// `_workgroup_32` and 13 times as the plain one; in backward_weight `_tiled` comes next, 1.5 times as slow. Mesa's
+// `_workgroup_32` and 13 times as the plain one; in backward_weight `_tiled` comes next, 1.4 times as slow. Mesa's
 // compiler for AMD, ACO, makes of 100 instructions in forward's inner loop, on RDNA3 (navi31), 70 multiply-adds for
 // `_workgroup_128` and `_workgroup_64` (96 and 95 registers), 60 for `_tiled` (76), 40 for `_workgroup_32` (47).
 // Run it: ddpm-gpu kernels bench linear --device NAME.

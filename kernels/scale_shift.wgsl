@@ -7,7 +7,7 @@
 // Scale and shift are the halves of one tensor, scale first. The first two take one invocation per element, or
 // in `_vec4`, for channels in fours, per four channels of ROWS pixels, so that scales are read and indices are divided
 // once. The sums take one invocation per (n, c), so that neighbouring invocations read neighbouring channels.
-// On lavapipe (Mesa 25, 2 cores) `_vec4` is the faster one, by 12 times at least, at 16 x 32 x 32 x 64.
+// On lavapipe (2 idle cores) forward_vec4 takes 93 us at 4 x 16 x 8 x 64, forward 339 us; an empty dispatch takes 50 us.
 // Run it: ddpm-gpu kernels bench scale_shift --cases --device NAME.
 
 // #import activation
