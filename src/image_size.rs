@@ -11,10 +11,25 @@ pub fn in_words([height, width]: [usize; 2]) -> String {
 
 /// Size and channels of images `[H, W, C]`, in words.
 pub fn image_in_words([height, width, channels]: [usize; 3]) -> String {
-    format!("{} with {channels} channels", in_words([height, width]))
+    let channels = match channels {
+        1 => "1 channel".to_owned(),
+        channels => format!("{channels} channels"),
+    };
+    format!("{} with {channels}", in_words([height, width]))
 }
 
 /// Whether one size is the other with height and width exchanged.
 pub fn are_swapped([height, width]: [usize; 2], other: [usize; 2]) -> bool {
     height != width && other == [width, height]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_the_width_first_and_one_channel_in_the_singular() {
+        assert_eq!(image_in_words([28, 14, 1]), "14x28 with 1 channel");
+        assert_eq!(image_in_words([28, 14, 5]), "14x28 with 5 channels");
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use ddpm_gpu::conditions::{CLASS_LABELS, Conditions};
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
-use ddpm_gpu::image_size::in_words;
+use ddpm_gpu::image_size::image_in_words;
 use ddpm_gpu::output::{
     FrameTimes, Grid, GridOptions, columns_for, nhwc_to_nchw, tile, write_animation, write_npy,
 };
@@ -235,11 +235,10 @@ fn stages(
         let low = model.low_size.sides();
         if size != low || channels != next_channels {
             bail!(
-                "--then: {} enlarges images of {} with {} channels; those before it are {} with {channels}",
+                "--then: {} enlarges images of {}; those before it are {}",
                 folder.display(),
-                in_words(low),
-                next_channels,
-                in_words(size)
+                image_in_words([low[0], low[1], next_channels]),
+                image_in_words([size[0], size[1], channels])
             );
         }
         // Filled in when the images are there.

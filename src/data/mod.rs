@@ -31,7 +31,7 @@ mod web_dataset;
 
 use std::path::{Path, PathBuf};
 
-use crate::image_size::{LARGEST_SIDE, in_words};
+use crate::image_size::{LARGEST_SIDE, image_in_words, in_words};
 
 pub use axes::ArrayOrder;
 pub use codec::{is_image, read_image};
@@ -195,7 +195,7 @@ impl ImageShape {
             dataset: dataset.to_owned(),
             what: "image size",
             expected: format!("1 to {LARGEST_SIDE} pixels a side and at most {MOST_ELEMENTS} numbers"),
-            found: format!("{} with {channels} channels", in_words([height, width])),
+            found: image_in_words([height, width, channels]),
             advice: "take another size: where there is a model, that is its sample_size".to_owned(),
         })
     }
