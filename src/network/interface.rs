@@ -56,9 +56,7 @@ impl Input {
             Element::Class { .. } => TensorType::u32(shape),
         }
     }
-}
 
-impl Input {
     /// Elements of one image.
     fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -119,6 +117,11 @@ impl Input {
             Numbers::Whole(numbers) => executor.write(value, numbers),
         }
     }
+}
+
+/// How many of `count` classes can be asked for: all but the one that means "no class".
+fn without_none(count: usize, none: Option<u32>) -> usize {
+    count.saturating_sub(usize::from(none.is_some()))
 }
 
 /// Values of a graph by the names that a network has for them.
@@ -285,7 +288,7 @@ impl dyn Network + '_ {
             match (conditions.get(input.name), input.element) {
                 (Some(condition), _) => input.check(condition, images)?,
                 (None, Element::Class { count, none }) => {
-                    let classes = count.saturating_sub(usize::from(none.is_some()));
+                    let classes = without_none(count, none);
                     return Err(format!(
                         "the model is conditional on {classes} classes; say which class to draw"
                     ));
@@ -306,7 +309,7 @@ impl dyn Network + '_ {
 
     /// How many classes can be asked for; `None` for an unconditional network.
     pub fn num_classes(&self) -> Option<usize> {
-        self.classes().map(|(count, none)| count.saturating_sub(usize::from(none.is_some())))
+        self.classes().map(|(count, none)| without_none(count, none))
     }
 
     /// The class that means "no class", where one does.

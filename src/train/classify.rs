@@ -88,10 +88,6 @@ impl Task for Classify {
         Ok(())
     }
 
-    fn begin(&mut self, _options: &TrainOptions) -> Result<(), TrainError> {
-        Ok(())
-    }
-
     fn build(&self, graph: &mut Graph, options: &TrainOptions) -> Result<(TaskLoss, Inputs), TrainError> {
         let batch = options.images_at_once();
         let noised = Noised::build(graph, batch, self.network.image()?)?;

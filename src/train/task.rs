@@ -83,7 +83,9 @@ pub trait Task: Clone {
     ///
     /// # Errors
     /// [`TrainError::Setting`] for settings that do not go with the task.
-    fn begin(&mut self, options: &TrainOptions) -> Result<(), TrainError>;
+    fn begin(&mut self, _options: &TrainOptions) -> Result<(), TrainError> {
+        Ok(())
+    }
 
     /// Appends inputs, network and loss of a step.
     ///

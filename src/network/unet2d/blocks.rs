@@ -13,6 +13,8 @@ use crate::ops::conv2d::Padding;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
     pub(super) channels: usize,
+    /// Whether attention follows each residual block.
+    pub(super) attends: bool,
     /// Whether the block ends by halving (down) or doubling (up) the image.
     pub(super) resamples: bool,
 }
@@ -31,30 +33,14 @@ pub(super) struct BlockType {
 
 /// The blocks on the way down.
 pub(super) const DOWN_BLOCKS: &[BlockType] = &[
-    BlockType {
-        name: "DownBlock2D",
-        attends: false,
-        build: |graph, context, x, level, skips| down_block(graph, context, x, level, false, skips),
-    },
-    BlockType {
-        name: "AttnDownBlock2D",
-        attends: true,
-        build: |graph, context, x, level, skips| down_block(graph, context, x, level, true, skips),
-    },
+    BlockType { name: "DownBlock2D", attends: false, build: down_block },
+    BlockType { name: "AttnDownBlock2D", attends: true, build: down_block },
 ];
 
 /// The blocks on the way up.
 pub(super) const UP_BLOCKS: &[BlockType] = &[
-    BlockType {
-        name: "UpBlock2D",
-        attends: false,
-        build: |graph, context, x, level, skips| up_block(graph, context, x, level, false, skips),
-    },
-    BlockType {
-        name: "AttnUpBlock2D",
-        attends: true,
-        build: |graph, context, x, level, skips| up_block(graph, context, x, level, true, skips),
-    },
+    BlockType { name: "UpBlock2D", attends: false, build: up_block },
+    BlockType { name: "AttnUpBlock2D", attends: true, build: up_block },
 ];
 
 /// The block of a name that stands in config.json under `key`.
@@ -78,12 +64,12 @@ fn layer(
     context: Context<'_>,
     x: ValueId,
     skip: Option<ValueId>,
-    (level, has_attention): (Level, bool),
+    level: Level,
     index: usize,
 ) -> Result<ValueId, GraphError> {
     let config = context.config;
     let h = residual(graph, context, x, skip, level.channels, index)?;
-    if !has_attention {
+    if !level.attends {
         return Ok(h);
     }
     let head_dim = config.attention_head_dim.unwrap_or(level.channels);
@@ -127,11 +113,10 @@ fn down_block(
     context: Context<'_>,
     mut x: ValueId,
     level: Level,
-    has_attention: bool,
     skips: &mut Vec<ValueId>,
 ) -> Result<ValueId, GraphError> {
     for index in 0..context.config.layers_per_block {
-        x = layer(graph, context, x, None, (level, has_attention), index)?;
+        x = layer(graph, context, x, None, level, index)?;
         skips.push(x);
     }
     if level.resamples {
@@ -162,11 +147,10 @@ fn up_block(
     context: Context<'_>,
     mut x: ValueId,
     level: Level,
-    has_attention: bool,
     skips: &mut Vec<ValueId>,
 ) -> Result<ValueId, GraphError> {
     for index in 0..=context.config.layers_per_block {
-        x = layer(graph, context, x, skips.pop(), (level, has_attention), index)?;
+        x = layer(graph, context, x, skips.pop(), level, index)?;
     }
     if level.resamples {
         x = graph.scoped("upsamplers.0", |graph| {

@@ -42,8 +42,8 @@ pub(super) fn encode<'a>(
     let mut skips = vec![x];
     for (index, name) in config.down_block_types.iter().enumerate() {
         let block = block_type(DOWN_BLOCKS, "down_block_types", name)?;
-        let level =
-            Level { channels: config.block_out_channels[index], resamples: index + 1 < config.levels() };
+        let channels = config.block_out_channels[index];
+        let level = Level { channels, attends: block.attends, resamples: index + 1 < config.levels() };
         x = graph.scoped(format!("down_blocks.{index}"), |graph| {
             (block.build)(graph, context, x, level, &mut skips)
         })?;
@@ -98,7 +98,7 @@ impl Network for UNetConfig {
         for (index, name) in self.up_block_types.iter().enumerate() {
             let block = block_type(UP_BLOCKS, "up_block_types", name)?;
             let channels = self.block_out_channels[levels - 1 - index];
-            let level = Level { channels, resamples: index + 1 < levels };
+            let level = Level { channels, attends: block.attends, resamples: index + 1 < levels };
             x = graph.scoped(format!("up_blocks.{index}"), |graph| {
                 (block.build)(graph, context, x, level, &mut skips)
             })?;
