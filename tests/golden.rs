@@ -68,7 +68,8 @@ fn network(golden: &Golden) -> GoldenNetwork {
 }
 
 fn write_inputs(golden: &Golden, network: &GoldenNetwork, executor: &mut ddpm_gpu::device::Executor) {
-    let weights = from_tensors(&network.graph, &with_prefix(golden, "weights.")).unwrap();
+    let weights =
+        from_tensors(&network.graph, network.graph.parameters(), &with_prefix(golden, "weights.")).unwrap();
     for (parameter, data) in network.graph.parameters().iter().zip(&weights) {
         executor.write(parameter.value, data).unwrap();
     }
@@ -162,7 +163,7 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
             );
             let got: Vec<Vec<f32>> =
                 d_parameters.iter().map(|&id| block_on(executor.read(id)).unwrap()).collect();
-            let got = to_tensors(&network.graph, &got);
+            let got = to_tensors(&network.graph, network.graph.parameters(), &got);
             assert_eq!(got.len(), expected.len(), "number of gradients");
             // The true gradient of to_k.bias is zero: compare at the scale of all gradients, and each at its own.
             let all = expected.values().flat_map(|t| &t.data).fold(0.0f32, |m, v| m.max(v.abs()));
@@ -218,8 +219,8 @@ fn follow(file: &str, adamw: AdamW) {
         let (loss, _) = mse_loss(&mut graph, output, target, weights).unwrap();
         let training = TrainingGraph::new(&mut graph, loss, &[], optimizer, false).unwrap();
         let mut executor = block_on(device.prepare(&graph, &training.read_back())).unwrap();
-        let initial = from_tensors(&graph, &with_prefix(&golden, "initial.")).unwrap();
-        training.initialize(&graph, &mut executor, &initial, &initial).unwrap();
+        let initial = from_tensors(&graph, graph.parameters(), &with_prefix(&golden, "initial.")).unwrap();
+        training.initialize(&graph, &mut executor, &initial).unwrap();
         executor.write(weights, &vec![1.0f32; shape[0]]).unwrap();
         for step in 0..10u64 {
             let (x_t, target_data) = (
@@ -246,7 +247,11 @@ fn follow(file: &str, adamw: AdamW) {
         let (second_ema, _) = &training.extra_emas[0];
         for (prefix, state) in [("final.", &training.weights), ("ema.", &training.ema), ("ema.", second_ema)]
         {
-            let got = to_tensors(&graph, &block_on(training.read(&graph, &mut executor, state)).unwrap());
+            let got = to_tensors(
+                &graph,
+                graph.parameters(),
+                &block_on(training.read(&graph, &mut executor, state)).unwrap(),
+            );
             let mut worst = (0.0f32, String::new());
             for (tensor, expected) in with_prefix(&golden, prefix) {
                 if skipped.contains(&tensor) {
@@ -294,7 +299,7 @@ fn the_classifier_and_its_gradients_are_those_of_pytorch() {
         let d_sample = gradients(&mut graph, &[(per_sample, minus_one)], &[image]).unwrap()[0].unwrap();
         let keep: Vec<ValueId> = d_parameters.iter().copied().chain([loss, logits, d_sample]).collect();
         let mut executor = block_on(device.prepare(&graph, &keep)).unwrap();
-        let weights = from_tensors(&graph, &with_prefix(&golden, "weights.")).unwrap();
+        let weights = from_tensors(&graph, graph.parameters(), &with_prefix(&golden, "weights.")).unwrap();
         for (parameter, data) in graph.parameters().iter().zip(&weights) {
             executor.write(parameter.value, data).unwrap();
         }
@@ -322,7 +327,7 @@ fn the_classifier_and_its_gradients_are_those_of_pytorch() {
         check("loss", &read(loss), &golden.floats("loss"));
         check("d_sample", &read(d_sample), &images(&golden, "grad_log_p").1);
         let got: Vec<Vec<f32>> = d_parameters.iter().map(|&id| read(id)).collect();
-        let (got, expected) = (to_tensors(&graph, &got), with_prefix(&golden, "grad."));
+        let (got, expected) = (to_tensors(&graph, graph.parameters(), &got), with_prefix(&golden, "grad."));
         assert_eq!(got.len(), expected.len(), "number of gradients");
         for (tensor, expected) in &expected {
             check(tensor, &got[tensor].data, &expected.data);

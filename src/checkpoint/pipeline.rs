@@ -179,7 +179,7 @@ impl Pipeline {
         // A training run has one network.
         for component in pipeline.networks.values_mut() {
             if let Some(weights) = extra_ema(folder, ema_decay, &component.weights)? {
-                component.weights = weights;
+                component.weights.extend(weights);
             }
         }
         Ok((pipeline, notes))

@@ -1,5 +1,6 @@
 //! What resuming needs beside the pipeline.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -27,7 +28,7 @@ pub struct TrainingState {
     pub options: Value,
     /// The images; `None` for a checkpoint that does not say.
     pub dataset: Option<Fingerprint>,
-    /// Weights, not averaged.
+    /// Weights that are trained, not averaged; the moments and averages below are of the same.
     pub weights: Tensors,
     /// First moments of the optimiser.
     pub first_moment: Tensors,
@@ -45,7 +46,8 @@ pub struct TrainingState {
 
 const FOLDER: &str = "training_state";
 
-const WEIGHTS: &str = "weights.safetensors";
+/// Weights and both moments.
+const FILES: [&str; 3] = ["weights.safetensors", "first_moment.safetensors", "second_moment.safetensors"];
 
 const TIMESTEP_SAMPLER: &str = "timestep_sampler.safetensors";
 
@@ -131,16 +133,23 @@ impl Header {
     }
 }
 
-/// Refuses tensors that are not, one for one, of the shapes of those in `of`.
-fn check_alike(path: &Path, tensors: &Tensors, model: &Shapes, of: &str) -> Result<(), CheckpointError> {
+/// The shapes of those of a model's tensors that are trained: a state holds nothing of the others.
+fn trained_shapes<'a>(model: &Shapes, state: impl IntoIterator<Item = &'a Tensors>) -> Shapes {
+    let names: BTreeSet<&String> = state.into_iter().flat_map(Tensors::keys).collect();
+    let of_model = |name: &&String| Some(((*name).clone(), model.get(*name)?.clone()));
+    names.iter().filter_map(of_model).collect()
+}
+
+/// Refuses tensors that are not, one for one, of the shapes of those in `of` that are trained.
+fn check_alike(path: &Path, tensors: &Tensors, trained: &Shapes, of: &str) -> Result<(), CheckpointError> {
     let shape = |name: &str| tensors.get(name).map(|tensor| &tensor.shape);
-    let differs = |name: &&String| shape(name) != model.get(*name);
-    let Some(name) = model.keys().chain(tensors.keys()).find(differs) else { return Ok(()) };
+    let differs = |name: &&String| shape(name) != trained.get(*name);
+    let Some(name) = trained.keys().chain(tensors.keys()).find(differs) else { return Ok(()) };
     let words = |shape: Option<&Vec<usize>>| shape.map_or("missing".to_owned(), |shape| format!("{shape:?}"));
     let message = format!(
         "the tensor {name} is {} here, and {} in {of}: the two files are not of one checkpoint",
         words(shape(name)),
-        words(model.get(name))
+        words(trained.get(name))
     );
     Err(CheckpointError::invalid(path, message))
 }
@@ -162,7 +171,7 @@ fn ema_file(decay: f64) -> String {
     format!("ema_{decay}.safetensors")
 }
 
-/// The average of the weights with this decay in a checkpoint; `None` for the one that the model itself has.
+/// The average of the trained weights with this decay in a checkpoint; `None` for the one that the model itself has.
 ///
 /// `model` are the model's own weights.
 pub(super) fn extra_ema(
@@ -186,8 +195,10 @@ pub(super) fn extra_ema(
     }
     let path = folder.join(ema_file(decay));
     let tensors = tensor_file::read(&path)?;
+    let weights = tensor_file::read(&folder.join(FILES[0]))?;
     let shapes = model.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
-    check_alike(&path, &tensors, &shapes, "the model's own weights")?;
+    let trained = trained_shapes(&shapes, [&weights, &tensors]);
+    check_alike(&path, &tensors, &trained, "the model's own weights")?;
     Ok(Some(tensors))
 }
 
@@ -211,12 +222,19 @@ impl TrainingState {
         header.check(checkpoint, &decays)?;
         let Header { step, options, dataset, loss_scale, learned_schedule } = header;
         let tensors = |name: &str| tensor_file::read(&folder.join(name));
+        let files = FILES.map(str::to_owned).into_iter().chain(decays.iter().map(|&decay| ema_file(decay)));
+        let files: Vec<String> = files.collect();
+        let mut found = Vec::new();
+        for name in &files {
+            found.push(tensors(name)?);
+        }
         let (shapes, model) = model_shapes(checkpoint)?;
-        let like_weights = |name: &str| {
-            let found = tensors(name)?;
-            check_alike(&folder.join(name), &found, &shapes, &model)?;
-            Ok::<_, CheckpointError>(found)
-        };
+        let trained = trained_shapes(&shapes, &found);
+        for (name, tensors) in files.iter().zip(&found) {
+            check_alike(&folder.join(name), tensors, &trained, &model)?;
+        }
+        let mut found = found.into_iter();
+        let [weights, first_moment, second_moment] = FILES.map(|_| found.next().unwrap_or_default());
         let has_sampler = folder.join(TIMESTEP_SAMPLER).exists();
         Ok(Self {
             timestep_sampler: has_sampler.then(|| tensors(TIMESTEP_SAMPLER)).transpose()?,
@@ -225,13 +243,10 @@ impl TrainingState {
             dataset,
             loss_scale,
             learned_schedule,
-            first_moment: like_weights("first_moment.safetensors")?,
-            second_moment: like_weights("second_moment.safetensors")?,
-            extra_emas: decays
-                .into_iter()
-                .map(|decay| Ok((decay, like_weights(&ema_file(decay))?)))
-                .collect::<Result<_, CheckpointError>>()?,
-            weights: like_weights(WEIGHTS)?,
+            weights,
+            first_moment,
+            second_moment,
+            extra_emas: decays.into_iter().zip(found).collect(),
         })
     }
 
@@ -253,9 +268,11 @@ impl TrainingState {
         for (decay, ema) in &self.extra_emas {
             tensor_file::write(&folder.join(ema_file(*decay)), ema)?;
         }
-        tensor_file::write(&folder.join(WEIGHTS), &self.weights)?;
-        tensor_file::write(&folder.join("first_moment.safetensors"), &self.first_moment)?;
-        tensor_file::write(&folder.join("second_moment.safetensors"), &self.second_moment)
+        let tensors = [&self.weights, &self.first_moment, &self.second_moment];
+        FILES
+            .iter()
+            .zip(tensors)
+            .try_for_each(|(name, tensors)| tensor_file::write(&folder.join(name), tensors))
     }
 }
 

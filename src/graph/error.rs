@@ -49,6 +49,14 @@ pub enum GraphError {
         /// The operand's name and shape.
         operand: String,
     },
+    /// Training was asked for, and nothing would change.
+    #[error(
+        "none of the {parameters} tensors of the model is trained: all of them are frozen; leave some to be trained"
+    )]
+    NothingTrained {
+        /// How many there are.
+        parameters: usize,
+    },
     /// A value cannot be packed into a flat state value.
     #[error("{name}: cannot be packed into a flat buffer: {reason}")]
     Pack {

@@ -75,9 +75,26 @@ impl Graph {
         self.values.iter().enumerate().map(|(index, value)| (ValueId(index), value))
     }
 
-    /// The trained tensors, in the order in which they were declared.
+    /// The tensors of the model's file, in the order in which they were declared.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
+    }
+
+    /// Those that training changes.
+    pub fn trained_parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().filter(|parameter| parameter.is_trained)
+    }
+
+    /// Those that training leaves as they are.
+    pub fn fixed_parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().filter(|parameter| !parameter.is_trained)
+    }
+
+    /// Takes the parameters out of training whose names in the file match.
+    pub fn freeze(&mut self, matches: impl Fn(&str) -> bool) {
+        for parameter in self.parameters.iter_mut().filter(|parameter| matches(&parameter.name)) {
+            parameter.is_trained = false;
+        }
     }
 
     /// The current module path, such as `down_blocks.1.resnets.0`.
@@ -147,6 +164,15 @@ impl Graph {
         self.parameter_in_file(name, shape, init, Layout::Same, None)
     }
 
+    /// As [`Graph::parameter`], for a tensor that is never trained, such as the frequencies of a Fourier embedding.
+    pub fn fixed_parameter(&mut self, name: &str, shape: impl Into<Vec<usize>>, init: Init) -> ValueId {
+        let value = self.parameter(name, shape, init);
+        if let Some(parameter) = self.parameters.last_mut() {
+            parameter.is_trained = false;
+        }
+        value
+    }
+
     /// As [`Graph::parameter`], with the layout that it has in its file, and its whole name in older ones.
     pub fn parameter_in_file(
         &mut self,
@@ -158,7 +184,7 @@ impl Graph {
     ) -> ValueId {
         let value = self.state(name, TensorType::f32(shape), BufferRole::Weights);
         let name = self.value(value).name.clone();
-        self.parameters.push(Parameter { name, former_name, layout, value, init });
+        self.parameters.push(Parameter { name, former_name, layout, value, init, is_trained: true });
         value
     }
 

@@ -117,7 +117,7 @@ pub enum Layout {
     Projection,
 }
 
-/// A trained tensor.
+/// A tensor of a model's file.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     /// The tensor's name in its file.
@@ -130,4 +130,6 @@ pub struct Parameter {
     pub value: ValueId,
     /// Initial contents.
     pub init: Init,
+    /// Whether training changes it. One that is not trained has no gradient, no moments and no average.
+    pub is_trained: bool,
 }

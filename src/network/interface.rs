@@ -386,7 +386,7 @@ impl dyn Network + '_ {
     /// [`ModelError`] for a configuration that cannot be built.
     pub fn fresh_weights(&self, seed: u64) -> Result<Tensors, ModelError> {
         let graph = self.alone()?;
-        Ok(to_tensors(&graph, &initial_weights(&graph, seed)))
+        Ok(to_tensors(&graph, graph.parameters(), &initial_weights(&graph, seed)))
     }
 
     /// Whether `tensors` are exactly those of the network; nothing is allocated.

@@ -117,12 +117,16 @@ fn to_file(layout: Layout, shape: &[usize], data: &[f32]) -> Tensor {
     Tensor { shape, data }
 }
 
-/// Every parameter of `graph` under its name in files; `weights` are in the graph's order.
-pub fn to_tensors(graph: &Graph, weights: &[Vec<f32>]) -> Tensors {
+/// Parameters of `graph` under their names in files; `weights` are in the order of `parameters`.
+pub fn to_tensors<'a>(
+    graph: &Graph,
+    parameters: impl IntoIterator<Item = &'a Parameter>,
+    weights: &[Vec<f32>],
+) -> Tensors {
     let entry = |(parameter, data): (&Parameter, &Vec<f32>)| {
         (parameter.name.clone(), to_file(parameter.layout, &graph.ty(parameter.value).shape, data))
     };
-    graph.parameters().iter().zip(weights).map(entry).collect()
+    parameters.into_iter().zip(weights).map(entry).collect()
 }
 
 /// The shape of a parameter in files, and another one that older files may have.
@@ -135,8 +139,12 @@ fn file_shapes(graph: &Graph, parameter: &Parameter) -> (Vec<usize>, Option<Vec<
     }
 }
 
-/// The tensor of each parameter of `graph`, in the graph's order.
-fn matched<'a>(graph: &Graph, tensors: &[(&str, &'a Tensors)]) -> Result<Vec<&'a Tensor>, WeightsError> {
+/// The tensor of each of `parameters`, in their order.
+fn matched<'a, 'p>(
+    graph: &Graph,
+    parameters: impl IntoIterator<Item = &'p Parameter>,
+    tensors: &[(&str, &'a Tensors)],
+) -> Result<Vec<&'a Tensor>, WeightsError> {
     let mut by_name = BTreeMap::new();
     for (scope, tensors) in tensors {
         let whole = |name: &str| if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") };
@@ -144,7 +152,7 @@ fn matched<'a>(graph: &Graph, tensors: &[(&str, &'a Tensors)]) -> Result<Vec<&'a
     }
     let mut found = Vec::new();
     let mut missing = Vec::new();
-    for parameter in graph.parameters() {
+    for parameter in parameters {
         let (expected, former) = file_shapes(graph, parameter);
         // A tensor that is there under its old and its new name stays behind, as surplus.
         let tensor = by_name.remove(&parameter.name);
@@ -169,24 +177,33 @@ fn matched<'a>(graph: &Graph, tensors: &[(&str, &'a Tensors)]) -> Result<Vec<&'a
 
 /// Refuses tensors that are not exactly those of `graph`'s parameters.
 pub(super) fn check_tensors(graph: &Graph, tensors: &Tensors) -> Result<(), WeightsError> {
-    matched(graph, &[("", tensors)]).map(|_| ())
+    matched(graph, graph.parameters(), &[("", tensors)]).map(|_| ())
 }
 
-/// The contents of every parameter of `graph`, in the graph's layout and order, out of a file's tensors.
+/// The contents of `parameters` of `graph`, in the graph's layout and their order, out of a file's tensors.
 ///
 /// # Errors
-/// [`WeightsError`] unless the file has exactly the graph's tensors; names and shapes of older files are understood.
-pub fn from_tensors(graph: &Graph, tensors: &Tensors) -> Result<Vec<Vec<f32>>, WeightsError> {
-    from_several(graph, &[("", tensors)])
+/// [`WeightsError`] unless the file has exactly these tensors; names and shapes of older files are understood.
+pub fn from_tensors<'p>(
+    graph: &Graph,
+    parameters: impl IntoIterator<Item = &'p Parameter> + Clone,
+    tensors: &Tensors,
+) -> Result<Vec<Vec<f32>>, WeightsError> {
+    from_several(graph, parameters, &[("", tensors)])
 }
 
 /// As [`from_tensors`], for a graph with several networks, each in a scope of its own.
-fn from_several(graph: &Graph, tensors: &[(&str, &Tensors)]) -> Result<Vec<Vec<f32>>, WeightsError> {
+fn from_several<'p>(
+    graph: &Graph,
+    parameters: impl IntoIterator<Item = &'p Parameter> + Clone,
+    tensors: &[(&str, &Tensors)],
+) -> Result<Vec<Vec<f32>>, WeightsError> {
     let contents = |(parameter, tensor): (&Parameter, &Tensor)| match (parameter.layout, tensor.shape.len()) {
         (Layout::Convolution, 4) => transpose(&tensor.shape, &tensor.data, [0, 2, 3, 1]).1,
         _ => tensor.data.clone(),
     };
-    Ok(graph.parameters().iter().zip(matched(graph, tensors)?).map(contents).collect())
+    let found = matched(graph, parameters.clone(), tensors)?;
+    Ok(parameters.into_iter().zip(found).map(contents).collect())
 }
 
 /// An executor of `graph` with the weights of its networks, each in the scope that stands beside it; `keep` can be read.
@@ -199,7 +216,7 @@ pub async fn prepare<E: From<WeightsError> + From<DeviceError>>(
     networks: &[(&str, &Tensors)],
     keep: &[ValueId],
 ) -> Result<Executor, E> {
-    let weights = from_several(graph, networks)?;
+    let weights = from_several(graph, graph.parameters(), networks)?;
     let mut executor = device.prepare(graph, keep).await?;
     for (parameter, data) in graph.parameters().iter().zip(&weights) {
         executor.write(parameter.value, data)?;
@@ -241,12 +258,14 @@ mod tests {
         let expected = vec![vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], vec![9.0, 10.0, 11.0]];
         for (name, weight) in [("to_q", &[3, 2][..]), ("query", &[3, 2]), ("query", &[3, 2, 1, 1])] {
             assert_eq!(
-                from_tensors(&graph, &file(name, weight)).ok().as_ref(),
+                from_tensors(&graph, graph.parameters(), &file(name, weight)).ok().as_ref(),
                 Some(&expected),
                 "{name} {weight:?}"
             );
         }
-        let refusal = |tensors: &Tensors| from_tensors(&graph, tensors).err().map(|error| error.to_string());
+        let refusal = |tensors: &Tensors| {
+            from_tensors(&graph, graph.parameters(), tensors).err().map(|error| error.to_string())
+        };
         assert!(refusal(&file("query", &[3, 1, 2])).is_some_and(|text| text.contains("[3, 1, 2]")));
         assert!(
             refusal(&file("key", &[3, 2])).is_some_and(|text| text.contains("to_q.weight [3, 2] is missing"))

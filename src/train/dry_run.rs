@@ -54,7 +54,7 @@ pub fn largest_batch<T: Task>(
 ) -> Result<LargestBatch, TrainError> {
     let exceeded = |batch_size: usize| -> Result<Option<Limit>, TrainError> {
         let options = TrainOptions { batch_size, micro_batch_size: None, ..run.options.clone() };
-        let (_, plan) = Trainer::dry_run(&run.device, task, &options)?;
+        let plan = Trainer::dry_run(&run.device, task, &options)?.plan;
         Ok(exceeded_limit(&run.device, &plan, memory))
     };
     let (mut fits, mut too_large) = (0, 1);
@@ -144,7 +144,7 @@ mod tests {
         let task = Denoise::new(network, SchedulerConfig::default()).unwrap();
         let bytes = |batch_size: usize| {
             let options = TrainOptions { batch_size, micro_batch_size: None, ..run.options.clone() };
-            Trainer::dry_run(&run.device, &task, &options).unwrap().1.memory().total()
+            Trainer::dry_run(&run.device, &task, &options).unwrap().plan.memory().total()
         };
         for memory in [bytes(7), bytes(8) - 1, bytes(21)] {
             let LargestBatch { batch_size, limit } = largest_batch(&run, &task, Some(memory)).unwrap();

@@ -2,8 +2,8 @@
 
 use super::micro_batches::MicroBatches;
 use crate::graph::{
-    BufferRole, Graph, GraphError, Phase, Storage, TensorType, ValueId, gradients, recompute_cheap,
-    recompute_segments,
+    BufferRole, Graph, GraphError, Parameter, Phase, Storage, TensorType, ValueId, gradients,
+    recompute_cheap, recompute_segments,
 };
 use crate::ops::adamw::{AdamW, State};
 use crate::ops::loss_scale;
@@ -26,7 +26,7 @@ pub struct Optimizer {
 
 /// The values of a training step that the host reads and writes.
 ///
-/// Weights, moments and averages are packed end to end, each into as few flat values as fit WebGPU's binding limit.
+/// The weights that are trained, their moments and averages are packed end to end, each into as few flat values as fit WebGPU's binding limit.
 #[derive(Clone, Debug)]
 pub struct TrainingGraph {
     /// The loss, one term for each micro-batch.
@@ -35,12 +35,14 @@ pub struct TrainingGraph {
     pub per_sample: Vec<ValueId>,
     /// Norm of all gradients before the clip, and the factor of the clip, `[2]`.
     pub norm_and_scale: ValueId,
-    /// Packed weights.
+    /// Packed weights, without those that are not trained.
     pub weights: Vec<ValueId>,
     /// Packed first moments.
     pub first_moment: Vec<ValueId>,
     /// Packed second moments.
     pub second_moment: Vec<ValueId>,
+    /// The parameters that are not trained, one by one.
+    pub(super) fixed: Vec<ValueId>,
     /// Packed moving averages of the weights.
     pub ema: Vec<ValueId>,
     /// Further packed averages, each with its decay `[1]`.
@@ -55,14 +57,14 @@ pub struct TrainingGraph {
 }
 
 impl TrainingGraph {
-    /// Appends everything after the `loss` `[1]`: gradients of all parameters of `graph`, and the optimiser's step.
-    /// `per_sample` are values `[N]` of the images that can be read after a step.
+    /// Appends everything after the `loss` `[1]`: gradients of the trained parameters of `graph`, and the
+    /// optimiser's step. `per_sample` are values `[N]` of the images that can be read after a step.
     ///
     /// With `checkpointing`, the reverse pass computes the inside of residual and attention blocks again; see
     /// [`recompute_segments`]. Results are the same to the bit.
     ///
     /// # Errors
-    /// [`GraphError`] if a parameter is too large to bind, or the loss does not depend on it.
+    /// [`GraphError`] if a parameter is too large to bind, or the loss does not depend on it, or none is trained.
     pub fn new(
         graph: &mut Graph,
         loss: ValueId,
@@ -70,6 +72,10 @@ impl TrainingGraph {
         optimizer: Optimizer,
         checkpointing: bool,
     ) -> Result<Self, GraphError> {
+        let trained: Vec<Parameter> = graph.trained_parameters().cloned().collect();
+        if trained.is_empty() {
+            return Err(GraphError::NothingTrained { parameters: graph.parameters().len() });
+        }
         let d_loss = graph.input("d_loss", TensorType::f32([1]));
         let loss_scale = optimizer.scales_loss.then(|| {
             let scaler = graph.state("loss_scale", TensorType::f32([3]), BufferRole::Inputs);
@@ -77,12 +83,13 @@ impl TrainingGraph {
             graph.set_storage(d_loss, Storage::Slice { of: scaler, offset: 0 });
             scaler
         });
-        let parameters: Vec<ValueId> = graph.parameters().iter().map(|parameter| parameter.value).collect();
+        let parameters: Vec<ValueId> = trained.iter().map(|parameter| parameter.value).collect();
+        let fixed = graph.fixed_parameters().map(|parameter| parameter.value).collect();
         let forward = graph.nodes().len();
         let mut d_parameters = Vec::new();
         for (index, gradient) in gradients(graph, &[(loss, d_loss)], &parameters)?.into_iter().enumerate() {
             d_parameters.push(gradient.ok_or_else(|| GraphError::Pack {
-                name: graph.parameters()[index].name.clone(),
+                name: trained[index].name.clone(),
                 reason: "the loss does not depend on it, so it has no gradient".to_owned(),
             })?);
         }
@@ -150,6 +157,7 @@ impl TrainingGraph {
                 weights,
                 first_moment,
                 second_moment,
+                fixed,
                 ema,
                 extra_emas,
                 loss_scale,
@@ -163,6 +171,11 @@ impl TrainingGraph {
 
     /// The values to keep for reading after a step.
     pub fn read_back(&self) -> Vec<ValueId> {
-        [self.loss, self.norm_and_scale].into_iter().chain(self.per_sample.iter().copied()).collect()
+        let first = [self.loss, self.norm_and_scale].into_iter();
+        first.chain(self.per_sample.iter().copied()).chain(self.fixed.iter().copied()).collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

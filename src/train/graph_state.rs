@@ -3,12 +3,13 @@
 use super::{TrainError, TrainOptions, TrainingGraph};
 use crate::checkpoint::TrainingState;
 use crate::device::{DeviceError, Executor};
-use crate::graph::{Graph, Storage, ValueId};
+use crate::graph::{Graph, Parameter, Storage, ValueId};
 use crate::network::{Tensors, from_tensors, to_tensors};
 use crate::ops::loss_scale::LossScale;
 
 impl TrainingGraph {
-    /// Sets weights and all averages of them, per parameter in the graph's order; the moments stay as they are, zero at first.
+    /// Sets all parameters, in the graph's order, and the averages of those that are trained; the moments stay as they are,
+    /// zero at first.
     ///
     /// # Errors
     /// [`DeviceError`] for contents of another length.
@@ -17,18 +18,25 @@ impl TrainingGraph {
         graph: &Graph,
         executor: &mut Executor,
         weights: &[Vec<f32>],
-        ema: &[Vec<f32>],
     ) -> Result<(), DeviceError> {
         match self.loss_scale {
             Some(scaler) => executor.write(scaler, &LossScale::default().to_array())?,
             None => executor.write(self.d_loss, &[1.0f32])?,
         }
-        self.write(graph, executor, &self.weights, weights)?;
-        let mut emas = self.extra_emas.iter().map(|(packed, _)| packed).chain([&self.ema]);
-        emas.try_for_each(|packed| self.write(graph, executor, packed, ema))
+        let mut trained = Vec::new();
+        for (parameter, contents) in graph.parameters().iter().zip(weights) {
+            match parameter.is_trained {
+                true => trained.push(contents.clone()),
+                false => executor.write(parameter.value, contents)?,
+            }
+        }
+        let averages = self.extra_emas.iter().map(|(packed, _)| packed).chain([&self.ema]);
+        let mut packed = averages.chain([&self.weights]);
+        packed.try_for_each(|packed| self.write(graph, executor, packed, &trained))
     }
 
-    /// Sets everything that a resumed run of the same options goes on from; `ema` are the averaged weights.
+    /// Sets everything that a resumed run of the same options goes on from; `model` are the weights of the model, of which those
+    /// that are trained are averages.
     ///
     /// # Errors
     /// [`TrainError::Weights`] for tensors of another model.
@@ -36,15 +44,21 @@ impl TrainingGraph {
         &self,
         graph: &Graph,
         executor: &mut Executor,
-        ema: &Tensors,
+        model: &Tensors,
         state: &TrainingState,
     ) -> Result<(), TrainError> {
-        let (weights, ema) = (from_tensors(graph, &state.weights)?, from_tensors(graph, ema)?);
-        self.initialize(graph, executor, &weights, &ema)?;
-        self.write(graph, executor, &self.first_moment, &from_tensors(graph, &state.first_moment)?)?;
-        self.write(graph, executor, &self.second_moment, &from_tensors(graph, &state.second_moment)?)?;
-        for ((packed, _), (_, tensors)) in self.extra_emas.iter().zip(&state.extra_emas) {
-            self.write(graph, executor, packed, &from_tensors(graph, tensors)?)?;
+        self.initialize(graph, executor, &from_tensors(graph, graph.parameters(), model)?)?;
+        let extra_emas = self.extra_emas.iter().zip(&state.extra_emas);
+        let extra_emas = extra_emas.map(|((packed, _), (_, tensors))| (packed, tensors));
+        let saved = [
+            (&self.weights, &state.weights),
+            (&self.first_moment, &state.first_moment),
+            (&self.second_moment, &state.second_moment),
+        ];
+        let trained: Vec<&Parameter> = graph.trained_parameters().collect();
+        for (packed, tensors) in saved.into_iter().chain(extra_emas) {
+            let contents = from_tensors(graph, trained.iter().copied(), tensors)?;
+            self.write(graph, executor, packed, &contents)?;
         }
         if let (Some(scaler), Some(state)) = (self.loss_scale, state.loss_scale) {
             executor.write(scaler, &state.to_array())?;
@@ -97,9 +111,17 @@ impl TrainingGraph {
         graph: &Graph,
         executor: &mut Executor,
     ) -> Result<Option<String>, DeviceError> {
-        let weights = self.read(graph, executor, &self.weights).await?;
-        let bad = weights.iter().position(|weight| weight.iter().any(|value| !value.is_finite()));
-        Ok(bad.map(|index| format!("the parameter {}, before the step", graph.parameters()[index].name)))
+        let mut trained = self.read(graph, executor, &self.weights).await?.into_iter();
+        for parameter in graph.parameters() {
+            let contents = match parameter.is_trained {
+                true => trained.next().unwrap_or_default(),
+                false => executor.read(parameter.value).await?,
+            };
+            if contents.iter().any(|value| !value.is_finite()) {
+                return Ok(Some(format!("the parameter {}, before the step", parameter.name)));
+            }
+        }
+        Ok(None)
     }
 
     /// Sets the scalars of the next step, see [`AdamW::schedule`](crate::ops::adamw::AdamW::schedule), and the decays of the further averages.
@@ -117,7 +139,7 @@ impl TrainingGraph {
         decays.try_for_each(|((_, value), &decay)| executor.write(*value, &[decay]))
     }
 
-    /// Writes packed values from their contents per parameter.
+    /// Writes packed values from their contents per parameter that is trained.
     ///
     /// # Errors
     /// [`DeviceError`] for contents of another length.
@@ -142,7 +164,7 @@ impl TrainingGraph {
         packed.iter().zip(&flat).try_for_each(|(&id, data)| executor.write(id, data))
     }
 
-    /// Reads packed values as contents per parameter, in the graph's order.
+    /// Reads packed values as contents per parameter that is trained, in the graph's order.
     ///
     /// # Errors
     /// [`DeviceError`] from the driver.
@@ -168,18 +190,24 @@ impl TrainingGraph {
         executor: &mut Executor,
         packed: &[ValueId],
     ) -> Result<Tensors, DeviceError> {
-        Ok(to_tensors(graph, &self.read(graph, executor, packed).await?))
+        Ok(to_tensors(graph, graph.trained_parameters(), &self.read(graph, executor, packed).await?))
     }
 
-    /// The averaged weights by name.
+    /// The weights of the model by name: the average of those that are trained, and the others.
     ///
     /// # Errors
     /// [`DeviceError`] from the driver.
-    pub async fn read_ema(&self, graph: &Graph, executor: &mut Executor) -> Result<Tensors, DeviceError> {
-        self.read_tensors(graph, executor, &self.ema).await
+    pub async fn read_model(&self, graph: &Graph, executor: &mut Executor) -> Result<Tensors, DeviceError> {
+        let mut tensors = self.read_tensors(graph, executor, &self.ema).await?;
+        let mut fixed = Vec::new();
+        for &value in &self.fixed {
+            fixed.push(executor.read(value).await?);
+        }
+        tensors.extend(to_tensors(graph, graph.fixed_parameters(), &fixed));
+        Ok(tensors)
     }
 
-    /// What a run that is resumed after step `step` needs of this graph, beside the averaged weights.
+    /// What a run that is resumed after step `step` needs of this graph, beside the weights of the model.
     ///
     /// # Errors
     /// [`DeviceError`] from the driver.
@@ -206,9 +234,9 @@ impl TrainingGraph {
         })
     }
 
-    /// For each parameter, which packed value it lies in, where, and its length.
+    /// For each parameter that is trained, which packed value it lies in, where, and its length.
     fn ranges<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = (usize, usize, usize)> + 'a {
-        graph.parameters().iter().filter_map(|parameter| {
+        graph.trained_parameters().filter_map(|parameter| {
             let Storage::Slice { of, offset } = graph.value(parameter.value).storage else { return None };
             let index = self.weights.iter().position(|&flat| flat == of)?;
             Some((index, offset, graph.ty(parameter.value).len()))

@@ -30,4 +30,4 @@ pub use options::{EmaWarmup, LrSchedule, OptimizerKind, TrainOptions};
 pub use run::{Event, Outcome, Run, SETTINGS_FILE, train};
 pub use task::{Contributions, Part, Task, TaskLoss};
 pub use timestep_sampler::{LossSecondMoments, TimestepSampling};
-pub use trainer::Trainer;
+pub use trainer::{DryRun, Trainer};

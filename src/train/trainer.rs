@@ -8,7 +8,7 @@ use super::{Contributions, Denoise, Part, Task, TaskLoss, TrainError, TrainOptio
 use crate::checkpoint::TrainingState;
 use crate::data::Batch;
 use crate::device::{Device, DeviceError, Executor};
-use crate::graph::{Graph, MemoryReport, Plan};
+use crate::graph::{Graph, MemoryReport, Parameter, Plan};
 use crate::network::{Tensors, from_tensors, initial_weights};
 use crate::ops::loss_scale::LossScale;
 use crate::pipeline::Pipeline;
@@ -32,6 +32,17 @@ impl<T: Task> Step<T> {
     }
 }
 
+/// What is known of a training step before anything is allocated.
+#[derive(Clone, Debug)]
+pub struct DryRun {
+    /// Number of parameters that are trained.
+    pub trained: usize,
+    /// Number of those that are not.
+    pub fixed: usize,
+    /// The step.
+    pub plan: Plan,
+}
+
 /// A network in training.
 pub struct Trainer<T: Task = Denoise> {
     options: TrainOptions,
@@ -43,14 +54,16 @@ pub struct Trainer<T: Task = Denoise> {
 }
 
 impl<T: Task> Trainer<T> {
-    /// The number of parameters, and the plan of a step on `device`; nothing is allocated.
+    /// The numbers of parameters, and the plan of a step on `device`; nothing is allocated.
     ///
     /// # Errors
     /// [`TrainError`] for a network that cannot be built.
-    pub fn dry_run(device: &Device, task: &T, options: &TrainOptions) -> Result<(usize, Plan), TrainError> {
-        let step = Step::build(task, options)?;
-        let parameters = step.graph.parameters().iter().map(|p| step.graph.ty(p.value).len()).sum();
-        Ok((parameters, device.plan(&step.graph, &step.training.read_back())))
+    pub fn dry_run(device: &Device, task: &T, options: &TrainOptions) -> Result<DryRun, TrainError> {
+        let Step { graph, training, .. } = Step::build(task, options)?;
+        let length = |parameter: &Parameter| graph.ty(parameter.value).len();
+        let trained = graph.trained_parameters().map(length).sum();
+        let fixed = graph.fixed_parameters().map(length).sum();
+        Ok(DryRun { trained, fixed, plan: device.plan(&graph, &training.read_back()) })
     }
 
     /// The network of `task` with fresh weights, or with those of `resume`, prepared on `device`.
@@ -74,12 +87,12 @@ impl<T: Task> Trainer<T> {
         match resume {
             None => {
                 let weights = initial_weights(&trainer.step.graph, trainer.options.seed);
-                trainer.initialize(&weights, &weights)?;
+                trainer.initialize(&weights)?;
             }
             Some((pipeline, state)) => {
-                let averaged = &pipeline.network_of(T::ROLE)?.weights;
+                let model = &pipeline.network_of(T::ROLE)?.weights;
                 let Self { step: Step { graph, training, .. }, executor, .. } = &mut trainer;
-                training.restore(graph, executor, averaged, &state)?;
+                training.restore(graph, executor, model, &state)?;
                 trainer.task.restore(&state)?;
                 trainer.done = state.step;
             }
@@ -92,13 +105,14 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// [`TrainError`] for weights of another model.
     pub fn set_weights(&mut self, weights: &Tensors) -> Result<(), TrainError> {
-        let weights = from_tensors(&self.step.graph, weights)?;
-        self.initialize(&weights, &weights)?;
+        let graph = &self.step.graph;
+        let weights = from_tensors(graph, graph.parameters(), weights)?;
+        self.initialize(&weights)?;
         Ok(())
     }
 
-    fn initialize(&mut self, weights: &[Vec<f32>], ema: &[Vec<f32>]) -> Result<(), DeviceError> {
-        self.step.training.initialize(&self.step.graph, &mut self.executor, weights, ema)
+    fn initialize(&mut self, weights: &[Vec<f32>]) -> Result<(), DeviceError> {
+        self.step.training.initialize(&self.step.graph, &mut self.executor, weights)
     }
 
     /// Steps done so far.
@@ -263,7 +277,7 @@ impl<T: Task> Trainer<T> {
     /// [`TrainError::Device`]
     pub async fn pipeline(&mut self) -> Result<Pipeline, TrainError> {
         let Step { graph, training, .. } = &self.step;
-        let weights = training.read_ema(graph, &mut self.executor).await?;
+        let weights = training.read_model(graph, &mut self.executor).await?;
         let (network, scheduler) = (self.task.network().clone(), self.task.scheduler().clone());
         Ok(Pipeline::new(T::ROLE, network, weights, scheduler))
     }

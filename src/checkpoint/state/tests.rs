@@ -100,6 +100,31 @@ fn a_file_that_was_cut_says_so_and_what_to_do() {
 }
 
 #[test]
+fn a_state_holds_nothing_of_what_is_not_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = saved(folder.path());
+    let model = |names: &[&str]| -> Tensors {
+        let tensors = tensors(&[2, 3]);
+        names.iter().map(|name| ((*name).to_owned(), tensors["w"].clone())).collect()
+    };
+    let weights = checkpoint.join("unet/diffusion_pytorch_model.safetensors");
+    tensor_file::write(&weights, &model(&["frozen", "w"])).unwrap();
+    let state = TrainingState::load(&checkpoint).unwrap();
+    assert!(state.weights.keys().eq(["w"]) && state.extra_emas[0].1.keys().eq(["w"]));
+    let average = extra_ema(&checkpoint, 0.5, &model(&["frozen", "w"])).unwrap().unwrap();
+    assert!(average.keys().eq(["w"]));
+    // An average that lacks what is trained is damaged, and one of what the model does not have is foreign.
+    for (there, word) in [(model(&[]), "missing"), (model(&["w", "x"]), "tensor x")] {
+        tensor_file::write(&checkpoint.join(FOLDER).join("ema_0.5.safetensors"), &there).unwrap();
+        let average = extra_ema(&checkpoint, 0.5, &model(&["frozen", "w"])).unwrap_err().to_string();
+        let state = TrainingState::load(&checkpoint).unwrap_err().to_string();
+        for message in [average, state] {
+            assert!(message.contains("ema_0.5") && message.contains(word), "no `{word}` in: {message}");
+        }
+    }
+}
+
+#[test]
 fn tensors_that_do_not_fit_name_their_file() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = saved(folder.path());

@@ -1,6 +1,6 @@
 //! `train --dry-run`
 
-use ddpm_gpu::train::{Denoise, LargestBatch, Run, TrainOptions, Trainer, largest_batch, time_steps};
+use ddpm_gpu::train::{Denoise, DryRun, LargestBatch, Run, TrainOptions, Trainer, largest_batch, time_steps};
 
 use crate::cli::table::{duration, mib, time};
 
@@ -9,16 +9,17 @@ const TIMED: usize = 3;
 
 pub(super) async fn run(run: &Run, task: Denoise) -> anyhow::Result<()> {
     let Run { device, options, .. } = run;
-    let (parameters, plan) = Trainer::dry_run(device, &task, options)?;
+    let DryRun { trained, fixed, plan } = Trainer::dry_run(device, &task, options)?;
     let memory = plan.memory();
-    println!("parameters: {parameters}");
+    let of_these = if fixed > 0 { format!(", of which {trained} are trained") } else { String::new() };
+    println!("parameters: {}{of_these}", trained + fixed);
     println!("memory on {}:", device.name());
     for (role, &bytes) in &memory.bytes {
         println!("  {role:12} {:>14}", mib(bytes));
     }
     println!("  {:12} {:>14}", "total", mib(memory.total()));
     let other = TrainOptions { checkpointing: !options.checkpointing, ..options.clone() };
-    let (_, other_plan) = Trainer::dry_run(device, &task, &other)?;
+    let other_plan = Trainer::dry_run(device, &task, &other)?.plan;
     let with = if other.checkpointing { "with" } else { "without" };
     println!("{with} --checkpointing the total is {}", mib(other_plan.memory().total()));
 
