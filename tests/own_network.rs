@@ -79,6 +79,7 @@ fn train_to(output: &Path, steps: u64, resume: bool, channels: usize) -> Result<
     let run = Run {
         device: Device::Cpu,
         dataset: data::open("digits", &OpenOptions::default()).unwrap().into(),
+        initial_weights: None,
         options: TrainOptions {
             batch_size: 4,
             steps,

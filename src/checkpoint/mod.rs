@@ -13,8 +13,8 @@ use std::path::PathBuf;
 pub use folder::{create_folder, newest, prune, resolve};
 pub(crate) use folder::{occupy, save};
 pub use pipeline::read_config;
-pub use state::TrainingState;
 pub(crate) use state::record_dataset;
+pub use state::{TrainingState, averages};
 
 use crate::network::{ModelError, WeightsError};
 
@@ -107,12 +107,6 @@ pub enum CheckpointError {
     /// Another process trains there.
     #[error("{}: another run is writing to this folder; stop it first, or choose another folder", folder.display())]
     InUse {
-        /// The output folder.
-        folder: PathBuf,
-    },
-    /// There is nothing to resume.
-    #[error("{}: there is no checkpoint to resume; start a new run instead", folder.display())]
-    NothingToResume {
         /// The output folder.
         folder: PathBuf,
     },

@@ -202,6 +202,18 @@ pub(super) fn extra_ema(
     Ok(Some(tensors))
 }
 
+/// The decays of the averages of the weights in a checkpoint, that of the model's own first; none where it is of no run.
+///
+/// # Errors
+/// [`CheckpointError`] for a training state that is not whole.
+pub fn averages(checkpoint: &Path) -> Result<Vec<f64>, CheckpointError> {
+    if !header_path(checkpoint).exists() {
+        return Ok(Vec::new());
+    }
+    let Decays { ema_decay, extra_ema_decays } = Header::read(checkpoint)?.decays(checkpoint)?;
+    Ok([ema_decay].into_iter().chain(extra_ema_decays).collect())
+}
+
 /// Writes into a checkpoint what is known of its data set by now, in place of what it says.
 pub(crate) fn record_dataset(checkpoint: &Path, dataset: &Fingerprint) -> Result<(), CheckpointError> {
     let path = header_path(checkpoint);

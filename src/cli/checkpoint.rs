@@ -27,7 +27,8 @@ fn that_draws(folder: &Path, opened: (Pipeline, Vec<String>)) -> anyhow::Result<
     Ok(pipeline)
 }
 
-fn noted((pipeline, notes): (Pipeline, Vec<String>)) -> Pipeline {
+/// A pipeline with its notes printed.
+pub(super) fn noted((pipeline, notes): (Pipeline, Vec<String>)) -> Pipeline {
     for note in notes {
         eprintln!("note: {note}");
     }

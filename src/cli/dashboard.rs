@@ -75,7 +75,7 @@ impl State {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Started { step, bytes } => {
+            Event::Started { step, bytes, .. } => {
                 (self.step, self.first, self.bytes) = (step, step, bytes);
                 self.started = Instant::now();
             }

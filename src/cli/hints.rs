@@ -9,6 +9,7 @@ use ddpm_gpu::data::DataError;
 use ddpm_gpu::device::DeviceError;
 use ddpm_gpu::diffusion::TimestepsError;
 use ddpm_gpu::evaluate::EvaluateError;
+use ddpm_gpu::graph::GraphError;
 use ddpm_gpu::pipeline::{PipelineError, Role};
 use ddpm_gpu::sample::SampleError;
 use ddpm_gpu::sampler::SamplerError;
@@ -126,7 +127,6 @@ fn of_checkpoint(error: &CheckpointError) -> Vec<Hint> {
             vec![flag("", "resume", " goes on with it"), flag("another ", "output", "")]
         }
         CheckpointError::InUse { .. } => vec![flag("another ", "output", "")],
-        CheckpointError::NothingToResume { .. } => vec![flag("without ", "resume", " a new run starts")],
         CheckpointError::NoAverage { .. } => vec![flag("the flag is ", "ema-decay", "; it may be left out")],
         _ => Vec::new(),
     }
@@ -206,6 +206,9 @@ fn of_train(error: &TrainError) -> Vec<Hint> {
         TrainError::DoesNotFit { largest, .. } => {
             let most = format!(" of at most {largest}");
             vec![flag("a ", "batch-size", most.clone()), flag("a ", "micro-batch-size", most)]
+        }
+        TrainError::Graph(GraphError::NothingTrained { .. }) => {
+            vec![flag("fewer patterns of ", "freeze", "")]
         }
         TrainError::Memory(_) => vec![smaller_batch()],
         TrainError::Halted { error, checkpoint } => {

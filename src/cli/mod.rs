@@ -21,6 +21,7 @@ mod interpolate;
 mod kernels;
 mod model;
 mod noise;
+mod origin;
 mod plot;
 mod predict;
 mod process;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use ddpm_gpu::data::Dataset;
-use ddpm_gpu::diffusion::MOST_TIMESTEPS;
+use ddpm_gpu::diffusion::{MOST_TIMESTEPS, SchedulerConfig};
 use ddpm_gpu::image_size::in_words;
-use ddpm_gpu::network::{Preset, SampleSize, SuperResolution, UNetConfig};
+use ddpm_gpu::network::{SampleSize, SuperResolution, UNetConfig};
 use ddpm_gpu::output::describe_strips;
 use ddpm_gpu::train::{Denoise, Run, TrainOptions, train};
 
@@ -18,6 +18,7 @@ use objective::ObjectiveArgs;
 
 use super::DeviceArgs;
 use super::bounds::{MOST_STEPS, count_in, count_u64_in, finite_f32_in, finite_in, parse_image_size};
+use super::origin::Origin;
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -68,18 +69,26 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<()> {
-    let model = args.data.model()?;
+    let origin = args.training.origin.open(&args.output, args.training.resume)?;
+    let model = args.data.model(origin.as_ref())?;
+    let scheduler = args.process.scheduler(origin.as_ref().map(Origin::scheduler))?;
     let dataset = args.data.open(&model)?;
-    let config = fit(model, dataset.as_ref(), &args)?;
+    let config = fit(model, dataset.as_ref(), &scheduler, origin.is_some(), &args)?;
     config.check()?;
     let options = options(&args)?;
     let channels = config.image_channels();
-    let task = Denoise::new(Arc::new(config), args.process.scheduler()?)?;
+    let mut initial_weights = None;
+    if let Some(origin) = &origin {
+        origin.report_scheduler(&scheduler)?;
+        initial_weights = origin.weights(&config, options.seed)?;
+    }
+    let task = Denoise::new(Arc::new(config), scheduler)?;
     let device = args.training.open(&args.device).await?;
     let run = Run {
         device,
         dataset,
         options,
+        initial_weights,
         output: args.output,
         resume: args.training.resume,
         checkpoint_every: args.training.checkpoint_every,
@@ -93,23 +102,29 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     if let Some(strips) = describe_strips(channels).filter(|_| run.sample_every > 0) {
         eprintln!("sample grids: {strips}");
     }
-    args.training.report_changes(&run.output, run.settings.as_deref());
+    args.training.report_resumption(&run.output, run.settings.as_deref())?;
     let mut watch = Watch::new("train", &args.training, &run.device.name())?;
     let stop = watch.stop.clone();
     let outcome = train(&run, task, &stop, &mut |event| watch.show(event)).await;
     watch.finish(outcome)
 }
 
-/// The model with what the data and the flags say of it: presets take their number of classes from the data.
-fn fit(mut config: UNetConfig, dataset: &dyn Dataset, args: &Args) -> anyhow::Result<UNetConfig> {
-    let is_preset = args.data.model.as_ref().is_none_or(|name| Preset::named(name).is_some());
+/// The model with what the data and the flags say of it.
+fn fit(
+    mut config: UNetConfig,
+    dataset: &dyn Dataset,
+    scheduler: &SchedulerConfig,
+    starts_from_model: bool,
+    args: &Args,
+) -> anyhow::Result<UNetConfig> {
     let classes = dataset.classes().len();
     let model_channels = config.image_channels();
     if args.unconditional {
         config.num_class_embeds = None;
         config.null_class = false;
-    } else if is_preset {
-        config.num_class_embeds = (classes > 0).then_some(classes);
+    } else if args.data.classes_are_those_of_data() {
+        config.null_class &= classes > 0;
+        config.num_class_embeds = (classes > 0).then_some(classes + usize::from(config.null_class));
     }
     if args.label_dropout > 0.0 {
         if args.unconditional {
@@ -125,8 +140,8 @@ fn fit(mut config: UNetConfig, dataset: &dyn Dataset, args: &Args) -> anyhow::Re
         config.null_class = true;
     }
     // A learned variance takes as many output channels again.
-    if config.out_channels == model_channels {
-        config.out_channels = args.process.variance_type.output_channels(model_channels);
+    if config.out_channels == model_channels || starts_from_model {
+        config.out_channels = scheduler.variance_type.output_channels(model_channels);
     }
     if let Some(low) = args.super_resolution {
         let low_size = SampleSize::of(low_size(low, config.image_size()?)?);

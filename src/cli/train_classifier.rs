@@ -10,6 +10,7 @@ use ddpm_gpu::train::{Classify, Run, train};
 
 use super::DeviceArgs;
 use super::bounds::{MOST_STEPS, count_u64_in, finite_f32_in};
+use super::origin::Origin;
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -39,19 +40,24 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<()> {
-    let scheduler = args.process.scheduler()?;
+    let origin = args.training.origin.open(&args.output, args.training.resume)?;
+    let mut scheduler = args.process.scheduler(origin.as_ref().map(Origin::scheduler))?;
     if args.process.is_learned() {
         bail!(
             "--beta-schedule learned is learned by a model that draws images; give the classifier that model's betas by \
              --trained-betas"
         );
     }
-    if args.process.variance_type == VarianceType::LearnedRange {
+    if args.process.has_learned_variance() {
         bail!(
             "--variance-type learned_range is of models that draw images; a classifier has no variance: leave it out"
         );
     }
-    let mut config = args.data.model()?;
+    if scheduler.variance_type == VarianceType::LearnedRange {
+        // That of the model whose encoder it starts from.
+        scheduler.variance_type = VarianceType::FixedSmall;
+    }
+    let mut config = args.data.model(origin.as_ref())?;
     let dataset = args.data.open(&config)?;
     let held_out = args.data.open_held_out(&config)?;
     (config.num_class_embeds, config.null_class) = (None, false);
@@ -62,13 +68,19 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     // A dataset without classes is refused when the run begins.
     let num_classes = dataset.classes().len().max(1);
     let network = Arc::new(ClassifierConfig { num_classes, encoder: config });
+    let mut initial_weights = None;
+    if let Some(origin) = &origin {
+        origin.report_scheduler(&scheduler)?;
+        initial_weights = origin.weights(network.as_ref(), args.training.seed)?;
+    }
     let task = Classify::new(network, scheduler, held_out)?;
     let device = args.training.open(&args.device).await?;
-    args.training.report_changes(&args.output, settings.as_deref());
+    args.training.report_resumption(&args.output, settings.as_deref())?;
     let run = Run {
         device,
         dataset,
         options: args.training.options(),
+        initial_weights,
         output: args.output,
         resume: args.training.resume,
         checkpoint_every: args.training.checkpoint_every,

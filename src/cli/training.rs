@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use ddpm_gpu::checkpoint::newest;
 use ddpm_gpu::data::{self, DataError, Dataset, OpenOptions, Split};
 use ddpm_gpu::device::Device;
 use ddpm_gpu::files::read_regular_text;
 use ddpm_gpu::image_size::LARGEST_SIDE;
 use ddpm_gpu::log::Scalars;
-use ddpm_gpu::network::{SampleSize, UNetConfig};
+use ddpm_gpu::network::{Preset, SampleSize, UNetConfig};
 use ddpm_gpu::train::{
     CheckpointEvery, EmaWarmup, Event, LrSchedule, OptimizerKind, Outcome, SETTINGS_FILE, TrainError,
     TrainOptions,
@@ -22,6 +23,7 @@ use super::bounds::{
 use super::config::{self, ConfigArgs};
 use super::dashboard::{self, Dashboard};
 use super::dataset::{DatasetArgs, describe, describe_passed_over, doubts};
+use super::origin::{Origin, OriginArgs};
 use super::progress::Progress;
 use super::table::mib;
 use super::{DeviceArgs, PrecisionArgs, model, one_of};
@@ -34,8 +36,8 @@ pub(super) struct DataArgs {
     /// folder of them. `ddpm-gpu data` shows what is seen in it
     #[arg(long, value_name = "NAME|PATH")]
     pub(super) dataset: String,
-    /// Preset (digits, fashion, emoji, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the preset that
-    /// suits the data set
+    /// Preset (digits, fashion, emoji, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the model
+    /// of --init-from, or the preset that suits the data set
     #[arg(long, value_name = "PRESET|FILE")]
     pub(super) model: Option<String>,
     /// Size of the images: WIDTHxHEIGHT, such as 64x32, or one number for a square; overrides the model's
@@ -126,7 +128,13 @@ pub(super) struct TrainingArgs {
     /// half the activations for about a sixth more time, and the same weights to the bit
     #[arg(long)]
     pub(super) checkpointing: bool,
-    /// Go on from the newest checkpoint in the output folder
+    #[command(flatten)]
+    pub(super) origin: OriginArgs,
+    /// Leave parameters as they are whose names in the file match: * stands for any text, as in 'down_blocks.*' or
+    /// '*.norm?.*'. May be given several times. No gradients are computed below the lowest layer that is trained
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) freeze: Vec<String>,
+    /// Go on from the newest checkpoint in the output folder; without one a new run is started
     #[arg(long)]
     pub(super) resume: bool,
     /// Steps between checkpoints, or time: 500, 90s, 10m, 2h; one is also written at the end
@@ -156,9 +164,12 @@ fn parse_lr_schedule(name: &str) -> Result<LrSchedule, String> {
 }
 
 impl DataArgs {
-    /// The model asked for, or the preset that suits the data.
-    pub(super) fn model(&self) -> anyhow::Result<UNetConfig> {
-        let mut model = self.named_model()?;
+    /// The model asked for, or that of `origin`, or the preset that suits the data.
+    pub(super) fn model(&self, origin: Option<&Origin>) -> anyhow::Result<UNetConfig> {
+        let mut model = match (&self.model, origin) {
+            (None, Some(origin)) => origin.config()?,
+            _ => self.named_model()?,
+        };
         if let Some(size) = self.image_size {
             model.sample_size = Some(SampleSize::of(size.sides()));
         }
@@ -172,6 +183,12 @@ impl DataArgs {
             (None, "fashion-mnist") => "fashion",
             (None, _) => "ddpm-cifar10-32",
         })
+    }
+
+    /// Whether the model has as many classes as the data: a configuration file says how many it has, and a preset or the
+    /// model that a run starts from does not.
+    pub(super) fn classes_are_those_of_data(&self) -> bool {
+        self.model.as_ref().is_none_or(|name| Preset::named(name).is_some())
     }
 
     /// The images, of the shape that the model takes.
@@ -227,14 +244,23 @@ impl TrainingArgs {
         Ok(device)
     }
 
-    /// Says which settings are others than those that the run in `output` was started with.
-    pub(super) fn report_changes(&self, output: &Path, settings: Option<&str>) {
-        let then = read_regular_text(&output.join(SETTINGS_FILE)).ok().filter(|_| self.resume);
+    /// Says whether there is a run to go on with in `output`, and which settings are others than those that it was started
+    /// with.
+    pub(super) fn report_resumption(&self, output: &Path, settings: Option<&str>) -> anyhow::Result<()> {
+        if !self.resume {
+            return Ok(());
+        }
+        if newest(output)?.is_none() {
+            eprintln!("{}: there is no checkpoint to resume, so a new run is started", output.display());
+            return Ok(());
+        }
+        let then = read_regular_text(&output.join(SETTINGS_FILE)).ok();
         if let (Some(then), Some(now)) = (then, settings) {
             for change in config::changes(&then, now) {
                 eprintln!("changed since the run was started: {change}");
             }
         }
+        Ok(())
     }
 
     /// The settings as the library takes them.
@@ -261,6 +287,8 @@ impl TrainingArgs {
             precision: self.precision.precision,
             seed: self.seed,
             checkpointing: self.checkpointing,
+            freeze: self.freeze.clone(),
+            init_from: self.origin.name(),
             ..TrainOptions::default()
         }
     }
@@ -328,8 +356,14 @@ impl Watch {
             Progress::new(first, self.steps)
         });
         match event {
-            Event::Started { step, bytes } => {
+            Event::Started { step, bytes, trained, fixed } => {
                 let from = if step > 0 { format!(", from step {step}") } else { String::new() };
+                if fixed > 0 {
+                    bar.line(&format!(
+                        "{trained} of {} parameters are trained, {fixed} are frozen",
+                        trained + fixed
+                    ));
+                }
                 bar.line(&format!("training to step {}{from}; {} of buffers", self.steps, mib(bytes)));
             }
             Event::Progress { scalars: Scalars { step, loss, images_per_second, .. }, loss_scale } => {

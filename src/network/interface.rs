@@ -364,7 +364,7 @@ impl dyn Network + '_ {
     }
 
     /// The network alone, for one image: for what is asked of its parameters.
-    fn alone(&self) -> Result<Graph, ModelError> {
+    pub(super) fn alone(&self) -> Result<Graph, ModelError> {
         self.check()?;
         let mut graph = Graph::new();
         let inputs = self.declare_inputs(&mut graph, 1)?;

@@ -10,6 +10,7 @@ mod parameters;
 mod precision;
 mod sample_size;
 mod super_resolution;
+mod transfer;
 mod unet2d;
 mod weights;
 
@@ -22,5 +23,6 @@ pub use interface::{
 pub use precision::Precision;
 pub use sample_size::SampleSize;
 pub use super_resolution::SuperResolution;
+pub use transfer::{LeftOut, Transfer, some_names};
 pub use unet2d::{PRESETS, Preset, UNetConfig};
 pub use weights::{Tensor, Tensors, WeightsError, from_tensors, initial_weights, prepare, to_tensors};

@@ -130,7 +130,7 @@ pub fn to_tensors<'a>(
 }
 
 /// The shape of a parameter in files, and another one that older files may have.
-fn file_shapes(graph: &Graph, parameter: &Parameter) -> (Vec<usize>, Option<Vec<usize>>) {
+pub(super) fn file_shapes(graph: &Graph, parameter: &Parameter) -> (Vec<usize>, Option<Vec<usize>>) {
     let shape = &graph.ty(parameter.value).shape;
     match (parameter.layout, shape.as_slice()) {
         (Layout::Convolution, &[o, kh, kw, i]) => (vec![o, i, kh, kw], None),

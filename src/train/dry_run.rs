@@ -128,6 +128,7 @@ mod tests {
             device: Device::Cpu,
             dataset: open("digits", &OpenOptions::default()).unwrap().into(),
             options: TrainOptions::default(),
+            initial_weights: None,
             output: "none".into(),
             resume: false,
             checkpoint_every: CheckpointEvery::Steps(1),

@@ -6,6 +6,7 @@ mod denoise;
 mod divergence;
 mod dry_run;
 mod error;
+mod freeze;
 mod graph;
 mod graph_state;
 mod micro_batches;

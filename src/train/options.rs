@@ -132,6 +132,10 @@ pub struct TrainOptions {
     /// Whether the reverse pass computes the inside of blocks again instead of keeping it: less memory, the same results.
     #[serde(default)]
     pub checkpointing: bool,
+    /// Patterns of the names of parameters that are not trained; `*` stands for any text.
+    pub freeze: Vec<String>,
+    /// The model that the first weights are of, in words; `None` where they were drawn from `seed`.
+    pub init_from: Option<String>,
 }
 
 impl Default for TrainOptions {
@@ -162,6 +166,8 @@ impl Default for TrainOptions {
             seed: 0,
             random_streams: Numbering::ByPurpose,
             checkpointing: false,
+            freeze: Vec::new(),
+            init_from: None,
         }
     }
 }

@@ -12,13 +12,11 @@ use crate::diffusion::SchedulerConfig;
 use crate::network::{ModelError, Network};
 use crate::pipeline::Pipeline;
 
-/// The newest checkpoint, where the run is to go on from one.
+/// The newest checkpoint, where the run is to go on from one; `None` for a new run.
 pub(super) fn checkpoint_to_resume(run: &Run) -> Result<Option<PathBuf>, TrainError> {
     match (run.resume, checkpoint::newest(&run.output)?) {
-        (true, Some(folder)) => Ok(Some(folder)),
         (false, Some(folder)) => Err(CheckpointError::AlreadyThere { folder }.into()),
-        (true, None) => Err(CheckpointError::NothingToResume { folder: run.output.clone() }.into()),
-        (false, None) => Ok(None),
+        (_, newest) => Ok(newest),
     }
 }
 

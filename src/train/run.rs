@@ -15,6 +15,7 @@ use crate::device::{Device, DeviceError};
 use crate::image_size::{image_in_words, in_words};
 use crate::log::{Log, Scalars};
 use crate::memory;
+use crate::network::Tensors;
 use crate::ops::loss_scale::LossScale;
 use crate::output::{Grid, remove_leftovers, write_text};
 use crate::pipeline::Pipeline;
@@ -27,9 +28,11 @@ pub struct Run {
     pub dataset: Arc<dyn Dataset>,
     /// The settings.
     pub options: TrainOptions,
+    /// The weights that a new run starts from; `None` for fresh ones.
+    pub initial_weights: Option<Tensors>,
     /// Folder of checkpoints and samples.
     pub output: PathBuf,
-    /// Whether to go on from the newest checkpoint in `output`.
+    /// Whether to go on from the newest checkpoint in `output`, if there is one.
     pub resume: bool,
     /// When checkpoints are written; one is also written at the end.
     pub checkpoint_every: CheckpointEvery,
@@ -53,6 +56,10 @@ pub enum Event {
         step: u64,
         /// Bytes of all buffers.
         bytes: usize,
+        /// Number of parameters that are trained.
+        trained: usize,
+        /// Number of those that are not.
+        fixed: usize,
     },
     /// Some steps are done.
     Progress {
@@ -141,8 +148,12 @@ async fn train_on<T: Task>(
         saved = Some(Saved { step: state.step, folder });
         resume = Some((pipeline, state));
     }
+    let is_new = resume.is_none();
     let trainer = Trainer::new(&run.device, task.clone(), run.options.clone(), resume).await;
     let mut trainer = trainer.map_err(|error| with_largest_batch(run, &task, error))?;
+    if let Some(weights) = run.initial_weights.as_ref().filter(|_| is_new) {
+        trainer.set_weights(weights)?;
+    }
     go_on(run, &mut trainer, saved, dataset, stop, report).await
 }
 
@@ -237,7 +248,9 @@ impl<T: Task> Course<'_, T> {
     /// Trains to the last step, or until `stop` becomes true.
     async fn steps(&mut self, stop: &AtomicBool) -> Result<(), Halt> {
         let run = self.run;
-        (self.report)(Event::Started { step: self.trainer.done(), bytes: self.trainer.memory().total() });
+        let [trained, fixed] = self.trainer.parameters();
+        let bytes = self.trainer.memory().total();
+        (self.report)(Event::Started { step: self.trainer.done(), bytes, trained, fixed });
         self.warn();
         let mut loader = run.loader(self.trainer.done()).map_err(TrainError::from)?;
         let mut since = (Instant::now(), self.trainer.done());
@@ -383,7 +396,7 @@ impl Run {
     /// Refuses images that do not go with the task's network, or that cannot be read.
     pub(super) fn check_fit(&self, task: &impl Task) -> Result<(), TrainError> {
         self.check_images(task)?;
-        if !self.resume {
+        if !self.resume || checkpoint::newest(&self.output)?.is_none() {
             self.dataset.check()?;
         }
         task.check_dataset(self.dataset.as_ref())

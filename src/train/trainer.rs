@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::freeze::freeze;
 use super::quartiles::mean_by_quartile;
 use super::timestep_sampler;
 use super::{Contributions, Denoise, Part, Task, TaskLoss, TrainError, TrainOptions, TrainingGraph};
@@ -26,9 +27,16 @@ impl<T: Task> Step<T> {
         options.check()?;
         let mut graph = Graph::with_numbering(options.random_streams);
         let (TaskLoss { loss, per_sample }, inputs) = task.build(&mut graph, options)?;
+        freeze(&mut graph, &options.freeze)?;
         let training =
             TrainingGraph::new(&mut graph, loss, &per_sample, options.optimizer(), options.checkpointing)?;
         Ok(Self { graph, training, inputs })
+    }
+
+    /// Numbers of the parameters that are trained, and of those that are not.
+    fn parameters(&self) -> [usize; 2] {
+        let length = |parameter: &Parameter| self.graph.ty(parameter.value).len();
+        [self.graph.trained_parameters().map(length).sum(), self.graph.fixed_parameters().map(length).sum()]
     }
 }
 
@@ -59,11 +67,9 @@ impl<T: Task> Trainer<T> {
     /// # Errors
     /// [`TrainError`] for a network that cannot be built.
     pub fn dry_run(device: &Device, task: &T, options: &TrainOptions) -> Result<DryRun, TrainError> {
-        let Step { graph, training, .. } = Step::build(task, options)?;
-        let length = |parameter: &Parameter| graph.ty(parameter.value).len();
-        let trained = graph.trained_parameters().map(length).sum();
-        let fixed = graph.fixed_parameters().map(length).sum();
-        Ok(DryRun { trained, fixed, plan: device.plan(&graph, &training.read_back()) })
+        let step = Step::build(task, options)?;
+        let [trained, fixed] = step.parameters();
+        Ok(DryRun { trained, fixed, plan: device.plan(&step.graph, &step.training.read_back()) })
     }
 
     /// The network of `task` with fresh weights, or with those of `resume`, prepared on `device`.
@@ -118,6 +124,11 @@ impl<T: Task> Trainer<T> {
     /// Steps done so far.
     pub fn done(&self) -> u64 {
         self.done
+    }
+
+    /// Numbers of the parameters that are trained, and of those that are not.
+    pub fn parameters(&self) -> [usize; 2] {
+        self.step.parameters()
     }
 
     /// Bytes by role.

@@ -10,6 +10,7 @@ mod errors;
 mod escapes;
 mod evaluate;
 mod export;
+mod fine_tune;
 mod guidance;
 mod images;
 mod kernels;

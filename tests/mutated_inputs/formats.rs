@@ -199,6 +199,7 @@ fn run_in(output: PathBuf, steps: u64, resume: bool) -> Run {
     Run {
         device: Device::Cpu,
         dataset: Arc::from(dataset),
+        initial_weights: None,
         options: TrainOptions {
             steps,
             batch_size: 2,

@@ -33,7 +33,7 @@ fn progress(step: u64, loss: f32) -> Event {
 
 fn running() -> State {
     let mut state = State::new("CPU executor".to_owned(), 400);
-    state.take(Event::Started { step: 0, bytes: 3 << 20 });
+    state.take(Event::Started { step: 0, bytes: 3 << 20, trained: 1, fixed: 0 });
     for step in 1..=20 {
         state.take(progress(10 * step, 1.0 / step as f32));
     }

@@ -39,8 +39,6 @@ fn each_kind_of_error_has_its_flags() {
     let memory =
         || DeviceError::OutOfMemory { adapter: device("an adapter"), total: 1, largest: device("x") };
     assert_eq!(hints(TRAIN, memory()), "a smaller --batch-size; --device cpu");
-    let nothing = CheckpointError::NothingToResume { folder: folder() };
-    assert_eq!(hints(TRAIN, TrainError::from(nothing)), "without --resume a new run starts");
     let there = CheckpointError::AlreadyThere { folder: folder() };
     assert_eq!(hints(TRAIN, TrainError::from(there)), "--resume goes on with it; another --output");
     let average = CheckpointError::NoAverage { folder: folder(), decay: 0.5, there: device("none") };

@@ -97,6 +97,7 @@ fn run(device: Device, output: &Path, resume: bool) -> Run {
     Run {
         device,
         dataset: data::open("digits", &OpenOptions::default()).unwrap().into(),
+        initial_weights: None,
         options: TrainOptions { batch_size: 4, steps: 4, ..TrainOptions::default() },
         output: output.to_owned(),
         resume,
