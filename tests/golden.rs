@@ -9,7 +9,7 @@ mod common;
 use std::path::Path;
 
 use ddpm_gpu::device::Device;
-use ddpm_gpu::graph::{Graph, TensorType, ValueId, gradients};
+use ddpm_gpu::graph::{DType, Graph, TensorType, ValueId, gradients};
 use ddpm_gpu::network::{
     CLASS_LABELS, ClassifierConfig, LOGITS, NamedValues, Network, SAMPLE, TIMESTEPS, Tensor, Tensors,
     UNetConfig, from_tensors, to_tensors,
@@ -76,8 +76,13 @@ fn write_inputs(golden: &Golden, network: &GoldenNetwork, executor: &mut ddpm_gp
     executor.write(network.inputs.get(SAMPLE).unwrap(), &images(golden, "input.sample").1).unwrap();
     executor.write(network.inputs.get(TIMESTEPS).unwrap(), &golden.floats("input.timesteps")).unwrap();
     if let Ok(labels) = network.inputs.get(CLASS_LABELS) {
-        let data: Vec<u32> = golden.floats("input.class_labels").iter().map(|&v| v as u32).collect();
-        executor.write(labels, &data).unwrap();
+        let data = golden.floats("input.class_labels");
+        match network.graph.ty(labels).dtype {
+            DType::U32 => {
+                executor.write(labels, &data.iter().map(|&v| v as u32).collect::<Vec<u32>>()).unwrap();
+            }
+            DType::F32 | DType::F16 => executor.write(labels, &data).unwrap(),
+        }
     }
 }
 
@@ -141,7 +146,7 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
             let weights = graph.input("weights", TensorType::f32([batch]));
             let (loss, _) = mse_loss(graph, network.output, target, weights).unwrap();
             let d_loss = graph.input("d_loss", TensorType::f32([1]));
-            let parameters: Vec<ValueId> = graph.parameters().iter().map(|p| p.value).collect();
+            let parameters: Vec<ValueId> = graph.trained_parameters().map(|p| p.value).collect();
             let d_parameters: Vec<ValueId> = gradients(graph, &[(loss, d_loss)], &parameters)
                 .unwrap()
                 .into_iter()
@@ -163,7 +168,7 @@ fn gradients_of_every_parameter_are_those_of_pytorch() {
             );
             let got: Vec<Vec<f32>> =
                 d_parameters.iter().map(|&id| block_on(executor.read(id)).unwrap()).collect();
-            let got = to_tensors(&network.graph, network.graph.parameters(), &got);
+            let got = to_tensors(&network.graph, network.graph.trained_parameters(), &got);
             assert_eq!(got.len(), expected.len(), "number of gradients");
             // The true gradient of to_k.bias is zero: compare at the scale of all gradients, and each at its own.
             let all = expected.values().flat_map(|t| &t.data).fold(0.0f32, |m, v| m.max(v.abs()));

@@ -25,6 +25,11 @@ fn build(graph: &mut Graph, name: &str, operands: &[ValueId]) -> Result<ValueId,
         "gelu_erf" => ops::gelu(graph, x, Gelu::Erf),
         "gelu_tanh" => ops::gelu(graph, x, Gelu::Tanh),
         "gelu_quick" => ops::gelu(graph, x, Gelu::Quick),
+        "relu" => ops::relu(graph, x),
+        "mish" => ops::mish(graph, x),
+        "affine" => ops::affine(graph, x, 2.0, -1.0),
+        "fir_downsample" => ops::fir_downsample(graph, x),
+        "fir_upsample" => ops::fir_upsample(graph, x),
         "geglu" => {
             let hidden_and_gate = ops::linear(graph, x, operands[1], operands[2])?;
             ops::geglu(graph, hidden_and_gate)

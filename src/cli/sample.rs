@@ -245,9 +245,9 @@ fn stages(
         let images = Images { shape: [request.num_images, low[0], low[1], channels], data: Vec::new() };
         let augmentation = args.noise_augmentation.unwrap_or(model.augmentation / 2);
         let next_request = SampleRequest {
-            conditions: match network.classes() {
-                Some(_) => request.conditions.clone(),
-                None => request.conditions.clone().without(CLASS_LABELS),
+            conditions: match network.takes(CLASS_LABELS) {
+                true => request.conditions.clone(),
+                false => request.conditions.clone().without(CLASS_LABELS),
             },
             low_resolution: Some(LowResolution { images, augmentation }),
             init_noise: None,

@@ -120,8 +120,7 @@ fn fit(
     let classes = dataset.classes().len();
     let model_channels = config.image_channels();
     if args.unconditional {
-        config.num_class_embeds = None;
-        config.null_class = false;
+        config = config.unconditional();
     } else if args.data.classes_are_those_of_data() {
         config.null_class &= classes > 0;
         config.num_class_embeds = (classes > 0).then_some(classes + usize::from(config.null_class));

@@ -60,7 +60,7 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     let mut config = args.data.model(origin.as_ref())?;
     let dataset = args.data.open(&config)?;
     let held_out = args.data.open_held_out(&config)?;
-    (config.num_class_embeds, config.null_class) = (None, false);
+    config = config.unconditional();
     if let Some(dropout) = args.dropout {
         config.dropout = dropout;
     }

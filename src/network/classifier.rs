@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::error::unsupported;
 use super::layers::{WeightInit, group_norm, linear};
 use super::parameters::CLASSES;
-use super::unet2d::{Encoded, encode};
+use super::unet2d::encode;
 use super::{Input, ModelError, NamedValues, Network, SAMPLE, TIMESTEPS, UNetConfig};
 use crate::graph::{Graph, ValueId};
 use crate::ops;
@@ -89,15 +89,27 @@ impl Network for ClassifierConfig {
         Ok(vec![(FEATURES, vec![channels]), (LOGITS, vec![self.num_classes])])
     }
 
+    fn check_timesteps(&self, least: f64, most: f64) -> Result<(), String> {
+        self.encoder.check_timesteps(least, most)
+    }
+
     fn build(
         &self,
         graph: &mut Graph,
         inputs: &NamedValues,
         dropout: Option<ValueId>,
     ) -> Result<NamedValues, ModelError> {
-        let unconditional = UNetConfig { num_class_embeds: None, null_class: false, ..self.encoder.clone() };
-        let Encoded { x, .. } = encode(graph, &unconditional, inputs, dropout)?;
-        let x = group_norm(graph, "conv_norm_out", x, self.encoder.groups(), self.encoder.norm_eps, true)?;
+        let unconditional = self.encoder.unconditional();
+        unconditional.check()?;
+        let encoded = encode(graph, &unconditional, inputs, dropout)?;
+        let x = group_norm(
+            graph,
+            "conv_norm_out",
+            encoded.features(),
+            self.encoder.groups(),
+            self.encoder.norm_eps,
+            true,
+        )?;
         let features = graph.scoped("pool", |graph| ops::average_pool(graph, x))?;
         let logits = linear(graph, "classifier", features, self.num_classes, WeightInit::NearZero)?;
         Ok(NamedValues::default().with(FEATURES, features).with(LOGITS, logits))

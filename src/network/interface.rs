@@ -80,6 +80,7 @@ impl Input {
                 }
             }
             (Element::Activation | Element::Float, Numbers::Floats(_))
+            | (Element::Float, Numbers::Whole(_))
                 if condition.elements() == self.elements() =>
             {
                 Ok(())
@@ -112,9 +113,13 @@ impl Input {
         value: ValueId,
         condition: &Condition,
     ) -> Result<(), DeviceError> {
-        match condition.numbers() {
-            Numbers::Floats(numbers) => executor.write(value, numbers),
-            Numbers::Whole(numbers) => executor.write(value, numbers),
+        match (condition.numbers(), self.element) {
+            (Numbers::Floats(numbers), _) => executor.write(value, numbers),
+            // A class can be told as a number like any other.
+            (Numbers::Whole(numbers), Element::Float) => {
+                executor.write(value, &numbers.iter().map(|&number| number as f32).collect::<Vec<f32>>())
+            }
+            (Numbers::Whole(numbers), _) => executor.write(value, numbers),
         }
     }
 }
@@ -195,6 +200,14 @@ pub trait Network: Debug + Send + Sync {
         dropout: Option<ValueId>,
     ) -> Result<NamedValues, ModelError>;
 
+    /// Refuses to be told timesteps from `least` to `most`, which it may not be made for; in one sentence.
+    ///
+    /// # Errors
+    /// The sentence.
+    fn check_timesteps(&self, _least: f64, _most: f64) -> Result<(), String> {
+        Ok(())
+    }
+
     /// What the further channels of the images are, where they are smaller images to enlarge.
     fn super_resolution(&self) -> Option<SuperResolution> {
         None
@@ -227,6 +240,11 @@ impl dyn Network + '_ {
     pub fn input(&self, name: &str) -> Result<Input, ModelError> {
         let found = self.inputs()?.into_iter().find(|input| input.name == name);
         found.ok_or_else(|| ModelError::NoValue { name: name.to_owned() })
+    }
+
+    /// Whether it has an input of a name.
+    pub fn takes(&self, name: &str) -> bool {
+        self.input(name).is_ok()
     }
 
     /// Height, width and channels of the images x_t: what is left of the input without smaller images beside it.

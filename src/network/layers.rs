@@ -127,3 +127,12 @@ pub fn group_norm(
         ops::group_norm(graph, x, weight, bias, groups, eps, silu)
     })
 }
+
+/// `(a + b) / divisor`, for tensors of one shape.
+///
+/// # Errors
+/// [`GraphError`] for tensors of different shapes.
+pub fn divided_sum(graph: &mut Graph, a: ValueId, b: ValueId, divisor: f32) -> Result<ValueId, GraphError> {
+    let sum = ops::add(graph, a, b)?;
+    if divisor == 1.0 { Ok(sum) } else { ops::affine(graph, sum, 1.0 / divisor, 0.0) }
+}

@@ -1,4 +1,4 @@
-//! Conversion of activations between 32-bit and 16-bit floats.
+//! Conversion of activations between 32-bit and 16-bit floats, and of floats to whole numbers.
 
 use super::cpu::par_chunks;
 use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect};
@@ -15,6 +15,17 @@ pub fn cast(graph: &mut Graph, x: ValueId, dtype: DType) -> Result<ValueId, Grap
         (_, DType::F32 | DType::U32) => graph.apply_one(ToF32 { to: dtype }, &[x]),
     }
 }
+
+/// The whole numbers nearest to f32 `x`, of any shape, as u32; what is below 0 becomes 0. There is no gradient.
+///
+/// # Errors
+/// [`GraphError::Shape`] for other element types.
+pub fn to_whole(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    graph.apply_one(ToU32, &[x])
+}
+
+#[derive(Debug)]
+struct ToU32;
 
 #[derive(Debug)]
 struct ToF16;
@@ -100,6 +111,35 @@ impl Op for ToF32 {
     }
 }
 
+impl Op for ToU32 {
+    fn name(&self) -> &'static str {
+        "cast.to_u32"
+    }
+    fn inputs(&self) -> &'static [&'static str] {
+        &["x"]
+    }
+    fn outputs(&self) -> &'static [&'static str] {
+        &["y_u32"]
+    }
+    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        expect(inputs[0].dtype == DType::F32, || "x must be f32".to_owned())?;
+        Ok(vec![TensorType::u32(inputs[0].shape.clone())])
+    }
+    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
+        variants("to_u32", types)
+    }
+    fn tolerance(&self) -> f32 {
+        0.0
+    }
+    fn reference(&self, operands: Operands<'_>) {
+        let ([x], [y]) = operands.split();
+        for (y, x) in y.data.iter_mut().zip(x.data) {
+            // A cast from float saturates, and NaN becomes 0.
+            *y = f32::from_bits((x + 0.5).floor() as u32);
+        }
+    }
+}
+
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
     let wide = || Fill::Normal { shape: vec![3, 5, 7], mean: 0.0, std: 1000.0 };
@@ -113,5 +153,6 @@ pub fn cases() -> Vec<Case> {
         Case::new("image", ToF16, vec![image()]),
         Case::new("ragged", back(), vec![half(wide())]),
         Case::new("image", back(), vec![half(image())]),
+        Case::new("timesteps", ToU32, vec![Fill::floats([0.0, 1.0, 998.9999, 999.0, -3.0, 0.49, 7.51])]),
     ]
 }

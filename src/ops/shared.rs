@@ -29,6 +29,7 @@ pub const SHARED_WGSL: &[(&str, &str)] = shared_wgsl![
     products,
     random,
     sigmoid,
+    sin_turns,
     tile_memory,
     tree_sum,
     transpose_weight,

@@ -39,6 +39,9 @@ pub async fn predict(
             "a timestep is {timestep}; timesteps must be finite numbers"
         )));
     }
+    for &timestep in timesteps {
+        network.check_timesteps(timestep.into(), timestep.into()).map_err(SampleError::Request)?;
+    }
     network.check_conditions(conditions, n).map_err(SampleError::Request)?;
     let mut graph = Graph::new();
     let inputs = network.declare_inputs(&mut graph, n)?;

@@ -149,7 +149,7 @@ pub(super) fn check(pipeline: &Pipeline, request: &SampleRequest) -> Result<(), 
     let mut conditions = request.conditions.clone();
     if let Some((classifier, _)) = &request.guidance.classifier {
         check_classes(classifier.classifier()?.network.as_ref(), &conditions, request.num_images)?;
-        if network.classes().is_none() {
+        if !network.takes(CLASS_LABELS) {
             conditions = conditions.without(CLASS_LABELS);
         }
     }

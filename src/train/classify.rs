@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::task::check_timesteps;
 use super::{
     Contributions, Event, Part, Run, Task, TaskLoss, TimestepSampling, TrainError, TrainOptions,
     timestep_sampler,
@@ -89,6 +90,7 @@ impl Task for Classify {
     }
 
     fn build(&self, graph: &mut Graph, options: &TrainOptions) -> Result<(TaskLoss, Inputs), TrainError> {
+        check_timesteps(self)?;
         let batch = options.images_at_once();
         let noised = Noised::build(graph, batch, self.network.image()?)?;
         let timesteps = graph.input(TIMESTEPS, TensorType::f32([batch]));

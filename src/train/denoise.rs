@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::objective::{self, Loss};
+use super::task::check_timesteps;
 use super::timestep_sampler::{self, LossSecondMoments};
 use super::{
     Contributions, Event, Part, Run, Task, TaskLoss, TimestepSampling, TrainError, TrainOptions, sample_grid,
@@ -86,6 +87,7 @@ impl Denoise {
     /// Refuses settings that do not go with the network.
     fn check(&self, options: &TrainOptions) -> Result<(), TrainError> {
         objective::check(options, &self.scheduler)?;
+        check_timesteps(self)?;
         let [_, _, channels] = self.network.image()?;
         let out_channels = self.scheduler.variance_type.output_channels(channels);
         let found = self.network.out_channels()?;

@@ -8,7 +8,7 @@ use crate::conditions::{CLASS_LABELS, Conditions};
 use crate::data::Batch;
 use crate::diffusion::Respacing;
 use crate::log::Log;
-use crate::network::SuperResolution;
+use crate::network::{Element, SuperResolution};
 use crate::output::{GridOptions, columns_for, tile};
 use crate::pipeline::Pipeline;
 use crate::sample::{Images, LowResolution, SampleRequest, sample};
@@ -33,14 +33,15 @@ pub(super) async fn draw(
     let per_class = network
         .num_classes()
         .map(|classes| (0..classes.min(10) as u32).flat_map(|class| [class; COLUMNS]).collect::<Vec<u32>>());
-    let is_told_more = network.conditions()?.iter().any(|input| input.name != CLASS_LABELS);
+    let is_class = |element: Element| matches!(element, Element::Class { .. });
+    let is_told_more = network.conditions()?.iter().any(|input| !is_class(input.element));
     let (conditions, low_resolution) = if network.super_resolution().is_some() || is_told_more {
         // What else the network is told is that of images of the data set.
         let batch = first_images(run, 4 * COLUMNS)?;
         let low = network.super_resolution().map(|model| low_resolution(run, model, &batch));
-        let told = |conditions: Conditions| match network.classes() {
-            Some(_) => conditions,
-            None => conditions.without(CLASS_LABELS),
+        let told = |conditions: Conditions| match network.takes(CLASS_LABELS) {
+            true => conditions,
+            false => conditions.without(CLASS_LABELS),
         };
         (told(batch.conditions), low)
     } else {

@@ -157,3 +157,9 @@ pub trait Task: Clone {
         report: &mut (dyn FnMut(Event) + Send),
     ) -> Result<(), TrainError>;
 }
+
+/// Refuses a process whose timesteps are not those of the network.
+pub(super) fn check_timesteps<T: Task>(task: &T) -> Result<(), TrainError> {
+    let last = task.scheduler().num_train_timesteps.saturating_sub(1) as f64;
+    task.network().check_timesteps(0.0, last).map_err(|text| TrainError::setting(&["config"], text))
+}

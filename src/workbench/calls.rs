@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::WorkbenchError;
-use crate::conditions::{CLASS_LABELS, Condition, Conditions, Numbers};
+use crate::conditions::{Condition, Conditions, Numbers};
 use crate::data::Batch;
 use crate::device::{Device, Executor};
 use crate::diffusion::SchedulerConfig;
 use crate::graph::PlannedNode;
-use crate::network::Network;
+use crate::network::{Element, Input, Network};
 use crate::ops::{Case, Cost, Types};
 use crate::random::{Purpose, Stream, normals};
 use crate::train::{Denoise, TrainError, TrainOptions, Trainer};
@@ -49,7 +49,8 @@ pub fn random_batch(network: &dyn Network, batch_size: usize) -> Result<Batch, W
         .classes()
         .map(|(classes, _)| (0..batch_size).map(|image| (image % classes.max(1)) as u32).collect());
     let mut conditions = Conditions::of_classes(labels);
-    for input in network.conditions()?.iter().filter(|input| input.name != CLASS_LABELS) {
+    let is_class = |input: &&Input| matches!(input.element, Element::Class { .. });
+    for input in network.conditions()?.iter().filter(|input| !is_class(input)) {
         let elements: usize = input.shape.iter().product();
         let numbers = normals(Stream { sample: 1, ..stream }, batch_size * elements);
         if let Some(condition) = Condition::new(elements, Numbers::Floats(numbers)) {

@@ -104,8 +104,8 @@ fn models_that_cannot_be_built() {
     for (key, value, words) in [
         (
             "down_block_types",
-            json!(["DownBlock2D", "SkipDownBlock2D"]),
-            &["SkipDownBlock2D", "AttnDownBlock2D"][..],
+            json!(["DownBlock2D", "CrossAttnDownBlock2D"]),
+            &["CrossAttnDownBlock2D", "AttnDownBlock2D", "SkipDownBlock2D"][..],
         ),
         ("down_block_types", json!(["DownBlock2D"]), &["down_block_types", "2 levels"]),
         ("attention_head_dim", json!(64), &["attention_head_dim", "64", "16 channels"]),
@@ -115,7 +115,19 @@ fn models_that_cannot_be_built() {
         ("norm_num_groups", json!(3), &["norm_num_groups", "multiple"]),
         ("block_out_channels", json!([8, -16]), &["model.json"]),
         ("block_out_channels", json!("wide"), &["model.json"]),
-        ("act_fn", json!("gelu"), &["act_fn", "silu"]),
+        ("act_fn", json!("tanh"), &["act_fn", "tanh", "silu", "mish", "gelu", "relu"]),
+        ("mid_block_type", json!("UNetMidBlock2DCrossAttn"), &["mid_block_type", "UNetMidBlock2D, null"]),
+        ("mid_block_scale_factor", json!(0), &["mid_block_scale_factor", "other than 0"]),
+        ("time_embedding_type", json!("random"), &["time_embedding_type", "positional, fourier, learned"]),
+        (
+            "time_embedding_type",
+            json!("learned"),
+            &["num_train_timesteps is null", "a row for each timestep"],
+        ),
+        ("class_embed_type", json!("projection"), &["class_embed_type", "null, timestep, identity"]),
+        ("downsample_type", json!("pool"), &["downsample_type", "conv, resnet"]),
+        ("down_block_types", json!(["SkipDownBlock2D", "DownBlock2D"]), &["in_channels is 1", "3 channels"]),
+        ("up_block_types", json!(["SkipUpBlock2D", "UpBlock2D"]), &["up_block_types", "behind a Skip block"]),
         ("num_class_embeds", json!(3), &["3 classes", "10 classes"]),
         ("out_channels", json!(2), &["2 output channels"]),
     ] {

@@ -15,6 +15,8 @@ import argparse
 import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
+from diffusers.models.downsampling import downsample_2d
+from diffusers.models.upsampling import upsample_2d
 
 from common import randn, save_golden
 
@@ -104,6 +106,12 @@ def cases():
     operands = [tokens(39, 10, 16), tokens(40, 10, 16), tokens(41, 10, 16)]
     yield "attention_causal_mask", attention(2, causal=True, boolean=True), operands + [boolean_mask(2, 10)]
     yield "attention_head_160", attention(1), [tokens(42, 3, 160), tokens(43, 4, 160), tokens(44, 4, 160)]
+    yield "relu", F.relu, [randn(45, 5, 13)]
+    yield "mish", F.mish, [5 * randn(46, 5, 13)]
+    yield "affine", lambda x: 2 * x - 1, [randn(47, 3, 7)]
+    fir = (1, 3, 3, 1)
+    yield "fir_downsample", lambda x: nhwc(downsample_2d(nchw(x), fir)), [randn(48, 2, 6, 10, 3)]
+    yield "fir_upsample", lambda x: nhwc(upsample_2d(nchw(x), fir)), [randn(49, 2, 3, 5, 4)]
 
 
 def differentiate(call, operands, d_out, dtype):

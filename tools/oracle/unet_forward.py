@@ -17,17 +17,21 @@ from torch.nn.functional import mse_loss
 
 from common import make_unet, max_abs_diff, randn, save_golden, unet_config
 
-DOWN, DOWN_ATTN = "DownBlock2D", "AttnDownBlock2D"
-UP, UP_ATTN = "UpBlock2D", "AttnUpBlock2D"
+# block types of a level without and with attention
+PLAIN = {"down": ("DownBlock2D", "AttnDownBlock2D"), "up": ("UpBlock2D", "AttnUpBlock2D")}
+RESNET = {"down": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"), "up": ("ResnetUpsampleBlock2D", "AttnUpBlock2D")}
+SKIP = {"down": ("SkipDownBlock2D", "AttnSkipDownBlock2D"), "up": ("SkipUpBlock2D", "AttnSkipUpBlock2D")}
+# how the oldest files on the hub name the plain ones
+FORMER = {way: tuple("UNetRes" + name for name in names) for way, names in PLAIN.items()}
 
 
-def config(channels, attention, **rest):
+def config(channels, attention, blocks=PLAIN, **rest):
     """`attention` holds the levels that have it; level 0 is the one with the full resolution."""
     levels = range(len(channels))
     return {
         "block_out_channels": list(channels),
-        "down_block_types": [DOWN_ATTN if i in attention else DOWN for i in levels],
-        "up_block_types": [UP_ATTN if i in attention else UP for i in reversed(levels)],
+        "down_block_types": [blocks["down"][i in attention] for i in levels],
+        "up_block_types": [blocks["up"][i in attention] for i in reversed(levels)],
         **rest,
     }
 
@@ -94,6 +98,83 @@ CASES = {
                flip_sin_to_cos=True, freq_shift=0),
         (2, 8, 8), [12, 888], [2, 0], True,
     ),
+    # residual blocks that resample, as openai/diffusers-cd_* and ct_* have them
+    "resnet_resample": (
+        config([8, 12], {}, RESNET, sample_size=[8, 12], in_channels=3, out_channels=3, layers_per_block=1,
+               norm_num_groups=4, attention_head_dim=4, num_class_embeds=5, resnet_time_scale_shift="scale_shift"),
+        (2, 8, 12), [3, 812], [4, 1], True,
+    ),
+    # the same at the end of attention blocks, between levels with and without it
+    "attention_resnet_resample": (
+        config([8, 8, 16], {1}, RESNET, sample_size=[16, 8], in_channels=1, out_channels=2, layers_per_block=1,
+               norm_num_groups=4, attention_head_dim=4, downsample_type="resnet", upsample_type="resnet"),
+        (2, 16, 8), [77, 500], None, True,
+    ),
+    # google/ncsnpp-*, smaller: the image beside the features, noise levels, sums over sqrt 2, groups of the class's own
+    "skip_fourier": (
+        config([8, 8, 16], {}, SKIP, sample_size=[16, 8], in_channels=3, out_channels=3, layers_per_block=1,
+               norm_num_groups=None, norm_eps=1e-6, attention_head_dim=None, time_embedding_type="fourier",
+               mid_block_scale_factor=2**0.5),
+        (3, 16, 8), [0.4, 1.7, 12.5], None, True,
+    ),
+    # the same blocks with attention, and with the usual time embedding; their norms have 32 groups at least
+    "skip_attention": (
+        config([32, 32], {1}, SKIP, sample_size=8, in_channels=3, out_channels=3, layers_per_block=1,
+               norm_num_groups=None, attention_head_dim=8, mid_block_scale_factor=2**0.5),
+        (2, 8, 8), [20, 640], None, False,
+    ),
+    # a Skip block where nothing is resampled, behind plain ones on the way down and on the way up
+    "skip_last": (
+        {**config([8, 12], {}, sample_size=[8, 12], in_channels=1, out_channels=1, layers_per_block=1,
+                  norm_num_groups=4, attention_head_dim=4),
+         "down_block_types": ["DownBlock2D", "SkipDownBlock2D"], "up_block_types": ["UpBlock2D", "SkipUpBlock2D"]},
+        (2, 8, 12), [1, 333], None, False,
+    ),
+    # no mid block, GELU, and a class that is embedded as timesteps are
+    "no_mid_gelu": (
+        config([8, 12], {1}, sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+               attention_head_dim=4, mid_block_type=None, act_fn="gelu", class_embed_type="timestep"),
+        (3, 8, 8), [9, 400, 990], [0, 7, 3], True,
+    ),
+    # a class that is a vector already, images from 0 to 1, ReLU
+    "identity_relu": (
+        config([8, 12], {}, sample_size=[8, 16], in_channels=2, out_channels=2, layers_per_block=1, norm_num_groups=4,
+               add_attention=False, act_fn="relu", class_embed_type="identity", center_input_sample=True),
+        (2, 8, 16), [60, 700], "vectors", True,
+    ),
+    # a table of timesteps, Mish
+    "learned_mish": (
+        config([8, 12], {}, sample_size=8, in_channels=1, out_channels=1, layers_per_block=2, norm_num_groups=4,
+               attention_head_dim=None, time_embedding_type="learned", num_train_timesteps=20, act_fn="mish"),
+        (3, 8, 8), [0, 19, 7], None, True,
+    ),
+    # noise levels for the class as well, Mish with scale and shift
+    "fourier_timestep": (
+        config([8, 12], {}, sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, norm_num_groups=4,
+               attention_head_dim=4, time_embedding_type="fourier", class_embed_type="timestep", act_fn="mish",
+               resnet_time_scale_shift="scale_shift"),
+        (2, 8, 8), [0.25, 3.0], [2, 5], False,
+    ),
+    # a table of timesteps for the class as well
+    "learned_timestep": (
+        config([8, 12], {}, RESNET, sample_size=8, in_channels=1, out_channels=1, layers_per_block=1,
+               norm_num_groups=4, add_attention=False, time_embedding_type="learned", num_train_timesteps=12,
+               class_embed_type="timestep"),
+        (2, 8, 8), [11, 3], [4, 0], False,
+    ),
+    # names of blocks as the oldest files have them; groups of the mid block's attention, and its sums over 2
+    "former_block_names": (
+        config([8, 12], {0}, FORMER, sample_size=[8, 12], in_channels=3, out_channels=3, layers_per_block=1,
+               norm_num_groups=4, attn_norm_num_groups=3, attention_head_dim=4, act_fn="SiLU",
+               mid_block_scale_factor=2),
+        (2, 8, 12), [5, 900], None, False,
+    ),
+    # attention whose resampling is null in the file, which is a convolution
+    "null_resampling": (
+        config([8, 12], {0, 1}, sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4,
+               attention_head_dim=4, downsample_type=None, upsample_type=None, downsample_padding=0),
+        (2, 8, 8), [250, 750], None, False,
+    ),
 }
 
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -110,7 +191,9 @@ def forward_backward(model, sample, timesteps, labels, target):
     loss = mse_loss(output, target)
     model.zero_grad()
     loss.backward()
-    return output.detach(), loss.detach(), {name: p.grad for name, p in model.named_parameters()}
+    # the frequencies of a Fourier embedding are not trained
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    return output.detach(), loss.detach(), gradients
 
 
 def generate(name, seed):
@@ -119,10 +202,18 @@ def generate(name, seed):
     sample = randn(seed + 1, batch, settings["in_channels"], height, width)
     target = randn(seed + 2, batch, settings["out_channels"], height, width)
     timesteps = torch.tensor(timesteps)
-    labels = None if labels is None else torch.tensor(labels)
+    if labels == "vectors":
+        labels = randn(seed + 3, batch, 4 * settings["block_out_channels"][0])
+    elif labels is not None:
+        labels = torch.tensor(labels)
 
     output, loss, gradients = forward_backward(model, sample, timesteps, labels, target)
-    exact = forward_backward(copy.deepcopy(model).double(), sample.double(), timesteps, labels, target.double())
+    wide = [x.double() if x is not None and x.is_floating_point() else x for x in (sample, timesteps, labels, target)]
+    wide_model = copy.deepcopy(model).double()
+    if model.config.class_embed_type == "timestep":
+        # diffusers leaves the sinusoids of the class in f32
+        wide_model.class_embedding.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    exact = forward_backward(wide_model, *wide)
     diff = {"output.sample": max_abs_diff(output, exact[0])}
 
     rename = old_name if name == "old_attention_names" else lambda n: n

@@ -1,26 +1,42 @@
 //! Down, mid and up blocks: residual blocks, attention and resampling of one level.
 
-use super::resnet_block::{Context, resnet_block};
+mod skip;
+
+use super::UNetConfig;
+use super::resnet_block::{Context, Resample, Residual};
 use crate::graph::{Graph, GraphError, ValueId};
 use crate::network::ModelError;
-use crate::network::attention_block::attention_block;
+use crate::network::attention_block::AttentionBlock;
 use crate::network::error::unsupported;
 use crate::network::layers::Conv;
-use crate::ops;
 use crate::ops::conv2d::Padding;
+use crate::ops::{self, Window};
 
 /// One level of the network.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
     pub(super) channels: usize,
-    /// Whether attention follows each residual block.
+    /// Whether attention follows residual blocks.
     pub(super) attends: bool,
     /// Whether the block ends by halving (down) or doubling (up) the image.
     pub(super) resamples: bool,
 }
 
-/// Appends a block of a level to x. A down block pushes every intermediate result onto the skips, an up block takes them.
-type Build = fn(&mut Graph, Context<'_>, ValueId, Level, &mut Vec<ValueId>) -> Result<ValueId, GraphError>;
+/// What goes from block to block.
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// `[N, h, w, channels]`
+    pub(super) x: ValueId,
+    /// Every intermediate result of the down blocks, for the up blocks to take from the end.
+    pub(super) skips: Vec<ValueId>,
+    /// On the way down what enters the network, at the size of x, where Skip blocks halve it.
+    pub(super) image: ValueId,
+    /// On the way up what Skip blocks add to the output, at the size of x.
+    pub(super) output: Option<ValueId>,
+}
+
+/// Appends a block of a level.
+type Build = fn(&mut Graph, Context<'_>, Level, &mut Flow) -> Result<(), GraphError>;
 
 /// A kind of block that a level can have.
 pub(super) struct BlockType {
@@ -28,20 +44,33 @@ pub(super) struct BlockType {
     pub(super) name: &'static str,
     /// Whether it has attention, so that its channels must hold a head.
     pub(super) attends: bool,
+    /// Whether it takes and gives an image beside the features, of [`skip::CHANNELS`] channels.
+    pub(super) has_image: bool,
     pub(super) build: Build,
 }
 
 /// The blocks on the way down.
 pub(super) const DOWN_BLOCKS: &[BlockType] = &[
-    BlockType { name: "DownBlock2D", attends: false, build: down_block },
-    BlockType { name: "AttnDownBlock2D", attends: true, build: down_block },
+    BlockType { name: "DownBlock2D", attends: false, has_image: false, build: down_block },
+    BlockType { name: "AttnDownBlock2D", attends: true, has_image: false, build: attention_down_block },
+    BlockType { name: "ResnetDownsampleBlock2D", attends: false, has_image: false, build: resnet_down_block },
+    BlockType { name: "SkipDownBlock2D", attends: false, has_image: true, build: skip::down_block },
+    BlockType { name: "AttnSkipDownBlock2D", attends: true, has_image: true, build: skip::down_block },
 ];
 
 /// The blocks on the way up.
 pub(super) const UP_BLOCKS: &[BlockType] = &[
-    BlockType { name: "UpBlock2D", attends: false, build: up_block },
-    BlockType { name: "AttnUpBlock2D", attends: true, build: up_block },
+    BlockType { name: "UpBlock2D", attends: false, has_image: false, build: up_block },
+    BlockType { name: "AttnUpBlock2D", attends: true, has_image: false, build: attention_up_block },
+    BlockType { name: "ResnetUpsampleBlock2D", attends: false, has_image: false, build: resnet_up_block },
+    BlockType { name: "SkipUpBlock2D", attends: false, has_image: true, build: skip::up_block },
+    BlockType { name: "AttnSkipUpBlock2D", attends: true, has_image: true, build: skip::attention_up_block },
 ];
+
+pub(super) use skip::CHANNELS as IMAGE_CHANNELS;
+
+/// What the oldest files have before the names of blocks.
+const FORMER_PREFIX: &str = "UNetRes";
 
 /// The block of a name that stands in config.json under `key`.
 ///
@@ -52,10 +81,55 @@ pub(super) fn block_type(
     key: &str,
     name: &str,
 ) -> Result<&'static BlockType, ModelError> {
+    let name = name.strip_prefix(FORMER_PREFIX).unwrap_or(name);
     types.iter().find(|known| known.name == name).ok_or_else(|| {
         let known: Vec<&str> = types.iter().map(|known| known.name).collect();
         unsupported(key, name, format!("supported: {}", known.join(", ")))
     })
+}
+
+/// The residual block of most blocks, of so many output channels.
+fn plain(config: &UNetConfig, out_channels: usize) -> Residual {
+    let groups = [config.groups(); 2];
+    Residual { out_channels, groups, divisor: 1.0, resample: None, has_shortcut: false }
+}
+
+/// The attention block of most blocks, over so many channels.
+fn attention(config: &UNetConfig, channels: usize) -> AttentionBlock {
+    AttentionBlock {
+        head_dim: config.attention_head_dim.unwrap_or(channels),
+        groups: Some(config.groups()),
+        eps: config.norm_eps,
+        divisor: 1.0,
+    }
+}
+
+/// A residual block called `name` of x, with `skip` behind it on the way up.
+fn append_residual(
+    graph: &mut Graph,
+    context: Context<'_>,
+    x: ValueId,
+    skip: Option<ValueId>,
+    residual: Residual,
+    name: impl Into<String>,
+) -> Result<ValueId, GraphError> {
+    let name = name.into();
+    graph.segment(|graph| {
+        graph.scoped(name, |graph| {
+            let x = skip.map_or(Ok(x), |skip| ops::concat(graph, x, skip))?;
+            residual.build(graph, context, x)
+        })
+    })
+}
+
+/// Attention block number `index`.
+fn append_attention(
+    graph: &mut Graph,
+    x: ValueId,
+    block: AttentionBlock,
+    index: usize,
+) -> Result<ValueId, GraphError> {
+    graph.segment(|graph| graph.scoped(format!("attentions.{index}"), |graph| block.build(graph, x)))
 }
 
 /// A residual block of x, with `skip` behind it on the way up, and, where the level has it, attention.
@@ -67,96 +141,182 @@ fn layer(
     level: Level,
     index: usize,
 ) -> Result<ValueId, GraphError> {
-    let config = context.config;
-    let h = residual(graph, context, x, skip, level.channels, index)?;
+    let residual = plain(context.config, level.channels);
+    let h = append_residual(graph, context, x, skip, residual, format!("resnets.{index}"))?;
     if !level.attends {
         return Ok(h);
     }
-    let head_dim = config.attention_head_dim.unwrap_or(level.channels);
-    attention(graph, h, head_dim, Some(config.groups()), config.norm_eps, index)
+    append_attention(graph, h, attention(context.config, level.channels), index)
 }
 
-/// Residual block number `index`.
-fn residual(
+/// The mean of each square of two by two pixels.
+fn halve(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    ops::average_pool_window(graph, x, Window::tiles(2), true)
+}
+
+/// Ends a level by a convolution of stride 2.
+fn downsample_by_conv(
     graph: &mut Graph,
     context: Context<'_>,
+    level: Level,
     x: ValueId,
-    skip: Option<ValueId>,
-    channels: usize,
-    index: usize,
 ) -> Result<ValueId, GraphError> {
-    graph.segment(|graph| {
-        graph.scoped(format!("resnets.{index}"), |graph| {
-            let x = skip.map_or(Ok(x), |skip| ops::concat(graph, x, skip))?;
-            resnet_block(graph, context, x, channels)
-        })
-    })
+    let padding = if context.config.downsample_padding == 0 { Padding::RightBottom } else { Padding::Same };
+    let conv = Conv { stride: 2, padding, ..Conv::three(level.channels) };
+    graph.scoped("downsamplers.0", |graph| conv.build(graph, "conv", x))
 }
 
-/// Attention block number `index`.
-fn attention(
+/// Ends a level by a convolution of the doubled image.
+fn upsample_by_conv(
     graph: &mut Graph,
+    _context: Context<'_>,
+    level: Level,
     x: ValueId,
-    head_dim: usize,
-    groups: Option<usize>,
-    eps: f32,
-    index: usize,
 ) -> Result<ValueId, GraphError> {
-    graph.segment(|graph| {
-        graph.scoped(format!("attentions.{index}"), |graph| attention_block(graph, x, head_dim, groups, eps))
+    graph.scoped("upsamplers.0", |graph| {
+        let doubled = ops::upsample(graph, x)?;
+        Conv::three(level.channels).build(graph, "conv", doubled)
     })
 }
 
-/// Residual blocks, with attention or without, and a convolution of stride 2.
+/// Ends a level by a residual block that resamples.
+fn resample_by_residual(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    x: ValueId,
+    name: &str,
+    resample: Resample,
+) -> Result<ValueId, GraphError> {
+    let residual = Residual { resample: Some(resample), ..plain(context.config, level.channels) };
+    append_residual(graph, context, x, None, residual, name)
+}
+
+fn downsample_by_residual(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    x: ValueId,
+) -> Result<ValueId, GraphError> {
+    resample_by_residual(graph, context, level, x, "downsamplers.0", halve)
+}
+
+fn upsample_by_residual(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    x: ValueId,
+) -> Result<ValueId, GraphError> {
+    resample_by_residual(graph, context, level, x, "upsamplers.0", ops::upsample)
+}
+
+/// Ends a level.
+type End = fn(&mut Graph, Context<'_>, Level, ValueId) -> Result<ValueId, GraphError>;
+
+/// Residual blocks, with attention or without, and what halves the image.
+fn down(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    flow: &mut Flow,
+    end: End,
+) -> Result<(), GraphError> {
+    for index in 0..context.config.layers_per_block {
+        flow.x = layer(graph, context, flow.x, None, level, index)?;
+        flow.skips.push(flow.x);
+    }
+    if level.resamples {
+        flow.x = end(graph, context, level, flow.x)?;
+        flow.skips.push(flow.x);
+    }
+    Ok(())
+}
+
+/// Residual blocks, with attention or without, one more than on the way down, and what doubles the image.
+fn up(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    flow: &mut Flow,
+    end: End,
+) -> Result<(), GraphError> {
+    for index in 0..=context.config.layers_per_block {
+        flow.x = layer(graph, context, flow.x, flow.skips.pop(), level, index)?;
+    }
+    if level.resamples {
+        flow.x = end(graph, context, level, flow.x)?;
+    }
+    Ok(())
+}
+
 fn down_block(
     graph: &mut Graph,
     context: Context<'_>,
-    mut x: ValueId,
     level: Level,
-    skips: &mut Vec<ValueId>,
-) -> Result<ValueId, GraphError> {
-    for index in 0..context.config.layers_per_block {
-        x = layer(graph, context, x, None, level, index)?;
-        skips.push(x);
-    }
-    if level.resamples {
-        let padding =
-            if context.config.downsample_padding == 0 { Padding::RightBottom } else { Padding::Same };
-        let conv = Conv { stride: 2, padding, ..Conv::three(level.channels) };
-        x = graph.scoped("downsamplers.0", |graph| conv.build(graph, "conv", x))?;
-        skips.push(x);
-    }
-    Ok(x)
+    flow: &mut Flow,
+) -> Result<(), GraphError> {
+    down(graph, context, level, flow, downsample_by_conv)
+}
+
+/// As [`down_block`]; `downsample_type` is read by this block only.
+fn attention_down_block(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    flow: &mut Flow,
+) -> Result<(), GraphError> {
+    let by_residual = context.config.downsamples_by_residual();
+    down(graph, context, level, flow, if by_residual { downsample_by_residual } else { downsample_by_conv })
+}
+
+fn resnet_down_block(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    flow: &mut Flow,
+) -> Result<(), GraphError> {
+    down(graph, context, level, flow, downsample_by_residual)
+}
+
+fn up_block(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    flow: &mut Flow,
+) -> Result<(), GraphError> {
+    up(graph, context, level, flow, upsample_by_conv)
+}
+
+/// As [`up_block`]; `upsample_type` is read by this block only.
+fn attention_up_block(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    flow: &mut Flow,
+) -> Result<(), GraphError> {
+    let by_residual = context.config.upsamples_by_residual();
+    up(graph, context, level, flow, if by_residual { upsample_by_residual } else { upsample_by_conv })
+}
+
+fn resnet_up_block(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    flow: &mut Flow,
+) -> Result<(), GraphError> {
+    up(graph, context, level, flow, upsample_by_residual)
 }
 
 /// `UNetMidBlock2D`.
 pub(super) fn mid_block(graph: &mut Graph, context: Context<'_>, x: ValueId) -> Result<ValueId, GraphError> {
     let config = context.config;
     let channels = graph.ty(x).channels();
-    let mut h = residual(graph, context, x, None, channels, 0)?;
+    let divisor = config.mid_block_scale_factor as f32;
+    let residual = Residual { groups: [config.mid_groups(); 2], divisor, ..plain(config, channels) };
+    let mut h = append_residual(graph, context, x, None, residual, "resnets.0")?;
     if config.add_attention {
-        let head_dim = config.attention_head_dim.unwrap_or(channels);
-        h = attention(graph, h, head_dim, config.mid_attention_groups(), config.norm_eps, 0)?;
+        let groups = config.mid_attention_groups();
+        h = append_attention(graph, h, AttentionBlock { groups, divisor, ..attention(config, channels) }, 0)?;
     }
-    residual(graph, context, h, None, channels, 1)
-}
-
-/// Residual blocks, with attention or without, one more than on the way down, and a convolution of the doubled image.
-fn up_block(
-    graph: &mut Graph,
-    context: Context<'_>,
-    mut x: ValueId,
-    level: Level,
-    skips: &mut Vec<ValueId>,
-) -> Result<ValueId, GraphError> {
-    for index in 0..=context.config.layers_per_block {
-        x = layer(graph, context, x, skips.pop(), level, index)?;
-    }
-    if level.resamples {
-        x = graph.scoped("upsamplers.0", |graph| {
-            let doubled = ops::upsample(graph, x)?;
-            Conv::three(level.channels).build(graph, "conv", doubled)
-        })?;
-    }
-    Ok(x)
+    append_residual(graph, context, h, None, residual, "resnets.1")
 }

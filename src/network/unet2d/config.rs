@@ -3,9 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::blocks::{DOWN_BLOCKS, UP_BLOCKS, block_type};
-use super::limits::check_sizes;
-use crate::image_size::in_words;
+use super::activation::Activation;
+use super::time_embedding::{ClassEmbedding, TimeEmbedding};
 use crate::network::error::unsupported;
 use crate::network::{ModelError, SampleSize, SuperResolution};
 
@@ -22,9 +21,9 @@ pub struct UNetConfig {
     pub in_channels: usize,
     /// Channels of the output.
     pub out_channels: usize,
-    /// Whether inputs are mapped from 0..1 to -1..1; only false is supported.
+    /// Whether inputs are mapped from 0..1 to -1..1.
     pub center_input_sample: bool,
-    /// Only "positional" is supported.
+    /// "positional", "fourier" (noise levels) or "learned" (a table of `num_train_timesteps` rows).
     pub time_embedding_type: String,
     /// Channels of the time embedding; null for four times the first level's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,28 +33,28 @@ pub struct UNetConfig {
     pub freq_shift: f32,
     /// Whether cosines come before sines.
     pub flip_sin_to_cos: bool,
-    /// `DownBlock2D` or `AttnDownBlock2D` for each level.
+    /// The kind of block of each level.
     pub down_block_types: Vec<String>,
-    /// Only `UNetMidBlock2D` is supported.
+    /// `UNetMidBlock2D`, or null for no mid block.
     pub mid_block_type: Option<String>,
-    /// `UpBlock2D` or `AttnUpBlock2D` for each level, the innermost first.
+    /// The kind of block of each level on the way up, the innermost first.
     pub up_block_types: Vec<String>,
     /// Channels of each level.
     pub block_out_channels: Vec<usize>,
     /// Residual blocks of a down block; up blocks have one more.
     pub layers_per_block: usize,
-    /// Divisor of the mid block's residual sums; only 1 is supported.
+    /// Divisor of the mid block's residual sums.
     #[serde(serialize_with = "whole_as_integer")]
-    pub mid_block_scale_factor: f32,
+    pub mid_block_scale_factor: f64,
     /// 1 pads all round before downsampling, 0 below and to the right.
     pub downsample_padding: usize,
-    /// Only "conv" is supported.
-    pub downsample_type: String,
-    /// Only "conv" is supported.
-    pub upsample_type: String,
+    /// What halves the image in `AttnDownBlock2D`: "conv", which null means too, or "resnet".
+    pub downsample_type: Option<String>,
+    /// What doubles it in `AttnUpBlock2D`, likewise.
+    pub upsample_type: Option<String>,
     /// Share of activations dropped before the second convolution of a residual block.
     pub dropout: f32,
-    /// "silu" or its other name "swish".
+    /// "silu" or its other name "swish", "mish", "gelu" or "relu".
     pub act_fn: String,
     /// Channels of an attention head; null for one head of all channels.
     pub attention_head_dim: Option<usize>,
@@ -69,11 +68,12 @@ pub struct UNetConfig {
     pub resnet_time_scale_shift: String,
     /// Whether the mid block has attention.
     pub add_attention: bool,
-    /// Only null is supported: classes by an embedding table.
+    /// How the class is told: null for a table of `num_class_embeds` rows, "timestep" for a number that is embedded as
+    /// timesteps are, "identity" for a vector of the time embedding's width.
     pub class_embed_type: Option<String>,
-    /// Number of classes; null for an unconditional model.
+    /// Number of classes; null for an unconditional model. Unused where `class_embed_type` is not null.
     pub num_class_embeds: Option<usize>,
-    /// Unused by this model; kept for the file.
+    /// Rows of a learned time embedding; else unused, and kept for the file.
     pub num_train_timesteps: Option<usize>,
     /// Whether the last class means "no class" (Ho and Salimans 2022). diffusers keeps keys that begin with an underscore.
     #[serde(rename = "_null_class", skip_serializing_if = "std::ops::Not::not")]
@@ -108,8 +108,8 @@ impl Default for UNetConfig {
             layers_per_block: 2,
             mid_block_scale_factor: 1.0,
             downsample_padding: 1,
-            downsample_type: "conv".to_owned(),
-            upsample_type: "conv".to_owned(),
+            downsample_type: Some(CONV.to_owned()),
+            upsample_type: Some(CONV.to_owned()),
             dropout: 0.0,
             act_fn: "silu".to_owned(),
             attention_head_dim: Some(8),
@@ -128,13 +128,18 @@ impl Default for UNetConfig {
 }
 
 /// diffusers writes 1 where serde_json would write 1.0, and compares configurations as text.
-fn whole_as_integer<S: serde::Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
-    if value.fract() == 0.0 {
-        serializer.serialize_i64(*value as i64)
-    } else {
-        serializer.serialize_f32(*value)
-    }
+fn whole_as_integer<T, S>(value: &T, serializer: S) -> Result<S::Ok, S::Error>
+where
+    T: Copy + Into<f64> + Serialize,
+    S: serde::Serializer,
+{
+    let wide: f64 = (*value).into();
+    if wide.fract() == 0.0 { serializer.serialize_i64(wide as i64) } else { value.serialize(serializer) }
 }
+
+/// The other way to resample, by a residual block, and the usual one.
+pub(super) const RESNET: &str = "resnet";
+pub(super) const CONV: &str = "conv";
 
 /// What diffusers' `EMAModel` adds to the configuration of a network when it saves the averaged weights.
 const EMA_KEYS: [&str; 7] =
@@ -149,7 +154,7 @@ fn bad_value(map: Map<String, Value>) -> Option<ModelError> {
     })
 }
 
-fn expect_text(key: &str, value: &str, known: &[&str]) -> Result<(), ModelError> {
+pub(super) fn expect_text(key: &str, value: &str, known: &[&str]) -> Result<(), ModelError> {
     if known.contains(&value) {
         return Ok(());
     }
@@ -226,14 +231,63 @@ impl UNetConfig {
         }
     }
 
-    /// Number of classes that can be asked for; `None` for an unconditional model.
-    pub fn classes(&self) -> Option<usize> {
-        self.num_class_embeds.map(|embeds| embeds - usize::from(self.null_class))
-    }
-
     /// The class that means "no class", the last row of the embedding.
     pub fn null_class(&self) -> Option<u32> {
-        self.classes().filter(|_| self.null_class).map(|classes| classes as u32)
+        self.num_class_embeds.filter(|_| self.null_class).map(|rows| rows.saturating_sub(1) as u32)
+    }
+
+    /// The same network, told no class.
+    #[must_use]
+    pub fn unconditional(&self) -> Self {
+        Self { num_class_embeds: None, class_embed_type: None, null_class: false, ..self.clone() }
+    }
+
+    /// How it embeds timesteps.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] naming the key.
+    pub(super) fn time_embedding(&self) -> Result<TimeEmbedding, ModelError> {
+        match (self.time_embedding_type.as_str(), self.num_train_timesteps) {
+            ("positional", _) => Ok(TimeEmbedding::Positional),
+            ("fourier", _) => Ok(TimeEmbedding::Fourier),
+            ("learned", Some(timesteps @ 1..)) => Ok(TimeEmbedding::Learned { timesteps }),
+            ("learned", none) => {
+                let found = none.map_or("null".to_owned(), |none| none.to_string());
+                let expected = "a learned time embedding has a row for each timestep: give their number";
+                Err(unsupported("num_train_timesteps", found, expected))
+            }
+            (other, _) => {
+                Err(unsupported("time_embedding_type", other, "supported: positional, fourier, learned"))
+            }
+        }
+    }
+
+    /// How it is told the class; `None` for an unconditional model.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] naming the key.
+    pub(super) fn class_embedding(&self) -> Result<Option<ClassEmbedding>, ModelError> {
+        match self.class_embed_type.as_deref() {
+            None => Ok(self.num_class_embeds.map(|classes| ClassEmbedding::Table { classes })),
+            Some("timestep") => Ok(Some(ClassEmbedding::Timestep)),
+            Some("identity") => Ok(Some(ClassEmbedding::Identity)),
+            Some(other) => Err(unsupported("class_embed_type", other, "supported: null, timestep, identity")),
+        }
+    }
+
+    /// The non-linearity; SiLU for a name that a check would refuse.
+    pub(super) fn activation(&self) -> Activation {
+        Activation::of_name(&self.act_fn).unwrap_or(Activation::Silu)
+    }
+
+    /// Whether attention blocks halve the image by a residual block.
+    pub(super) fn downsamples_by_residual(&self) -> bool {
+        self.downsample_type.as_deref() == Some(RESNET)
+    }
+
+    /// Whether attention blocks double the image by a residual block.
+    pub(super) fn upsamples_by_residual(&self) -> bool {
+        self.upsample_type.as_deref() == Some(RESNET)
     }
 
     /// Channels of an image, which are those of x_t.
@@ -253,10 +307,19 @@ impl UNetConfig {
         self.time_embedding_dim.filter(|&width| width > 0).unwrap_or_else(usual)
     }
 
-    /// Groups of the group norms.
+    /// Groups of the group norms outside the mid block.
     pub fn groups(&self) -> usize {
-        self.norm_num_groups
-            .unwrap_or_else(|| (self.block_out_channels.first().copied().unwrap_or(0) / 4).min(32))
+        self.groups_over(self.block_out_channels.first().copied().unwrap_or(0))
+    }
+
+    /// Groups of the mid block's group norms.
+    pub(super) fn mid_groups(&self) -> usize {
+        self.groups_over(self.block_out_channels.last().copied().unwrap_or(0))
+    }
+
+    /// `norm_num_groups`, or what diffusers takes instead for a norm over so many channels.
+    fn groups_over(&self, channels: usize) -> usize {
+        self.norm_num_groups.unwrap_or_else(|| (channels / 4).min(32))
     }
 
     /// Whether residual blocks scale and shift by the time embedding.
@@ -266,150 +329,6 @@ impl UNetConfig {
 
     /// Groups of the mid block's attention norm; `None` for no norm, as diffusers has it with "scale_shift".
     pub fn mid_attention_groups(&self) -> Option<usize> {
-        self.attn_norm_num_groups.or_else(|| (!self.scale_shift()).then(|| self.groups()))
-    }
-
-    /// Refuses what this engine does not have, and sizes that do not fit each other.
-    ///
-    /// # Errors
-    /// [`ModelError::Unsupported`] naming the key.
-    pub fn check(&self) -> Result<(), ModelError> {
-        expect_text("_class_name", &self.class_name, &[Self::CLASS])?;
-        expect_text("time_embedding_type", &self.time_embedding_type, &["positional"])?;
-        expect_text("downsample_type", &self.downsample_type, &["conv"])?;
-        expect_text("upsample_type", &self.upsample_type, &["conv"])?;
-        expect_text("act_fn", &self.act_fn, &["silu", "swish"])?;
-        expect_text("resnet_time_scale_shift", &self.resnet_time_scale_shift, &["default", "scale_shift"])?;
-        expect_text("mid_block_type", self.mid_block_type.as_deref().unwrap_or("null"), &["UNetMidBlock2D"])?;
-        for name in &self.down_block_types {
-            block_type(DOWN_BLOCKS, "down_block_types", name)?;
-        }
-        for name in &self.up_block_types {
-            block_type(UP_BLOCKS, "up_block_types", name)?;
-        }
-        if let Some(kind) = &self.class_embed_type {
-            return Err(unsupported("class_embed_type", kind, "only null (an embedding table) is supported"));
-        }
-        if self.center_input_sample {
-            return Err(unsupported("center_input_sample", true, "only false is supported"));
-        }
-        if self.mid_block_scale_factor != 1.0 {
-            return Err(unsupported(
-                "mid_block_scale_factor",
-                self.mid_block_scale_factor,
-                "only 1 is supported",
-            ));
-        }
-        if self.downsample_padding > 1 {
-            return Err(unsupported("downsample_padding", self.downsample_padding, "supported: 0, 1"));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(unsupported("dropout", self.dropout, "it must be at least 0 and below 1"));
-        }
-        for (key, value) in [
-            ("in_channels", self.in_channels),
-            ("out_channels", self.out_channels),
-            ("layers_per_block", self.layers_per_block),
-            ("num_class_embeds", self.num_class_embeds.unwrap_or(1)),
-            ("attention_head_dim", self.attention_head_dim.unwrap_or(1)),
-            ("norm_num_groups", self.groups()),
-        ] {
-            if value == 0 {
-                return Err(unsupported(key, value, "it must be at least 1"));
-            }
-        }
-        let eps = self.norm_eps;
-        if !(eps.is_finite() && eps >= 0.0) {
-            return Err(unsupported("norm_eps", eps, "it must be a finite number, at least 0"));
-        }
-        check_sizes(self)?;
-        if self.null_class && self.num_class_embeds.is_none_or(|embeds| embeds < 2) {
-            return Err(unsupported(
-                "_null_class",
-                true,
-                "num_class_embeds must count it beside another class",
-            ));
-        }
-        self.check_super_resolution()?;
-        self.check_levels()
-    }
-
-    fn check_super_resolution(&self) -> Result<(), ModelError> {
-        let Some(SuperResolution { low_size, .. }) = self.super_resolution else { return Ok(()) };
-        if !self.in_channels.is_multiple_of(2) {
-            let expected = "a super-resolution model takes x_t and an image, so it must be even";
-            return Err(unsupported("in_channels", self.in_channels, expected));
-        }
-        let size = self.image_size()?;
-        let low = low_size.sides();
-        let fits =
-            |side: usize| low[side] > 0 && low[side] < size[side] && size[side].is_multiple_of(low[side]);
-        if !fits(0) || !fits(1) || size[0] / low[0] != size[1] / low[1] {
-            let expected = format!(
-                "it must divide the size of the images, which is {}, by the same number in both directions",
-                in_words(size)
-            );
-            // 8x8 rather than 8, where the images have no single size
-            let found = if size[0] == size[1] { low_size.to_string() } else { in_words(low) };
-            return Err(unsupported("_super_resolution.low_size", found, expected));
-        }
-        Ok(())
-    }
-
-    fn check_levels(&self) -> Result<(), ModelError> {
-        let levels = self.levels();
-        if levels == 0 {
-            return Err(unsupported("block_out_channels", "[]", "it must have at least one level"));
-        }
-        for (key, count) in
-            [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())]
-        {
-            if count != levels {
-                let expected =
-                    format!("block_out_channels has {levels} levels, it must have as many entries");
-                return Err(unsupported(key, format!("of {count} entries"), expected));
-            }
-        }
-        let groups = self.groups();
-        for &channels in &self.block_out_channels {
-            if channels == 0 || !channels.is_multiple_of(groups) {
-                let expected = format!("every level must be a multiple of norm_num_groups ({groups})");
-                return Err(unsupported(
-                    "block_out_channels",
-                    format!("{:?}", self.block_out_channels),
-                    expected,
-                ));
-            }
-        }
-        if let Some(groups) = self.mid_attention_groups() {
-            let channels = self.block_out_channels[levels - 1];
-            if groups == 0 || !channels.is_multiple_of(groups) {
-                let expected = format!("it must divide the last level's channels ({channels})");
-                return Err(unsupported("attn_norm_num_groups", groups, expected));
-            }
-        }
-        // Images are halved between levels, and doubled again on the way up: odd sizes would not meet their skips.
-        let [height, width] = self.image_size()?;
-        let factor = 1usize.checked_shl(levels as u32 - 1).unwrap_or(usize::MAX);
-        if height == 0 || width == 0 || !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
-            let near = |side: usize| side.div_ceil(factor).max(1).saturating_mul(factor);
-            let expected = format!(
-                "{levels} levels halve it {} times: width and height must be multiples of {factor}, such as {}",
-                levels - 1,
-                in_words([near(height), near(width)])
-            );
-            return Err(unsupported("sample_size", in_words([height, width]), expected));
-        }
-        for (level, &channels) in self.block_out_channels.iter().enumerate() {
-            let head_dim = self.attention_head_dim.unwrap_or(channels);
-            let down = block_type(DOWN_BLOCKS, "down_block_types", &self.down_block_types[level])?;
-            let up = block_type(UP_BLOCKS, "up_block_types", &self.up_block_types[levels - 1 - level])?;
-            let attends = down.attends || up.attends || (level + 1 == levels && self.add_attention);
-            if attends && head_dim > channels {
-                let expected = format!("level {level} has attention over {channels} channels only");
-                return Err(unsupported("attention_head_dim", head_dim, expected));
-            }
-        }
-        Ok(())
+        self.attn_norm_num_groups.or_else(|| (!self.scale_shift()).then(|| self.mid_groups()))
     }
 }

@@ -2,6 +2,7 @@
 //! built, before memory is taken.
 
 use super::UNetConfig;
+use super::time_embedding::TimeEmbedding;
 use crate::image_size::LARGEST_SIDE;
 use crate::network::ModelError;
 use crate::network::error::unsupported;
@@ -28,6 +29,9 @@ pub(super) fn check_sizes(config: &UNetConfig) -> Result<(), ModelError> {
     }
     at_most("time_embedding_dim", config.time_embed_dim(), 4 * CHANNELS)?;
     at_most("num_class_embeds", config.num_class_embeds.unwrap_or(0), CLASSES)?;
+    if let TimeEmbedding::Learned { timesteps } = config.time_embedding()? {
+        at_most("num_train_timesteps", timesteps, CLASSES)?;
+    }
     // A level has so many residual blocks on the way down, and one more on the way up.
     let of_level = config.layers_per_block.saturating_mul(2).saturating_add(1);
     if of_level.saturating_mul(config.levels()) > RESIDUAL_BLOCKS {

@@ -1,6 +1,8 @@
 //! diffusers' `UNet2DModel`, top to bottom.
 
+mod activation;
 mod blocks;
+mod check;
 mod config;
 mod limits;
 mod presets;
@@ -10,46 +12,57 @@ mod time_embedding;
 pub use config::UNetConfig;
 pub use presets::{PRESETS, Preset};
 
-use self::blocks::{DOWN_BLOCKS, Level, UP_BLOCKS, block_type, mid_block};
+use self::blocks::{DOWN_BLOCKS, Flow, Level, UP_BLOCKS, block_type, mid_block};
 use self::resnet_block::Context;
-use self::time_embedding::time_embedding;
+use self::time_embedding::{ClassEmbedding, TimeEmbedding, time_embedding};
 use super::layers::{Conv, WeightInit, group_norm};
 use super::{
     CLASS_LABELS, Element, Input, ModelError, NamedValues, Network, SAMPLE, SuperResolution, TIMESTEPS,
 };
 use crate::graph::{Graph, ValueId};
+use crate::ops;
 
-/// The first half of the network: what leaves the mid block, what the up blocks take, and what residual blocks share.
+/// The first half of the network: what the up blocks take, and what residual blocks share.
 pub(super) struct Encoded<'a> {
-    /// `[N, h, w, channels]`
-    pub(super) x: ValueId,
-    skips: Vec<ValueId>,
+    flow: Flow,
     context: Context<'a>,
 }
 
-/// Appends the down blocks and the mid block.
+impl Encoded<'_> {
+    /// What leaves the mid block, `[N, h, w, channels]`.
+    pub(super) fn features(&self) -> ValueId {
+        self.flow.x
+    }
+}
+
+/// Appends the down blocks and the mid block of a configuration that has been checked.
 pub(super) fn encode<'a>(
     graph: &mut Graph,
     config: &'a UNetConfig,
     inputs: &NamedValues,
     dropout: Option<ValueId>,
 ) -> Result<Encoded<'a>, ModelError> {
-    config.check()?;
-    let class_labels = config.num_class_embeds.map(|_| inputs.get(CLASS_LABELS)).transpose()?;
-    let embedding = time_embedding(graph, config, inputs.get(TIMESTEPS)?, class_labels)?;
+    let embedding = time_embedding(graph, config, inputs)?;
     let context = Context { config, embedding, key_step_sample: dropout };
-    let mut x = Conv::three(config.block_out_channels[0]).build(graph, "conv_in", inputs.get(SAMPLE)?)?;
-    let mut skips = vec![x];
+    let mut image = inputs.get(SAMPLE)?;
+    if config.center_input_sample {
+        // from 0..1 to -1..1
+        image = ops::affine(graph, image, 2.0, -1.0)?;
+    }
+    let x = Conv::three(config.block_out_channels[0]).build(graph, "conv_in", image)?;
+    let mut flow = Flow { x, skips: vec![x], image, output: None };
     for (index, name) in config.down_block_types.iter().enumerate() {
         let block = block_type(DOWN_BLOCKS, "down_block_types", name)?;
         let channels = config.block_out_channels[index];
         let level = Level { channels, attends: block.attends, resamples: index + 1 < config.levels() };
-        x = graph.scoped(format!("down_blocks.{index}"), |graph| {
-            (block.build)(graph, context, x, level, &mut skips)
+        graph.scoped(format!("down_blocks.{index}"), |graph| {
+            (block.build)(graph, context, level, &mut flow)
         })?;
     }
-    x = graph.scoped("mid_block", |graph| mid_block(graph, context, x))?;
-    Ok(Encoded { x, skips, context })
+    if config.mid_block_type.is_some() {
+        flow.x = graph.scoped("mid_block", |graph| mid_block(graph, context, flow.x))?;
+    }
+    Ok(Encoded { flow, context })
 }
 
 impl Network for UNetConfig {
@@ -75,10 +88,14 @@ impl Network for UNetConfig {
             },
             Input { name: TIMESTEPS, shape: Vec::new(), element: Element::Float },
         ];
-        inputs.extend(self.num_class_embeds.map(|count| {
-            let element = Element::Class { count, none: self.null_class() };
-            Input { name: CLASS_LABELS, shape: Vec::new(), element }
-        }));
+        let class = self.class_embedding()?.map(|class| match class {
+            ClassEmbedding::Table { classes } => {
+                (Vec::new(), Element::Class { count: classes, none: self.null_class() })
+            }
+            ClassEmbedding::Timestep => (Vec::new(), Element::Float),
+            ClassEmbedding::Identity => (vec![self.time_embed_dim()], Element::Float),
+        });
+        inputs.extend(class.map(|(shape, element)| Input { name: CLASS_LABELS, shape, element }));
         Ok(inputs)
     }
 
@@ -93,22 +110,60 @@ impl Network for UNetConfig {
         inputs: &NamedValues,
         dropout: Option<ValueId>,
     ) -> Result<NamedValues, ModelError> {
-        let Encoded { mut x, mut skips, context } = encode(graph, self, inputs, dropout)?;
+        UNetConfig::check(self)?;
+        self.append(graph, inputs, dropout)
+    }
+
+    fn check_timesteps(&self, least: f64, most: f64) -> Result<(), String> {
+        match self.time_embedding() {
+            Ok(TimeEmbedding::Fourier) if least <= 0.0 => Err(format!(
+                "the model's time_embedding_type is fourier, so that its timesteps are noise levels above 0; here they \
+                 begin at {least}"
+            )),
+            Ok(TimeEmbedding::Learned { timesteps }) if least < 0.0 || most > timesteps as f64 - 1.0 => {
+                Err(format!(
+                    "the model has learned timesteps 0 to {} (num_train_timesteps); here they go from {least} to {most}",
+                    timesteps - 1
+                ))
+            }
+            // A configuration that cannot be built is refused where it is built.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn super_resolution(&self) -> Option<SuperResolution> {
+        self.super_resolution
+    }
+}
+
+impl UNetConfig {
+    /// As [`Network::build`], of a configuration that has been checked.
+    fn append(
+        &self,
+        graph: &mut Graph,
+        inputs: &NamedValues,
+        dropout: Option<ValueId>,
+    ) -> Result<NamedValues, ModelError> {
+        let Encoded { mut flow, context } = encode(graph, self, inputs, dropout)?;
         let levels = self.levels();
         for (index, name) in self.up_block_types.iter().enumerate() {
             let block = block_type(UP_BLOCKS, "up_block_types", name)?;
             let channels = self.block_out_channels[levels - 1 - index];
             let level = Level { channels, attends: block.attends, resamples: index + 1 < levels };
-            x = graph.scoped(format!("up_blocks.{index}"), |graph| {
-                (block.build)(graph, context, x, level, &mut skips)
+            graph.scoped(format!("up_blocks.{index}"), |graph| {
+                (block.build)(graph, context, level, &mut flow)
             })?;
         }
-        x = group_norm(graph, "conv_norm_out", x, self.groups(), self.norm_eps, true)?;
+        let mut x = group_norm(graph, "conv_norm_out", flow.x, self.groups(), self.norm_eps, true)?;
         let conv_out = Conv { init: WeightInit::NearZero, ..Conv::three(self.out_channels) };
-        Ok(NamedValues::default().with(SAMPLE, conv_out.build(graph, "conv_out", x)?))
-    }
-
-    fn super_resolution(&self) -> Option<SuperResolution> {
-        self.super_resolution
+        x = conv_out.build(graph, "conv_out", x)?;
+        if let Some(output) = flow.output {
+            x = ops::add(graph, x, output)?;
+        }
+        if self.time_embedding()? == TimeEmbedding::Fourier {
+            // Noise levels: the network's own output is of the size of the noise's derivative (Song et al. 2021).
+            x = ops::divide(graph, x, inputs.get(TIMESTEPS)?)?;
+        }
+        Ok(NamedValues::default().with(SAMPLE, x))
     }
 }
