@@ -5,9 +5,9 @@
 //! used twice is kept once, and neither nesting nor a cycle takes stack or time. Bytes and text are borrowed from the
 //! file.
 //!
-//! The opcodes: <https://github.com/python/cpython/blob/main/Lib/pickletools.py>. Left out on purpose: those that copy
-//! or drop what is on the stack (DUP, POP, POP_MARK), which no pickler writes for data, persistent identifiers,
-//! extension codes and buffers out of band.
+//! The opcodes: <https://github.com/python/cpython/blob/main/Lib/pickletools.py>. Left out on purpose ([`NOT_RUN`]):
+//! those that copy or drop what is on the stack (DUP, POP, POP_MARK), which no pickler writes for data, those that make
+//! objects of classes (INST, OBJ), persistent identifiers as text, extension codes, sets and buffers out of band.
 
 mod machine;
 
@@ -17,7 +17,7 @@ use std::borrow::Cow;
 pub(crate) const MAX_VALUES: usize = 1 << 22;
 
 /// The number of a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Id(u32);
 
 /// A value.
@@ -38,12 +38,43 @@ pub(crate) enum Node<'a> {
         module: Id,
         name: Id,
     },
-    /// What a global was to be called with, a tuple, and the state that the result was to take on.
+    /// What stands for something that lies outside of the pickle, and is named by this value.
+    Persistent(Id),
+    /// What a global was to be called with, a tuple; the state that the result was to take on, and the entries that it
+    /// was to have as a dictionary, a [`Node::Dict`].
     Call {
         function: Id,
         arguments: Id,
         state: Option<Id>,
+        entries: Option<Id>,
     },
+}
+
+/// Opcodes that are not run, by their names.
+const NOT_RUN: [(u8, &str); 15] = [
+    (b'0', "POP"),
+    (b'1', "POP_MARK"),
+    (b'2', "DUP"),
+    (b'P', "PERSID"),
+    (b'i', "INST"),
+    (b'o', "OBJ"),
+    (0x82, "EXT1"),
+    (0x83, "EXT2"),
+    (0x84, "EXT4"),
+    (0x8f, "EMPTY_SET"),
+    (0x90, "ADDITEMS"),
+    (0x91, "FROZENSET"),
+    (0x92, "NEWOBJ_EX"),
+    (0x97, "NEXT_BUFFER"),
+    (0x98, "READONLY_BUFFER"),
+];
+
+/// An opcode that is not run, for people.
+fn opcode(code: u8) -> String {
+    match NOT_RUN.iter().find(|(known, _)| *known == code) {
+        Some((_, name)) => format!("the opcode {name}"),
+        None => format!("{code:#04x} in place of an opcode"),
+    }
 }
 
 /// A call of a global that was left as it is.
@@ -60,7 +91,7 @@ pub(crate) struct Call<'p> {
 pub(crate) enum PickleError {
     #[error("the end of the file in the middle of a value that begins at byte {0}")]
     Cut(usize),
-    #[error("the opcode {code:#04x} at byte {at}, which plain data do not need")]
+    #[error("{} at byte {at}, which plain data do not need", opcode(*code))]
     Opcode { code: u8, at: usize },
     #[error("more than {MAX_VALUES} values")]
     TooMany,
@@ -81,8 +112,16 @@ impl<'a> Pickle<'a> {
     /// # Errors
     /// [`PickleError`] for what is cut short, malformed, no plain data, or more than [`MAX_VALUES`].
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, PickleError> {
-        let (nodes, root) = machine::run(bytes)?;
-        Ok(Self { nodes, root })
+        Ok(Self::read_first(bytes)?.0)
+    }
+
+    /// As [`Pickle::read`], of one of several pickles in a row; and what follows it.
+    ///
+    /// # Errors
+    /// As [`Pickle::read`].
+    pub(crate) fn read_first(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), PickleError> {
+        let (nodes, root, length) = machine::run(bytes)?;
+        Ok((Self { nodes, root }, &bytes[length..]))
     }
 
     /// The value that was pickled.
@@ -124,7 +163,7 @@ impl<'a> Pickle<'a> {
 
     /// The parts of a call.
     pub(crate) fn call(&self, id: Id) -> Option<Call<'_>> {
-        let &Node::Call { function, arguments, state } = self.node(id) else { return None };
+        let &Node::Call { function, arguments, state, .. } = self.node(id) else { return None };
         let &Node::Global { module, name } = self.node(function) else { return None };
         let (Node::Text(module), Node::Text(name), Node::Tuple(arguments)) =
             (self.node(module), self.node(name), self.node(arguments))
@@ -132,6 +171,73 @@ impl<'a> Pickle<'a> {
             return None;
         };
         Some(Call { module, name, arguments, state })
+    }
+
+    /// The entries of a dictionary, or of the object of a call that has some.
+    pub(crate) fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
+        match self.node(id) {
+            Node::Dict(entries) => Some(entries),
+            &Node::Call { entries: Some(entries), .. } => self.entries(entries),
+            _ => None,
+        }
+    }
+
+    /// Every import: module and name, in the order of the file.
+    pub(crate) fn imports(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.nodes.iter().filter_map(|node| match node {
+            &Node::Global { module, name } => match (self.node(module), self.node(name)) {
+                (Node::Text(module), Node::Text(name)) => Some((module.as_ref(), name.as_ref())),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// Everything that stands for something outside of the pickle.
+    pub(crate) fn persistent(&self) -> impl Iterator<Item = Id> {
+        let ids = (0..self.nodes.len() as u32).map(Id);
+        ids.filter(|&id| matches!(self.node(id), Node::Persistent(_)))
+    }
+
+    /// Whether a value that the root leads to contains itself.
+    pub(crate) fn has_cycle(&self) -> bool {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Seen {
+            Not,
+            Within,
+            Done,
+        }
+        let mut seen = vec![Seen::Not; self.nodes.len()];
+        // A value is entered at its first visit, and left when all that it holds has been.
+        let mut visits = vec![(self.root, false)];
+        while let Some((id, is_leaving)) = visits.pop() {
+            let at = id.0 as usize;
+            match (is_leaving, seen[at]) {
+                (true, _) => seen[at] = Seen::Done,
+                (false, Seen::Done) => {}
+                (false, Seen::Within) => return true,
+                (false, Seen::Not) => {
+                    seen[at] = Seen::Within;
+                    visits.push((id, true));
+                    self.held(id, |held| visits.push((held, false)));
+                }
+            }
+        }
+        false
+    }
+
+    /// Calls `with` with each value that a value holds.
+    fn held(&self, id: Id, mut with: impl FnMut(Id)) {
+        match self.node(id) {
+            Node::Tuple(items) | Node::List(items) => items.iter().copied().for_each(with),
+            Node::Dict(entries) => entries.iter().flat_map(|&(key, value)| [key, value]).for_each(with),
+            &Node::Persistent(id) => with(id),
+            &Node::Call { function, arguments, state, entries } => {
+                [Some(function), Some(arguments), state, entries].into_iter().flatten().for_each(with);
+            }
+            Node::None | Node::Bool(_) | Node::Int(_) | Node::Float(_) | Node::Bytes(_) | Node::Text(_) => {}
+            Node::Global { .. } => {}
+        }
     }
 
     /// What a value is, for people.
@@ -146,7 +252,7 @@ impl<'a> Pickle<'a> {
             Node::Tuple(_) => "a tuple".to_owned(),
             Node::List(_) => "a list".to_owned(),
             Node::Dict(_) => "a dictionary".to_owned(),
-            Node::Global { .. } | Node::Call { .. } => "another object".to_owned(),
+            Node::Global { .. } | Node::Call { .. } | Node::Persistent(_) => "another object".to_owned(),
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::model_index::CONFIG;
+use super::model_index::{CONFIG, averaged};
 use super::state::step_of;
-use super::weights_file::{has_weights, listed, names};
-use super::{CheckpointError, TrainingState};
+use super::weights_file::{first_weights, has_weights, listed, names};
+use super::{CheckpointError, TrainingState, foreign};
 use crate::pipeline::{CLASSES, Part};
 
 const PREFIX: &str = "checkpoint-";
@@ -93,7 +93,9 @@ fn is_pipeline(folder: &Path) -> bool {
 /// Whether a folder holds a network, alone or with more.
 fn is_model(folder: &Path) -> bool {
     let has_network = |folder: &Path| folder.join(CONFIG).is_file() && has_weights(folder);
-    let has_part = |part: &Part| folder.join(part.name).join(CONFIG).is_file();
+    let has_part = |part: &Part| {
+        [part.name, &averaged(part.name)].iter().any(|name| folder.join(name).join(CONFIG).is_file())
+    };
     let mut parts = CLASSES.iter().flat_map(|class| class.networks);
     is_pipeline(folder) || has_network(folder) || parts.any(has_part)
 }
@@ -119,9 +121,21 @@ pub fn resolve(folder: &Path) -> Result<PathBuf, CheckpointError> {
         return Err(none("there is no such folder".to_owned()));
     }
     if !folder.is_dir() {
-        return Err(none("this is a file; give the folder of the model that it belongs to".to_owned()));
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let words = foreign::of_name(&name).or_else(|| foreign::of_contents(folder)).unwrap_or_else(|| {
+            "this is a file; give the folder of the model that it belongs to, with the network's config.json and the \
+             weights. A checkpoint of improved-diffusion or guided-diffusion becomes one by `ddpm-gpu import`"
+                .to_owned()
+        });
+        return Err(none(words));
     }
     last(folder, is_model)?.ok_or_else(|| {
+        if let Some(weights) = first_weights(folder).filter(|_| !folder.join(CONFIG).exists()) {
+            return none(format!(
+                "there are weights, {weights}, but no {CONFIG} that says of which network they are; copy that of the \
+                 network that was trained there"
+            ));
+        }
         none(format!(
             "expected a model_index.json, a network's config.json with its weights, or a folder checkpoint-<step> with \
              one; there is {}",

@@ -1,15 +1,19 @@
 //! Checkpoints: folders that diffusers loads as a pipeline, with the training state beside it.
 
+mod choice;
 mod folder;
+mod foreign;
 mod json;
 mod model_index;
 mod pipeline;
 mod state;
 mod tensor_file;
+mod torch_file;
 mod weights_file;
 
 use std::path::PathBuf;
 
+pub use choice::WeightsChoice;
 pub use folder::{create_folder, newest, prune, resolve};
 pub(crate) use folder::{occupy, save};
 pub use pipeline::read_config;
@@ -91,6 +95,27 @@ pub enum CheckpointError {
         decay: f64,
         /// Which averages there are, or why none is known.
         there: String,
+    },
+    /// A network's weights are there as several variants, none of which is the plain one.
+    #[error("{}: the weights are there as the variants {} only; choose one of them", folder.display(), there.join(", "))]
+    Variants {
+        /// The network's folder.
+        folder: PathBuf,
+        /// The variants, such as `fp16`.
+        there: Vec<String>,
+    },
+    /// A network's weights are not there as the variant asked for.
+    #[error("{}: the weights are not there as the variant {variant}; {}", folder.display(), match there.as_slice() {
+        [] => "there are no variants, only the plain ones".to_owned(),
+        there => format!("there is {}", there.join(", ")),
+    })]
+    NoVariant {
+        /// The network's folder.
+        folder: PathBuf,
+        /// The variant asked for.
+        variant: String,
+        /// Those that there are.
+        there: Vec<String>,
     },
     /// A new run would mix with an old one.
     #[error("{} is of an earlier run; resume that run, or choose another folder", folder.display())]

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::CheckpointError;
 use super::json::read_json;
+use super::weights_file::listed;
 use crate::network::NETWORKS;
 use crate::pipeline::{CLASSES, Part, PipelineClass};
 
@@ -21,30 +22,24 @@ pub(super) fn path(folder: &Path) -> Option<PathBuf> {
     Some(folder.join(FILE)).filter(|path| path.is_file())
 }
 
-/// The class that an index names.
-fn class_of(path: &Path, index: &Value) -> Result<String, CheckpointError> {
-    index.get("_class_name").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
-        let message = "it names no `_class_name`, so it is not known what the folder holds; save the pipeline again \
-                       with diffusers' save_pretrained";
-        CheckpointError::invalid(path, message)
-    })
-}
-
 /// What a folder holds.
 pub(super) struct Contents {
     pub(super) class: &'static PipelineClass,
     /// The classes of its networks, as far as the files say.
     pub(super) networks: BTreeMap<String, String>,
+    /// What was assumed, in sentences.
+    pub(super) notes: Vec<String>,
 }
 
-/// The pipeline that a network's folder lies in, where that has an index.
-pub(super) fn around(folder: &Path) -> Option<PathBuf> {
-    if path(folder).is_some() || !folder.join(CONFIG).is_file() {
+/// The pipeline that a network alone, or a checkpoint of training, lies in: the folder above, or the one above that, as
+/// in `pipeline/checkpoint-500/unet`, that has an index. `network` is the folder of the network in `folder`.
+pub(super) fn around(folder: &Path, network: &Path) -> Option<PathBuf> {
+    if path(folder).is_some() || !network.join(CONFIG).is_file() {
         return None;
     }
     // A relative path need not name the folder above it.
     let whole = fs::canonicalize(folder).ok()?;
-    Some(whole.parent()?.to_owned()).filter(|above| path(above).is_some())
+    whole.ancestors().skip(1).take(2).find(|above| path(above).is_some()).map(Path::to_owned)
 }
 
 /// What a folder holds: by its index; a network alone by the index of the folder around it, or by its config.json; else by
@@ -57,7 +52,9 @@ pub(super) fn contents(folder: &Path, own: Option<&str>) -> Result<Contents, Che
         return of_index(path, own);
     }
     let name = fs::canonicalize(folder).ok().and_then(|whole| Some(whole.file_name()?.to_owned()));
-    if let (Some(above), Some(name)) = (around(folder), name) {
+    let above = fs::canonicalize(folder).ok().and_then(|whole| Some(whole.parent()?.to_owned()));
+    let above = above.filter(|above| path(above).is_some() && folder.join(CONFIG).is_file());
+    if let (Some(above), Some(name)) = (above, name) {
         let found = contents(&above, own)?;
         let name = name.to_string_lossy();
         if found.class.networks.iter().any(|part| part.name == name || averaged(part.name) == name) {
@@ -70,8 +67,46 @@ pub(super) fn contents(folder: &Path, own: Option<&str>) -> Result<Contents, Che
 /// What an index says.
 fn of_index(path: PathBuf, own: Option<&str>) -> Result<Contents, CheckpointError> {
     let index = read_json(&path)?;
-    let name = class_of(&path, &index)?;
     let invalid = |message: String| Err(CheckpointError::invalid(&path, message));
+    let mut notes = Vec::new();
+    let name = match index.get("_class_name") {
+        Some(Value::String(name)) => name.clone(),
+        // ["pipeline", "MyPipeline"]: a class of the folder's own, in pipeline.py. Its networks may be ours.
+        Some(Value::Array(own)) if own.len() == 2 => {
+            let name = own[1].as_str().unwrap_or_default();
+            let parts: Vec<&String> = index
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(key, _)| key)
+                .filter(|key| !key.starts_with('_'))
+                .collect();
+            let has_all = |class: &&PipelineClass| {
+                class.networks.iter().all(|part| parts.iter().any(|name| *name == part.name))
+            };
+            let Some(class) = CLASSES.iter().find(has_all) else {
+                return invalid(format!(
+                    "the pipeline is of a class of its own, {name}, and has the parts {}; this program has those of: {}",
+                    listed(&parts.into_iter().cloned().collect::<Vec<_>>()),
+                    CLASSES.iter().map(|class| class.name).collect::<Vec<_>>().join(", ")
+                ));
+            };
+            notes.push(format!(
+                "{}: the pipeline is of a class of its own, {name}, whose code is not run; its parts are taken for those of \
+                 a {}",
+                path.display(),
+                class.name
+            ));
+            class.name.to_owned()
+        }
+        _ => {
+            return invalid(
+                "it names no `_class_name`, so it is not known what the folder holds; save the pipeline again with \
+                 diffusers' save_pretrained"
+                    .to_owned(),
+            );
+        }
+    };
     let Some(class) = CLASSES.iter().find(|class| class.name == name) else {
         let known: Vec<&str> = CLASSES.iter().map(|class| class.name).collect();
         return invalid(format!(
@@ -109,7 +144,7 @@ fn of_index(path: PathBuf, own: Option<&str>) -> Result<Contents, CheckpointErro
             }
         }
     }
-    Ok(Contents { class, networks })
+    Ok(Contents { class, networks, notes })
 }
 
 /// Without an index: the class whose folders are there. A network alone counts as part of the first class that has such
@@ -117,7 +152,9 @@ fn of_index(path: PathBuf, own: Option<&str>) -> Result<Contents, CheckpointErro
 fn of_folders(folder: &Path) -> Result<Contents, CheckpointError> {
     let config = folder.join(CONFIG);
     let mut networks = BTreeMap::new();
-    let has = |class: &&PipelineClass| class.networks.iter().any(|part| folder.join(part.name).is_dir());
+    let is_there =
+        |part: &Part| [part.name, &averaged(part.name)].iter().any(|name| folder.join(name).is_dir());
+    let has = |class: &&PipelineClass| class.networks.iter().any(is_there);
     let class = match CLASSES.iter().find(has) {
         Some(class) => class,
         None if config.is_file() => {
@@ -143,7 +180,8 @@ fn of_folders(folder: &Path) -> Result<Contents, CheckpointError> {
         }
         None => &CLASSES[0],
     };
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(Contents { class, networks }) };
+    let found = Contents { class, networks, notes: Vec::new() };
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(found) };
     // accelerate writes the averaged weights beside the others.
     let is_known = |name: &str| {
         let is_part = |part: &Part| part.name == name || averaged(part.name) == name;
@@ -159,7 +197,7 @@ fn of_folders(folder: &Path) -> Result<Contents, CheckpointError> {
             return Err(CheckpointError::invalid(folder, message));
         }
     }
-    Ok(Contents { class, networks })
+    Ok(found)
 }
 
 /// The folder of a network's averaged weights, as accelerate names it.

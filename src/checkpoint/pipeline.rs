@@ -12,7 +12,7 @@ use super::json::{read_json, write_json};
 use super::model_index::{CONFIG, Contents};
 use super::state::extra_ema;
 use super::weights_file::{self, WEIGHTS};
-use super::{CheckpointError, model_index, tensor_file};
+use super::{CheckpointError, WeightsChoice, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
 use crate::network::{Component, Misfit, NETWORKS, Network, Precision, Tensors, UNetConfig, from_config};
 use crate::pipeline::{Part, Pipeline};
@@ -57,6 +57,7 @@ fn read_network(
     folder: &Path,
     class: &str,
     own: Option<&Arc<dyn Network>>,
+    variant: Option<&str>,
     notes: &mut Vec<String>,
 ) -> Result<Component, CheckpointError> {
     let config = folder.join(CONFIG);
@@ -75,7 +76,7 @@ fn read_network(
             own.clone()
         }
     };
-    let (path, weights) = weights_file::read(folder, notes)?;
+    let (path, weights) = weights_file::read(folder, variant, notes)?;
     network
         .check_weights(&weights)
         .map_err(of_config)?
@@ -83,34 +84,55 @@ fn read_network(
     Ok(Component { network, weights })
 }
 
-/// Reads the scheduler of a pipeline whose network lies in `network`; `notes` gets what was assumed.
+/// Reads the scheduler of the pipeline in `folder`, whose network lies in `network`; `notes` gets what was assumed.
 fn find_scheduler(
     folder: &Path,
     network: &Path,
     notes: &mut Vec<String>,
 ) -> Result<SchedulerConfig, CheckpointError> {
-    // A network that lies in the folder of its pipeline is of that pipeline.
-    let around = model_index::around(folder).filter(|_| network == folder);
-    let path = part(folder, "scheduler", SCHEDULER).join(SCHEDULER);
+    let own = part(folder, "scheduler", SCHEDULER).join(SCHEDULER);
+    // A network alone, or a checkpoint of training, that lies in the folder of a pipeline is of that pipeline.
+    let around = model_index::around(folder, network);
     let beside = around.map(|around| around.join("scheduler").join(SCHEDULER)).filter(|path| path.exists());
-    let scheduler = if path.exists() || model_index::path(folder).is_some() {
-        read_scheduler(&path)?
+    let (path, scheduler) = if own.exists() || model_index::path(folder).is_some() {
+        let scheduler = read_scheduler(&own)?;
+        (own, scheduler)
     } else if let Some(path) = beside {
         notes.push(format!("{}: taken to go with {}", path.display(), folder.display()));
-        read_scheduler(&path)?
+        let scheduler = read_scheduler(&path)?;
+        (path, scheduler)
     } else {
         notes.push(format!(
             "{}: there is no {SCHEDULER}; taken to be trained as DDPMScheduler does by default: 1000 timesteps, \
              linear betas, the noise predicted. If that is not so, put a {SCHEDULER} there",
             folder.display()
         ));
-        SchedulerConfig::default()
+        (own, SchedulerConfig::default())
     };
     let unused = scheduler.unused_keys();
     if !unused.is_empty() {
         notes.push(format!("{}: keys that nothing here uses: {}", path.display(), unused.join(", ")));
     }
     Ok(scheduler)
+}
+
+/// The folder of a network, or that of its averaged weights where only these are there, or where `folder` itself is that.
+fn network_folder(folder: &Path, of: &Part, notes: &mut Vec<String>) -> PathBuf {
+    let found = part(folder, of.name, CONFIG);
+    let averaged = model_index::averaged(of.name);
+    let beside = folder.join(&averaged);
+    if !found.join(CONFIG).exists() && beside.join(CONFIG).exists() {
+        notes.push(format!("{}: taken from {averaged}, as there is no {}", folder.display(), of.name));
+        return beside;
+    }
+    if beside.is_dir() {
+        notes.push(format!(
+            "{0}: taken from {1}; the averaged weights are beside it, give {0}/{averaged} to draw with them",
+            folder.display(),
+            of.name
+        ));
+    }
+    found
 }
 
 impl Pipeline {
@@ -130,7 +152,7 @@ impl Pipeline {
     /// # Errors
     /// [`CheckpointError`] naming the file.
     pub fn open(folder: &Path) -> Result<(Self, Vec<String>), CheckpointError> {
-        Self::open_with(folder, None)
+        Self::open_with(folder, None, None)
     }
 
     /// As [`Pipeline::load`], where a network may be `own`, whose class is in no table.
@@ -138,51 +160,47 @@ impl Pipeline {
     /// # Errors
     /// [`CheckpointError`] naming the file.
     pub fn load_with(folder: &Path, own: &Arc<dyn Network>) -> Result<Self, CheckpointError> {
-        Ok(Self::open_with(folder, Some(own))?.0)
+        Ok(Self::open_with(folder, Some(own), None)?.0)
+    }
+
+    /// As [`Pipeline::open`], with the weights that are chosen.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] that lists the variants or the averages that there are.
+    pub fn open_chosen(
+        folder: &Path,
+        choice: &WeightsChoice,
+    ) -> Result<(Self, Vec<String>), CheckpointError> {
+        let (mut pipeline, notes) = Self::open_with(folder, None, choice.variant.as_deref())?;
+        if let Some(ema_decay) = choice.ema_decay {
+            // A training run has one network.
+            for component in pipeline.networks.values_mut() {
+                if let Some(weights) = extra_ema(folder, ema_decay, &component.weights)? {
+                    component.weights.extend(weights);
+                }
+            }
+        }
+        Ok((pipeline, notes))
     }
 
     fn open_with(
         folder: &Path,
         own: Option<&Arc<dyn Network>>,
+        variant: Option<&str>,
     ) -> Result<(Self, Vec<String>), CheckpointError> {
         let own_class = own.map(|own| own.class_name());
-        let Contents { class, networks: classes } = model_index::contents(folder, own_class)?;
-        let mut notes = Vec::new();
-        let network_folder = |of: &Part| part(folder, of.name, CONFIG);
+        let Contents { class, networks: classes, mut notes } = model_index::contents(folder, own_class)?;
+        let folders: Vec<PathBuf> =
+            class.networks.iter().map(|part| network_folder(folder, part, &mut notes)).collect();
         // Configurations first: what they refuse is said before large files are read.
-        let first = class.networks.first().map(network_folder);
-        let scheduler = find_scheduler(folder, first.as_deref().unwrap_or(folder), &mut notes)?;
+        let scheduler = find_scheduler(folder, folders.first().map_or(folder, PathBuf::as_path), &mut notes)?;
         let mut networks = BTreeMap::new();
-        for part in class.networks {
-            let averaged = model_index::averaged(part.name);
-            if folder.join(&averaged).is_dir() {
-                notes.push(format!(
-                    "{0}: taken from {1}; the averaged weights are beside it, give {0}/{averaged} to draw with them",
-                    folder.display(),
-                    part.name
-                ));
-            }
+        for (part, folder) in class.networks.iter().zip(&folders) {
             let class = classes.get(part.name).map_or(part.classes[0], String::as_str);
-            let component = read_network(&network_folder(part), class, own, &mut notes)?;
+            let component = read_network(folder, class, own, variant, &mut notes)?;
             networks.insert(part.name.to_owned(), component);
         }
         Ok((Self { class, networks, scheduler }, notes))
-    }
-
-    /// As [`Pipeline::open`], of a folder that a training run has written, with the average of the weights that has
-    /// this decay.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] that lists the decays that there are.
-    pub fn open_average(folder: &Path, ema_decay: f64) -> Result<(Self, Vec<String>), CheckpointError> {
-        let (mut pipeline, notes) = Self::open(folder)?;
-        // A training run has one network.
-        for component in pipeline.networks.values_mut() {
-            if let Some(weights) = extra_ema(folder, ema_decay, &component.weights)? {
-                component.weights.extend(weights);
-            }
-        }
-        Ok((pipeline, notes))
     }
 
     /// Writes the pipeline alone into a new folder, without what only training needs; with f16 the weights are rounded.

@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::CheckpointError;
+use super::{CheckpointError, foreign};
 use crate::files::read_regular;
 use crate::network::{Precision, Tensor, Tensors};
 
@@ -16,6 +16,9 @@ pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
 
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, CheckpointError> {
     SafeTensors::deserialize(bytes).map_err(|error| {
+        if let Some(message) = foreign::of_contents(path) {
+            return CheckpointError::invalid(path, message);
+        }
         let message = format!(
             "this is no whole safetensors file ({error}); copy or download it again, or \
              delete a run's damaged checkpoint to go on from the one before"

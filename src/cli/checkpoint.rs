@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use ddpm_gpu::checkpoint::resolve;
+use ddpm_gpu::checkpoint::{WeightsChoice, resolve};
 use ddpm_gpu::pipeline::Pipeline;
 
 use super::bounds::finite_in;
@@ -43,40 +43,42 @@ pub(super) struct CheckpointArgs {
     #[arg(value_name = "DIR")]
     pub(super) checkpoint: PathBuf,
     #[command(flatten)]
-    average: AverageArgs,
+    weights: WeightsArgs,
 }
 
 /// Which weights of the model.
 #[derive(clap::Args)]
-pub(super) struct AverageArgs {
+pub(super) struct WeightsArgs {
     /// Which average of the weights to take, of several that a model was trained with (train --ema-decay A,B): its decay.
     /// By default the first
     #[arg(long, value_name = "X", value_parser = finite_in(0.0..1.0))]
     ema_decay: Option<f64>,
+    /// Which variant of the weights to read, of several that diffusers wrote beside each other: fp16 for
+    /// diffusion_pytorch_model.fp16.safetensors. By default the plain ones
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
 }
 
 impl CheckpointArgs {
     /// A model that draws images.
     pub(super) fn load(&self) -> anyhow::Result<Pipeline> {
-        self.average.load(&resolve(&self.checkpoint)?)
+        self.weights.load(&resolve(&self.checkpoint)?)
     }
 
     /// A pipeline that does whatever it does.
     pub(super) fn open(&self) -> anyhow::Result<Pipeline> {
-        Ok(noted(self.average.open(&resolve(&self.checkpoint)?)?))
+        Ok(noted(self.weights.open(&resolve(&self.checkpoint)?)?))
     }
 }
 
-impl AverageArgs {
+impl WeightsArgs {
     /// The pipeline in a checkpoint's own folder.
     pub(super) fn load(&self, folder: &Path) -> anyhow::Result<Pipeline> {
         that_draws(folder, self.open(folder)?)
     }
 
     fn open(&self, folder: &Path) -> anyhow::Result<(Pipeline, Vec<String>)> {
-        Ok(match self.ema_decay {
-            Some(decay) => Pipeline::open_average(folder, decay)?,
-            None => Pipeline::open(folder)?,
-        })
+        let choice = WeightsChoice { variant: self.variant.clone(), ema_decay: self.ema_decay };
+        Ok(Pipeline::open_chosen(folder, &choice)?)
     }
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use super::{Id, MAX_VALUES, Node, PickleError};
 
-/// Runs a pickle, and gives all values and the number of the one that it stands for.
-pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Node<'_>>, Id), PickleError> {
+/// Runs a pickle, and gives all values, the number of the one that it stands for, and the bytes that it has.
+pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Node<'_>>, Id, usize), PickleError> {
     let mut machine = Machine {
         bytes,
         at: 0,
@@ -18,7 +18,7 @@ pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Node<'_>>, Id), PickleError> {
         left: MAX_VALUES,
     };
     let root = machine.run()?;
-    Ok((machine.nodes, root))
+    Ok((machine.nodes, root, machine.at))
 }
 
 /// The machine that a pickle is a program for.
@@ -146,12 +146,12 @@ impl<'a> Machine<'a> {
                 b's' => {
                     self.spend(2)?;
                     let (value, key) = (self.pop()?, self.pop()?);
-                    self.dict()?.push((key, value));
+                    self.entries(vec![(key, value)])?;
                 }
                 b'u' => {
                     let items = self.pop_to_mark()?;
                     let entries = self.pairs(&items)?;
-                    self.dict()?.extend(entries);
+                    self.entries(entries)?;
                 }
                 b'c' => {
                     for _ in 0..2 {
@@ -171,7 +171,11 @@ impl<'a> Machine<'a> {
                     if !fits {
                         return Err(self.malformed("a call of what is no function"));
                     }
-                    self.push(Node::Call { function, arguments, state: None })?;
+                    self.push(Node::Call { function, arguments, state: None, entries: None })?;
+                }
+                b'Q' => {
+                    let id = self.pop()?;
+                    self.push(Node::Persistent(id))?;
                 }
                 b'b' => {
                     let error = self.malformed("a state for what takes none");
@@ -385,12 +389,27 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn dict(&mut self) -> Step<&mut Vec<(Id, Id)>> {
+    /// Sets entries of the dictionary on top, or of the object that a call there is to make.
+    fn entries(&mut self, new: Vec<(Id, Id)>) -> Step<()> {
         let error = self.malformed("an entry for what is no dictionary");
-        match self.top()? {
-            Node::Dict(entries) => Ok(entries),
-            _ => Err(error),
+        let next = Id(self.nodes.len() as u32);
+        let of_call = match self.top()? {
+            Node::Dict(entries) => {
+                entries.extend(new);
+                return Ok(());
+            }
+            Node::Call { entries, .. } => *entries.get_or_insert(next),
+            _ => return Err(error),
+        };
+        if of_call == next {
+            self.spend(1)?;
+            self.nodes.push(Node::Dict(Vec::new()));
         }
+        match &mut self.nodes[of_call.0 as usize] {
+            Node::Dict(entries) => entries.extend(new),
+            _ => return Err(error),
+        }
+        Ok(())
     }
 
     fn global(&mut self) -> Step<()> {

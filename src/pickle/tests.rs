@@ -63,8 +63,29 @@ fn opcodes_that_plain_data_do_not_need_are_refused() {
     doubling.extend(b"2\x86".repeat(27));
     doubling.push(b'.');
     assert_eq!(error(&doubling), PickleError::Opcode { code: b'2', at: 3 });
-    for code in [b'0', b'1', b'2', b'P', b'Q', b'i', b'o', 0x82, 0x92, 0x97, 0x98, 0x8f, 0xff] {
-        assert_eq!(error(&[b'N', code, b'.']), PickleError::Opcode { code, at: 1 });
+    for (code, name) in NOT_RUN {
+        let refusal = error(&[b'N', code, b'.']);
+        assert_eq!(refusal, PickleError::Opcode { code, at: 1 });
+        assert!(refusal.to_string().starts_with(&format!("the opcode {name} at byte 1")), "{refusal}");
+    }
+}
+
+/// All 256 bytes in the place of an opcode: those that are run, those that are refused by name, and the rest.
+#[test]
+fn every_byte_is_run_or_refused() {
+    const RUN: &[u8] = b"().abcdeghjlpqrstu]}BCFGIJKLMNQRSTUVX";
+    let is_run = |code: u8| {
+        RUN.contains(&code)
+            || [0x80..=0x81, 0x85..=0x8e, 0x93..=0x96].iter().any(|codes| codes.contains(&code))
+    };
+    for code in 0..=u8::MAX {
+        let refused = match Pickle::read(&[code]) {
+            Err(PickleError::Opcode { code: found, at: 0 }) => found == code,
+            _ => false,
+        };
+        assert_eq!(refused, !is_run(code), "{code:#04x}");
+        let named = NOT_RUN.iter().any(|(known, _)| *known == code);
+        assert!(!(named && is_run(code)), "{code:#04x}");
     }
 }
 
@@ -87,6 +108,41 @@ fn deep_nesting_and_cycles_take_no_stack() {
     assert_eq!(Pickle::read(&tuples).unwrap().nodes.len(), depth + 1);
     let itself = Pickle::read(b"]q\x00h\x00a.").unwrap();
     assert_eq!(itself.node(itself.root()), &Node::List(vec![itself.root()]));
+}
+
+#[test]
+fn cycles_are_found_and_shared_values_are_none() {
+    let has_cycle = |bytes: &[u8]| Pickle::read(bytes).unwrap().has_cycle();
+    assert!(has_cycle(b"]q\x00h\x00a."));
+    assert!(has_cycle(b"]q\x00h\x00\x85a."));
+    assert!(has_cycle(b"}q\x00Nh\x00s."));
+    assert!(has_cycle(b"cm\nn\n)Rq\x00Nh\x00s."));
+    assert!(has_cycle(b"cm\nn\n)Rq\x00h\x00b."));
+    assert!(has_cycle(b"]q\x00h\x00Qa."));
+    // Twice the same value, one after the other, one in the other.
+    assert!(!has_cycle(b"]q\x00h\x00\x86."));
+    assert!(!has_cycle(b"]q\x00h\x00\x85h\x00\x86."));
+    // 2^10000 ways through the same values, and a depth that no stack of calls has.
+    let mut doubling = b"Nq\x00".to_vec();
+    doubling.extend(b"h\x00h\x00\x86q\x00".repeat(10_000));
+    doubling.push(b'.');
+    assert!(!has_cycle(&doubling));
+    let depth = 1_000_000;
+    assert!(!has_cycle(&[vec![b']'; depth], vec![b'a'; depth - 1], b".".to_vec()].concat()));
+}
+
+#[test]
+fn calls_have_entries_and_states_and_persistent_names() {
+    let pickle = Pickle::read(b"ccollections\nOrderedDict\n)R(Va\nK\x01Vb\nVid\nQuVc\nNsNb.").unwrap();
+    let entries = pickle.entries(pickle.root()).unwrap();
+    assert_eq!(entries.len(), 3);
+    assert_eq!(pickle.node(entries[0].1), &Node::Int(1));
+    let &Node::Persistent(name) = pickle.node(entries[1].1) else { panic!() };
+    assert_eq!(pickle.node(name), &Node::Text("id".into()));
+    assert_eq!(pickle.call(pickle.root()).unwrap().state.map(|id| pickle.node(id)), Some(&Node::None));
+    assert_eq!(pickle.imports().collect::<Vec<_>>(), [("collections", "OrderedDict")]);
+    let (first, rest) = Pickle::read_first(b"K\x05.N.").unwrap();
+    assert_eq!((first.node(first.root()), rest), (&Node::Int(5), &b"N."[..]));
 }
 
 #[test]

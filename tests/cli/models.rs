@@ -40,6 +40,93 @@ fn a_network_alone_draws_the_same_and_says_what_was_assumed() {
     assert!(found == expected && said.contains("fp16.safetensors: taken for the weights"), "{said}");
 }
 
+/// Folders that diffusers, accelerate and PyTorch wrote: the same weights in each.
+#[test]
+fn every_layout_draws_the_same() {
+    let workspace = Workspace::new();
+    let layouts = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/layouts");
+    let draw = |layout: &str, flags: &str| {
+        let line = format!("sample {} {SAMPLE} {flags} --save-npy image.npy", layouts.join(layout).display());
+        let finished = workspace.succeeds(&line);
+        (workspace.npy("image.npy"), finished.stderr)
+    };
+    let (plain, said) = draw("plain", "");
+    assert!(!said.contains("note:"), "{said}");
+    for layout in [
+        "variant_alone",
+        "variants_beside_the_plain",
+        "shards",
+        "shards_of_a_variant",
+        "bin_file",
+        "bin_variant",
+        "bin_shards",
+        "accelerate_with_hooks/checkpoint-2",
+        "accelerate_with_hooks/checkpoint-2/unet",
+        "custom_pipeline",
+    ] {
+        assert!(draw(layout, "").0 == plain, "{layout}");
+    }
+    assert!(draw("variants_beside_the_plain", "--variant ema").0 != plain);
+    // Without a scheduler's file they are drawn by another process, all alike.
+    let (alone, said) = draw("network_alone", "");
+    assert!(alone != plain && said.contains("no scheduler_config.json"), "{said}");
+    for layout in [
+        "averaged_alone",
+        "accelerate_without_hooks",
+        "accelerate_without_hooks_bin",
+        "data_parallel",
+        "compiled",
+        "before_torch_1_6",
+        "nested",
+        "doubles_as_parameters",
+        "views_of_one_storage",
+    ] {
+        assert!(draw(layout, "").0 == alone, "{layout}");
+    }
+}
+
+#[test]
+fn weights_that_cannot_be_read_are_refused_with_what_to_do() {
+    let workspace = trained();
+    let refused = |path: &str, words: &[&str]| workspace.fails(&format!("sample {path} {SAMPLE}"), 1, words);
+    let weights = format!("{CHECKPOINT}/unet/diffusion_pytorch_model.safetensors");
+    refused(&weights, &["this is a file", "config.json", "ddpm-gpu import"]);
+    for (name, words) in [
+        ("model.gguf", &["GGUF", "safetensors"][..]),
+        ("model.ckpt", &["Lightning", "state_dict"]),
+        ("flax_model.msgpack", &["Flax"]),
+        ("weights.npz", &["NumPy"]),
+    ] {
+        workspace.write(name, "x");
+        refused(name, words);
+    }
+    // What accelerate writes without hooks: weights, but not of which network.
+    workspace.write("accelerate/model.safetensors", workspace.read(&weights));
+    workspace.write("accelerate/optimizer.bin", "x");
+    refused("accelerate", &["there are weights, model.safetensors, but no config.json"]);
+    workspace.write("accelerate/config.json", workspace.read(&format!("{CHECKPOINT}/unet/config.json")));
+    workspace.succeeds(&format!("sample accelerate {SAMPLE}"));
+    // A file that would run code.
+    std::fs::remove_file(workspace.path("accelerate/model.safetensors")).unwrap();
+    workspace.write(
+        "accelerate/pytorch_model.bin",
+        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.M\xe9\x03.}.cos\nsystem\n(Vtouch ran\ntR.",
+    );
+    refused("accelerate", &["pytorch_model.bin", "it imports os.system", "nothing in it was run"]);
+    assert!(!workspace.path("ran").exists());
+    let rename = |from: &str, to: &str| std::fs::rename(workspace.path(from), workspace.path(to)).unwrap();
+    let unet = |name: &str| format!("{CHECKPOINT}/unet/{name}");
+    workspace.write(&unet("diffusion_pytorch_model.fp16.safetensors"), "x");
+    rename(&weights, &unet("diffusion_pytorch_model.bf16.safetensors"));
+    refused("run", &["the variants bf16, fp16 only", "--variant"]);
+    workspace.succeeds(&format!("sample run {SAMPLE} --variant bf16"));
+    workspace.fails(
+        &format!("sample run {SAMPLE} --variant ema"),
+        1,
+        &["variant ema", "there is bf16, fp16", "--variant"],
+    );
+}
+
 #[test]
 fn foreign_metadata_is_refused_before_anything_is_drawn() {
     let workspace = trained();

@@ -47,6 +47,21 @@ pub(crate) const ALL: &[Format] = &[
     Format { name: "image-cache", files: image_cache, read: image_cache_changes_nothing, refuses: false },
     Format { name: "checkpoint-to-sample", files: run_folder, read: draw, refuses: true },
     Format { name: "checkpoint-to-resume", files: run_folder, read: resume, refuses: true },
+    Format { name: "weights-in-parts", files: || folder("layouts/shards", ""), read: draw, refuses: true },
+    Format { name: "torch-file", files: || folder("layouts/data_parallel", ""), read: draw, refuses: true },
+    Format {
+        name: "torch-file-views",
+        files: || folder("layouts/views_of_one_storage", ""),
+        read: draw,
+        refuses: true,
+    },
+    Format {
+        name: "torch-before-1.6",
+        files: || folder("layouts/before_torch_1_6", ""),
+        read: draw,
+        refuses: true,
+    },
+    Format { name: "torch-nested", files: || folder("layouts/nested", ""), read: draw, refuses: true },
     Format { name: "metrics", files: metrics, read: metrics_lines, refuses: true },
 ];
 

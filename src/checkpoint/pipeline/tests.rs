@@ -175,21 +175,92 @@ fn weights_under_other_names_are_read_with_a_note_or_refused_with_what_is_there(
     saved.rename(FILE, variant);
     assert!(saved.notes().contains("fp16.safetensors: taken for the weights"));
     saved.write("unet/diffusion_pytorch_model.bf16.safetensors", "");
-    saved.says(&["several files", "fp16", "bf16", "rename"]);
+    saved.says(&["unet: the weights are there as the variants bf16, fp16 only; choose one"]);
+    let chosen = |variant: &str| {
+        let choice = WeightsChoice { variant: Some(variant.to_owned()), ema_decay: None };
+        Pipeline::open_chosen(&saved.path, &choice)
+    };
+    assert_eq!(weights(&chosen("fp16").unwrap().0), weights(&pipeline()));
+    let message = chosen("ema").unwrap_err().to_string();
+    assert!(message.contains("not there as the variant ema; there is bf16, fp16"), "{message}");
+    fs::remove_file(saved.path.join("unet/diffusion_pytorch_model.bf16.safetensors")).unwrap();
     saved.rename(variant, "unet/diffusion_pytorch_model-00001-of-00002.safetensors");
-    saved.rename(
-        "unet/diffusion_pytorch_model.bf16.safetensors",
-        "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
-    );
-    saved.says(&["split over 2 files", "00001-of-00002", "max_shard_size"]);
-    for shard in [1, 2] {
-        let name = format!("unet/diffusion_pytorch_model-0000{shard}-of-00002.safetensors");
+    saved.says(&[
+        "split over several files",
+        "00001-of-00002",
+        "diffusion_pytorch_model.safetensors.index.json; copy",
+    ]);
+    fs::remove_file(saved.path.join("unet/diffusion_pytorch_model-00001-of-00002.safetensors")).unwrap();
+    for (name, words) in [
+        ("unet/model.ckpt", &["model.ckpt", "PyTorch Lightning"][..]),
+        ("unet/diffusion_flax_model.msgpack", &["msgpack", "weights of Flax", "from_flax"]),
+        ("unet/model.gguf", &["GGUF", "quantised"]),
+        ("unet/weights.npz", &["arrays of NumPy"]),
+        ("unet/tf_model.h5", &["Keras"]),
+        ("unet/model.onnx", &["ONNX"]),
+    ] {
+        saved.write(name, "");
+        saved.says(words);
         fs::remove_file(saved.path.join(name)).unwrap();
     }
-    saved.write("unet/model.ckpt", "");
-    saved.says(&["no weights", "diffusion_pytorch_model.safetensors", "model.ckpt"]);
-    saved.write("unet/diffusion_pytorch_model.bin", "");
-    saved.says(&["diffusion_pytorch_model.bin", "safe_serialization=True"]);
+    saved.write("unet/weights.txt", "");
+    saved.says(&["there are no weights: expected diffusion_pytorch_model.safetensors", "weights.txt"]);
+    saved.write(FILE, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");
+    saved.says(&["pointer of Git LFS", "git lfs pull"]);
+}
+
+/// Splits the weights into two files, with an index.
+fn split(saved: &Saved) -> [String; 2] {
+    let files = [1, 2].map(|part| format!("diffusion_pytorch_model-0000{part}-of-00002.safetensors"));
+    let (mut parts, mut map) = ([Tensors::new(), Tensors::new()], Map::new());
+    for (index, (name, tensor)) in weights(&pipeline()).iter().enumerate() {
+        parts[index % 2].insert(name.clone(), tensor.clone());
+        map.insert(name.clone(), json!(files[index % 2]));
+    }
+    for (file, tensors) in files.iter().zip(&parts) {
+        tensor_file::write(&saved.path.join("unet").join(file), tensors).unwrap();
+    }
+    let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+    saved.write(INDEX, &index.to_string());
+    fs::remove_file(saved.path.join(FILE)).unwrap();
+    files
+}
+
+const INDEX: &str = "unet/diffusion_pytorch_model.safetensors.index.json";
+
+#[test]
+fn parts_are_exactly_those_of_their_index() {
+    let saved = Saved::new();
+    let [first, second] = split(&saved);
+    assert_eq!(saved.notes(), "");
+    let index = fs::read_to_string(saved.path.join(INDEX)).unwrap();
+    // A tensor that the index has in another file, or not at all.
+    saved.write(INDEX, &index.replacen(&first, &second, 1));
+    saved.says(&[&first, "it has tensors that not", "conv_in.bias"]);
+    saved.write(INDEX, &index.replacen("conv_in.bias", "conv_in.gain", 1));
+    saved.says(&[&first, "it lacks tensors that", "conv_in.gain"]);
+    saved.write(INDEX, &index.replace(&first, "../x.safetensors"));
+    saved.says(&["index.json", "../x.safetensors, which is no name of a file beside it"]);
+    saved.write(INDEX, "{\"weight_map\": {\"a\": 1}}");
+    saved.says(&["no index of weights"]);
+    saved.write(INDEX, "{\"weight_map\": {}}");
+    saved.says(&["lists no files"]);
+    saved.write(INDEX, &index);
+    saved.rename(&format!("unet/{second}"), "elsewhere");
+    saved.says(&["1 of the 2 files that it lists are missing", &second]);
+}
+
+#[test]
+fn a_pipeline_of_a_class_of_its_own_is_taken_for_one_of_its_parts() {
+    let saved = Saved::new();
+    saved.set("model_index.json", "_class_name", json!(["pipeline", "MyPipeline"]));
+    assert!(saved.notes().contains("a class of its own, MyPipeline, whose code is not run; its parts are taken for those of a DDPMPipeline"));
+    saved.set("model_index.json", "vqvae", json!(["diffusers", "VQModel"]));
+    saved.says(&["vqvae", "VQModel"]);
+    let index =
+        json!({"_class_name": ["pipeline", "MyPipeline"], "prior": ["diffusers", "PriorTransformer"]});
+    saved.write("model_index.json", &index.to_string());
+    saved.says(&["MyPipeline", "prior", "DDPMPipeline"]);
 }
 
 #[test]

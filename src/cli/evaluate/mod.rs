@@ -19,7 +19,7 @@ use generated::{GeneratedArgs, Subject};
 use likelihood::{Nll, parse_nll};
 
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in, finite_in};
-use super::checkpoint::{AverageArgs, load_classifier};
+use super::checkpoint::{WeightsArgs, load_classifier};
 use super::dataset::{DatasetArgs, doubts};
 use super::{DeviceArgs, one_of};
 
@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(value_name = "DIR|IMAGES")]
     subject: PathBuf,
     #[command(flatten)]
-    average: AverageArgs,
+    weights: WeightsArgs,
     /// The data set: digits (in the program), fashion-mnist, cifar10; or a path, as in `train`
     #[arg(long, value_name = "NAME|PATH")]
     dataset: String,
@@ -104,7 +104,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     let pipeline = match resolve(&args.subject) {
-        Ok(folder) => Some(args.average.load(&folder)?),
+        Ok(folder) => Some(args.weights.load(&folder)?),
         // Images have no likelihood of their own.
         Err(CheckpointError::NoCheckpoint { .. }) if args.nll.is_none() => None,
         Err(error) => return Err(error.into()),

@@ -109,7 +109,7 @@ fn a_pickle_of_something_else_says_what_is_missing() {
         (batch_of_one(b"K\x01", "u1", 0x88), "bytes (uint8)", "Fortran order"),
         (cut[..cut.len() - 12].to_vec(), "a pickled batch", "the end of the file"),
         (b"\x80\x02}(U\x04datacos\nsystem\nU\x02id\x85Ru.".to_vec(), "bytes (uint8)", "a call of os.system"),
-        (b"\x80\x02N2\x86.".to_vec(), "a pickled batch", "opcode 0x32"),
+        (b"\x80\x02N2\x86.".to_vec(), "a pickled batch", "the opcode DUP"),
     ] {
         let (wanted, what) = parse_python(&pickle).unwrap_err();
         assert!(wanted.contains(expected) && what.contains(found), "{wanted}, found {what}");
@@ -123,7 +123,7 @@ fn hostile_batches_are_errors_that_name_the_file() {
     let doubling = [b"\x80\x02N".to_vec(), b"2\x86".repeat(27), b"...".to_vec()].concat();
     assert_eq!(doubling.len(), 60);
     let deep = [vec![b']'; 1_000_000], vec![b'a'; 999_999], b".".to_vec()].concat();
-    for (bytes, found) in [(doubling, "opcode 0x32"), (deep, "found a list")] {
+    for (bytes, found) in [(doubling, "the opcode DUP"), (deep, "found a list")] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("data_batch_1"), bytes).unwrap();
         let message = open_path(folder.path()).err().unwrap().to_string();
