@@ -5,27 +5,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::scheduler_class::{SchedulerClass, by_name};
 use super::{
-    BetaSchedule, PredictionType, Schedule, ScheduleError, TimestepSpacing, TimestepsError, VarianceType,
-    rescale_betas_zero_snr,
+    BetaSchedule, Method, PredictionType, Schedule, ScheduleError, TimestepSpacing, TimestepsError,
+    VarianceType, rescale_betas_zero_snr,
 };
-
-/// The schedulers whose files are read.
-///
-/// Files of the other classes describe processes with keys and defaults of their own.
-const CLASSES: &[&str] = &["DDPMScheduler", "DDIMScheduler"];
 
 /// The version of diffusers whose file format is written.
 const DIFFUSERS_VERSION: &str = "0.42.1";
 
 /// The diffusion process of a model, key by key as in diffusers' `scheduler_config.json`.
 ///
-/// Through serde, reads and writes such a file: absent keys get diffusers' defaults, unknown keys are kept, and
-/// a value that would change results and is not implemented is an error that names key and value.
+/// Through serde, reads and writes such a file: absent keys get the defaults of their class in diffusers, unknown keys are
+/// kept, and a value that would change results and is not implemented is an error that names key and value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
 pub struct SchedulerConfig {
-    /// `_class_name`: the scheduler that diffusers makes of the file, `DDPMScheduler` or `DDIMScheduler`.
+    /// `_class_name`: the scheduler that diffusers makes of the file, one of
+    /// [`SCHEDULER_CLASSES`](super::SCHEDULER_CLASSES).
     pub class_name: String,
     /// `_diffusers_version`: the version that wrote the file.
     pub diffusers_version: String,
@@ -53,9 +50,10 @@ pub struct SchedulerConfig {
     pub timestep_spacing: TimestepSpacing,
     /// Added to every visited timestep with leading spacing.
     pub steps_offset: usize,
-    /// Whether the last step ends at the image itself rather than at timestep 0; read by `ddim` only.
+    /// Whether the last step ends at the image itself rather than at timestep 0; read by `ddim` and `pndm` only.
     pub set_alpha_to_one: bool,
-    /// Keys that are not used here, kept for the next reader.
+    /// The other keys: those that say how to draw, see [`SchedulerConfig::method`], and those that are not used here, kept
+    /// for the next reader.
     pub other: Map<String, Value>,
 }
 
@@ -69,7 +67,7 @@ pub struct Thresholding {
 }
 
 /// A scheduler config that cannot be used.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error, PartialEq)]
 pub enum ConfigError {
     /// A value that would change results and is not implemented, or that makes no sense.
     #[error("the scheduler config has `{key}` = {value}, which this program does not support: {reason}")]
@@ -165,7 +163,8 @@ impl SchedulerConfig {
     /// [`ConfigError::Unsupported`] for a ratio or a largest value that makes no sense.
     pub fn thresholding(&self) -> Result<Option<Thresholding>, ConfigError> {
         // diffusers tests whether the value is true in Python's sense.
-        if matches!(self.other.get("thresholding"), None | Some(Value::Bool(false) | Value::Null)) {
+        let has_thresholding = self.class()?.has("thresholding");
+        if !has_thresholding || matches!(self.other.get("thresholding"), None | Some(Value::Bool(false) | Value::Null)) {
             return Ok(None);
         }
         let number = |key: &str, default: f64, least: f64, most: f64| match self.other.get(key) {
@@ -178,11 +177,40 @@ impl SchedulerConfig {
         Ok(Some(Thresholding { ratio, max: number("sample_max_value", 1.0, 1.0, f64::from(f32::MAX))? }))
     }
 
+    /// The class of the scheduler.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unsupported`] for a class whose files are not read.
+    pub fn class(&self) -> Result<&'static SchedulerClass, ConfigError> {
+        by_name(&self.class_name)
+    }
+
+    /// By which sampler diffusers' class would draw, and with which choices.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unsupported`] for a choice that is not implemented.
+    pub fn method(&self) -> Result<Method, ConfigError> {
+        self.class()?.method(&self.clone().into())
+    }
+
+    /// The keys that say how to draw and are not as they are by default in the class, with their values as JSON.
+    pub fn choices(&self) -> Vec<String> {
+        let Ok(class) = self.class() else { return Vec::new() };
+        let chosen = |(key, value): (&String, &Value)| {
+            let default = class.default_of(key)?;
+            let is_default = default == *value || (default == json!(false) && value.is_null());
+            (!is_default).then(|| format!("{key} = {value}"))
+        };
+        self.other.iter().filter_map(chosen).collect()
+    }
+
     /// Keys of the file that nothing here uses; those that begin with an underscore are notes of the program that wrote it.
     pub fn unused_keys(&self) -> Vec<&str> {
-        const USED: [&str; 3] = ["thresholding", "dynamic_thresholding_ratio", "sample_max_value"];
+        let class = self.class().ok();
+        let is_used =
+            |key: &str| class.is_some_and(|class| class.has(key)) || READ_IN_ANY_CLASS.contains(&key);
         let is_unused =
-            |key: &str, value: &Value| !value.is_null() && !key.starts_with('_') && !USED.contains(&key);
+            |key: &str, value: &Value| !value.is_null() && !key.starts_with('_') && !is_used(key);
         self.other.iter().filter(|(key, value)| is_unused(key, value)).map(|(key, _)| key.as_str()).collect()
     }
 
@@ -191,7 +219,7 @@ impl SchedulerConfig {
     /// # Errors
     /// [`ConfigError`] naming the key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        check_class(&self.class_name)?;
+        self.method()?;
         self.thresholding()?;
         let range = self.clip_sample_range;
         if range <= 0.0 || !range.is_finite() {
@@ -212,23 +240,12 @@ impl SchedulerConfig {
     }
 }
 
-fn unsupported(key: &str, value: &Value, reason: String) -> ConfigError {
+pub(super) fn unsupported(key: &str, value: &Value, reason: String) -> ConfigError {
     ConfigError::Unsupported { key: key.to_owned(), value: value.to_string(), reason }
 }
 
-/// Refuses a scheduler whose files are not read.
-fn check_class(class_name: &str) -> Result<(), ConfigError> {
-    if !CLASSES.contains(&class_name) {
-        let reason = format!(
-            "files of these schedulers are read: {0}; where the model was trained with one of them, write its file \
-             with diffusers' {1}.from_config(pipeline.scheduler.config).save_pretrained(...)",
-            CLASSES.join(", "),
-            CLASSES[0]
-        );
-        return Err(unsupported("_class_name", &json!(class_name), reason));
-    }
-    Ok(())
-}
+/// Keys that say something of the model in files of any class: samplers of other classes read them.
+const READ_IN_ANY_CLASS: [&str; 2] = ["variance_type", "set_alpha_to_one"];
 
 /// `prediction_type`; or `predict_epsilon`, which diffusers had before it and which says whether it is epsilon or
 /// sample.
@@ -267,6 +284,40 @@ fn take<T: DeserializeOwned>(map: &mut Map<String, Value>, key: &str, default: T
     }
 }
 
+/// Whether a file of a class has a key whatever it says. Files from before zero-SNR schedules are written as they were.
+fn is_always_written(class: &SchedulerClass, key: &str) -> bool {
+    key != "rescale_betas_zero_snr" && class.default_of(key).is_some_and(|default| !default.is_null())
+}
+
+/// Moves the value of `key` out of `map`, where the class has the key. An absent key has the class's default; what holds in a
+/// class without the key is `without`.
+///
+/// What says no more than the default and need not be written stays in the map, so that a file that had it has it again.
+fn take_of<T: DeserializeOwned + PartialEq + Clone>(
+    class: &SchedulerClass,
+    map: &mut Map<String, Value>,
+    key: &str,
+    without: T,
+) -> Result<T, ConfigError> {
+    let default = match class.default_of(key).filter(|default| !default.is_null()) {
+        Some(default) => take(&mut Map::from_iter([(key.to_owned(), default)]), key, without)?,
+        None => without,
+    };
+    if !class.has(key) && !READ_IN_ANY_CLASS.contains(&key) {
+        return Ok(default);
+    }
+    if is_always_written(class, key) {
+        return take(map, key, default);
+    }
+    let Some(raw) = map.get(key).cloned() else { return Ok(default) };
+    // null is false in Python.
+    let value = if raw.is_null() { default.clone() } else { take(map, key, default.clone())? };
+    if value == default {
+        map.insert(key.to_owned(), raw);
+    }
+    Ok(value)
+}
+
 impl TryFrom<Map<String, Value>> for SchedulerConfig {
     type Error = ConfigError;
 
@@ -274,26 +325,25 @@ impl TryFrom<Map<String, Value>> for SchedulerConfig {
         let d = Self::default();
         // The class first: errors in the keys of another class are of no use.
         let class_name = take(&mut map, "_class_name", d.class_name)?;
-        check_class(&class_name)?;
+        let class = by_name(&class_name)?;
         let prediction_type = prediction_type(&mut map)?;
         let config = Self {
             class_name,
             diffusers_version: take(&mut map, "_diffusers_version", d.diffusers_version)?,
-            num_train_timesteps: take(&mut map, "num_train_timesteps", d.num_train_timesteps)?,
-            beta_start: take(&mut map, "beta_start", d.beta_start)?,
-            beta_end: take(&mut map, "beta_end", d.beta_end)?,
-            beta_schedule: take(&mut map, "beta_schedule", d.beta_schedule)?,
-            trained_betas: take(&mut map, "trained_betas", d.trained_betas)?,
-            // null is false in Python.
-            rescale_betas_zero_snr: take::<Option<bool>>(&mut map, "rescale_betas_zero_snr", None)?
-                .unwrap_or(false),
-            variance_type: take(&mut map, "variance_type", d.variance_type)?,
-            clip_sample: take(&mut map, "clip_sample", d.clip_sample)?,
-            clip_sample_range: take(&mut map, "clip_sample_range", d.clip_sample_range)?,
+            num_train_timesteps: take_of(class, &mut map, "num_train_timesteps", d.num_train_timesteps)?,
+            beta_start: take_of(class, &mut map, "beta_start", d.beta_start)?,
+            beta_end: take_of(class, &mut map, "beta_end", d.beta_end)?,
+            beta_schedule: take_of(class, &mut map, "beta_schedule", d.beta_schedule)?,
+            trained_betas: take(&mut map, "trained_betas", None)?,
+            rescale_betas_zero_snr: take_of(class, &mut map, "rescale_betas_zero_snr", false)?,
+            variance_type: take_of(class, &mut map, "variance_type", d.variance_type)?,
+            clip_sample: take_of(class, &mut map, "clip_sample", false)?,
+            clip_sample_range: take_of(class, &mut map, "clip_sample_range", 1.0)?,
             prediction_type,
-            timestep_spacing: take(&mut map, "timestep_spacing", d.timestep_spacing)?,
-            steps_offset: take(&mut map, "steps_offset", d.steps_offset)?,
-            set_alpha_to_one: take(&mut map, "set_alpha_to_one", d.set_alpha_to_one)?,
+            // `DPMSolverSinglestepScheduler` has no such key, and this spacing.
+            timestep_spacing: take_of(class, &mut map, "timestep_spacing", TimestepSpacing::Linspace)?,
+            steps_offset: take_of(class, &mut map, "steps_offset", 0)?,
+            set_alpha_to_one: take_of(class, &mut map, "set_alpha_to_one", true)?,
             other: map,
         };
         config.check()?;
@@ -303,29 +353,38 @@ impl TryFrom<Map<String, Value>> for SchedulerConfig {
 
 impl From<SchedulerConfig> for Map<String, Value> {
     fn from(config: SchedulerConfig) -> Self {
+        let class = config.class().ok();
+        let has = |key: &str| class.is_none_or(|class| is_always_written(class, key));
         let mut map = config.other;
-        let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
-        put("_class_name", json!(config.class_name));
-        put("_diffusers_version", json!(config.diffusers_version));
-        put("num_train_timesteps", json!(config.num_train_timesteps));
-        put("beta_start", json!(config.beta_start));
-        put("beta_end", json!(config.beta_end));
-        put("beta_schedule", json!(config.beta_schedule));
-        put("trained_betas", json!(config.trained_betas));
-        if config.rescale_betas_zero_snr {
-            put("rescale_betas_zero_snr", json!(true));
-        }
-        put("clip_sample", json!(config.clip_sample));
-        put("clip_sample_range", json!(config.clip_sample_range));
-        put("prediction_type", json!(config.prediction_type));
-        put("timestep_spacing", json!(config.timestep_spacing));
-        put("steps_offset", json!(config.steps_offset));
-        // Each of the two classes warns of the other's key; it is written only where it says something.
-        if config.class_name != "DDIMScheduler" || config.variance_type != VarianceType::default() {
-            put("variance_type", json!(config.variance_type));
-        }
-        if config.class_name != "DDPMScheduler" || !config.set_alpha_to_one {
-            put("set_alpha_to_one", json!(config.set_alpha_to_one));
+        for (key, value, is_written) in [
+            ("_class_name", json!(config.class_name), true),
+            ("_diffusers_version", json!(config.diffusers_version), true),
+            ("num_train_timesteps", json!(config.num_train_timesteps), true),
+            ("beta_start", json!(config.beta_start), true),
+            ("beta_end", json!(config.beta_end), true),
+            ("beta_schedule", json!(config.beta_schedule), true),
+            ("trained_betas", json!(config.trained_betas), true),
+            ("rescale_betas_zero_snr", json!(true), config.rescale_betas_zero_snr),
+            ("clip_sample", json!(config.clip_sample), has("clip_sample")),
+            ("clip_sample_range", json!(config.clip_sample_range), has("clip_sample_range")),
+            ("prediction_type", json!(config.prediction_type), true),
+            ("timestep_spacing", json!(config.timestep_spacing), has("timestep_spacing")),
+            ("steps_offset", json!(config.steps_offset), has("steps_offset")),
+            // Each class warns of a key of another; these two are written there where they say something.
+            (
+                "variance_type",
+                json!(config.variance_type),
+                has("variance_type") || config.variance_type != VarianceType::default(),
+            ),
+            (
+                "set_alpha_to_one",
+                json!(config.set_alpha_to_one),
+                has("set_alpha_to_one") || !config.set_alpha_to_one,
+            ),
+        ] {
+            if is_written {
+                map.insert(key.to_owned(), value);
+            }
         }
         map
     }

@@ -3,7 +3,8 @@
 //!
 //! The paper's x is x / alpha here, and its sigma is sigma / alpha.
 
-use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0, history};
+use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0, euler, history};
+use crate::diffusion::LevelSpacing;
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "heun",
@@ -14,14 +15,15 @@ pub(super) const SAMPLER: Sampler = Sampler {
     inverts: false,
     guided: Guided::Eps,
     extrapolates: false,
-    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength],
+    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength, Choice::NoiseLevels],
     steps,
 };
 
-/// The steps of diffusers' `HeunDiscreteScheduler` with `use_karras_sigmas`; both halves of a step are listed.
+/// The steps of diffusers' `HeunDiscreteScheduler`; on Karras's levels, unless the model's config says otherwise. Both halves
+/// of a step are listed.
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
-    let levels = process.karras_levels()?;
-    let mut steps = Vec::new();
+    let levels = process.ratio_levels(LevelSpacing::Karras)?;
+    let mut steps: Vec<Step> = euler::beginning(process, &levels).into_iter().collect();
     for (i, pair) in levels.windows(2).enumerate() {
         let (level, next) = (pair[0], pair[1]);
         let dt = next.ratio() - level.ratio();

@@ -13,10 +13,12 @@ mod combination;
 mod ddim;
 mod ddim_inverse;
 mod ddpm;
-mod dpmpp_2m;
-mod dpmpp_2m_sde;
+mod deis;
+mod dpm_solver;
 mod euler;
+mod euler_ancestral;
 mod heun;
+mod levels;
 mod ode;
 mod options;
 mod pc;
@@ -86,10 +88,15 @@ pub const ALL: &[Sampler] = &[
     ddim::SAMPLER,
     pndm::PNDM,
     pndm::PLMS,
-    dpmpp_2m::SAMPLER,
-    dpmpp_2m_sde::SAMPLER,
+    dpm_solver::DPMPP_2M,
+    dpm_solver::DPMPP_2M_SDE,
+    dpm_solver::DPMPP_2S,
+    dpm_solver::DPM_2M,
+    dpm_solver::DPM_2S,
+    deis::SAMPLER,
     unipc::SAMPLER,
     euler::SAMPLER,
+    euler_ancestral::SAMPLER,
     heun::SAMPLER,
     ode::SAMPLER,
     pc::SAMPLER,
@@ -105,6 +112,14 @@ pub fn by_name(name: &str) -> Result<&'static Sampler, SamplerError> {
         let known: Vec<&str> = ALL.iter().map(|sampler| sampler.name).collect();
         SamplerError::Unknown { name: name.to_owned(), known: known.join(", ") }
     })
+}
+
+/// The sampler that a config chooses by its class and keys.
+///
+/// # Errors
+/// [`SamplerError::Config`] for a config that cannot be used.
+pub fn of(config: &SchedulerConfig) -> Result<&'static Sampler, SamplerError> {
+    by_name(config.method()?.sampler)
 }
 
 /// The samplers, a line each, for `--help`.

@@ -4,7 +4,8 @@ use thiserror::Error;
 
 use super::{ALL, Sampler, TOLERANCES};
 use crate::diffusion::{
-    Respacing, ScheduleError, SchedulerConfig, Thresholding, TimestepSpacing, TimestepsError,
+    ConfigError, LevelSpacing, Respacing, ScheduleError, SchedulerConfig, Thresholding, TimestepSpacing,
+    TimestepsError,
 };
 
 /// What a user may choose about sampling. What is `None` is left to the sampler.
@@ -16,6 +17,10 @@ pub struct SamplerOptions {
     pub spacing: Option<TimestepSpacing>,
     /// Share of the way to go, above 0 and up to 1: sampling begins that far from the image, as in image-to-image.
     pub strength: f64,
+    /// The order of a method that has several, 1 to 3.
+    pub solver_order: Option<usize>,
+    /// Where the levels of noise lie between the first and the last.
+    pub noise_levels: Option<LevelSpacing>,
     /// Noise of `ddim`, 0 for none up to 1 for as much as `ddpm` has.
     pub eta: Option<f64>,
     /// Error that `ode` allows in a step, absolute and relative.
@@ -38,6 +43,8 @@ impl SamplerOptions {
             steps: None,
             spacing: None,
             strength: 1.0,
+            solver_order: None,
+            noise_levels: None,
             eta: None,
             tolerance: None,
             corrector_steps: None,
@@ -78,6 +85,10 @@ pub enum Choice {
     Spacing,
     /// `strength`, below 1.
     Strength,
+    /// `solver_order`
+    SolverOrder,
+    /// `noise_levels`
+    NoiseLevels,
     /// `eta`
     Eta,
     /// `tolerance`
@@ -96,6 +107,8 @@ impl Choice {
         Self::Steps,
         Self::Spacing,
         Self::Strength,
+        Self::SolverOrder,
+        Self::NoiseLevels,
         Self::Eta,
         Self::Tolerance,
         Self::CorrectorSteps,
@@ -109,6 +122,8 @@ impl Choice {
             Self::Steps => "steps",
             Self::Spacing => "spacing",
             Self::Strength => "strength",
+            Self::SolverOrder => "solver_order",
+            Self::NoiseLevels => "noise_levels",
             Self::Eta => "eta",
             Self::Tolerance => "tolerance",
             Self::CorrectorSteps => "corrector_steps",
@@ -123,6 +138,8 @@ impl Choice {
             Self::Steps => options.steps.is_some(),
             Self::Spacing => options.spacing.is_some(),
             Self::Strength => options.strength != 1.0,
+            Self::SolverOrder => options.solver_order.is_some(),
+            Self::NoiseLevels => options.noise_levels.is_some(),
             Self::Eta => options.eta.is_some(),
             Self::Tolerance => options.tolerance.is_some(),
             Self::CorrectorSteps => options.corrector_steps.is_some(),
@@ -149,6 +166,19 @@ pub enum SamplerError {
     /// A process that cannot be sampled from.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
+    /// A config that cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An order that the method does not have.
+    #[error("the solver order is {order}; for the sampler `{sampler}` it must be from 1 to {most}")]
+    Order {
+        /// The sampler.
+        sampler: &'static str,
+        /// The order.
+        order: usize,
+        /// The highest that it has.
+        most: usize,
+    },
     /// An eta out of range.
     #[error("eta is {0}; it must be from 0 (no noise) to 1 (the noise of DDPM)")]
     EtaRange(f64),

@@ -1,8 +1,10 @@
 //! Every sampler starts from the process that the model was trained on and the user's options.
 
 use super::{Clip, Combination, OUTPUT, Sampler, SamplerError, SamplerOptions, X, X_0};
+use super::levels::between;
 use crate::diffusion::{
-    Mixing, NoiseCurve, PredictionType, Respacing, Schedule, SchedulerConfig, TimestepSpacing,
+    BetaSchedule, LevelSpacing, Mixing, NoiseCurve, PredictionType, Respacing, Schedule, SchedulerConfig, Solver,
+    TimestepSpacing,
 };
 
 /// A diffusion process, and how it is to be reversed.
@@ -14,9 +16,24 @@ pub struct Process<'a> {
     pub options: &'a SamplerOptions,
     /// Its noise schedule.
     pub schedule: Schedule,
+    /// The choices within the sampler: those of the config, where it is a config for this sampler.
+    pub solver: Solver,
     sampler: Sampler,
     respacing: Respacing,
     spacing: TimestepSpacing,
+}
+
+/// The highest order of methods of several orders.
+const MOST_ORDER: usize = 3;
+
+/// The timestep that the network is told at a level between two timesteps, as diffusers has it: Karras's and Lu's levels are
+/// rounded, others take the timestep below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Always.
+    Rounded,
+    /// But for cosine schedules, where all take the timestep below.
+    Multistep,
 }
 
 /// A moment of the process: x = alpha x_0 + sigma eps, with alpha^2 + sigma^2 = 1.
@@ -40,7 +57,7 @@ impl<'a> Process<'a> {
     /// Computes the schedule.
     ///
     /// # Errors
-    /// [`SamplerError::Schedule`]
+    /// [`SamplerError`] for options out of range, and for a config that cannot be used.
     pub fn new(
         sampler: &Sampler,
         config: &'a SchedulerConfig,
@@ -66,7 +83,15 @@ impl<'a> Process<'a> {
             return Err(SamplerError::SpacingOfList(respacing.to_string()));
         }
         let spacing = options.spacing.unwrap_or(config.timestep_spacing);
-        Ok(Self { config, options, schedule: config.schedule()?, sampler: *sampler, respacing, spacing })
+        let method = config.method()?;
+        let mut solver = if method.sampler == sampler.name { method.solver } else { Solver::default() };
+        solver.order = options.solver_order.or(solver.order);
+        solver.levels = options.noise_levels.or(solver.levels);
+        if let Some(order) = solver.order.filter(|order| !(1..=MOST_ORDER).contains(order)) {
+            return Err(SamplerError::Order { sampler: sampler.name, order, most: MOST_ORDER });
+        }
+        let schedule = config.schedule()?;
+        Ok(Self { config, options, schedule, solver, sampler: *sampler, respacing, spacing })
     }
 
     /// The training timesteps to visit, falling.
@@ -87,7 +112,13 @@ impl<'a> Process<'a> {
     /// [`SamplerError::Timesteps`]
     pub fn multistep_timesteps(&self) -> Result<Vec<usize>, SamplerError> {
         let Respacing::Steps(mut steps) = self.respacing else { return self.timesteps() };
-        let SchedulerConfig { num_train_timesteps, steps_offset, .. } = *self.config;
+        let SchedulerConfig { num_train_timesteps: all, steps_offset, .. } = *self.config;
+        let num_train_timesteps = all - self.clipped_timesteps();
+        if num_train_timesteps < all && self.spacing == TimestepSpacing::Trailing {
+            // The stride stays that of all timesteps.
+            let timesteps = self.spacing.timesteps(all, steps, steps_offset)?.into_iter();
+            return self.cut(timesteps.filter_map(|t| (t + num_train_timesteps).checked_sub(all)).collect());
+        }
         if self.options.steps.is_none() && self.spacing != TimestepSpacing::Trailing {
             // The last step takes a timestep of its own. A model with few timesteps has none left for it.
             steps = steps.min(num_train_timesteps - 1).max(1);
@@ -144,34 +175,104 @@ impl<'a> Process<'a> {
         Level { timestep: 0.0, alpha_cumprod: 1.0, reading: self.reading() }
     }
 
-    /// The levels of these timesteps, and that of the image itself behind them; none is without any image.
-    pub fn levels_to_image(&self, timesteps: &[usize]) -> Vec<Level> {
-        let visible =
-            |&t: &usize| Level { alpha_cumprod: self.schedule.visible_alphas_cumprod(t), ..self.level(t) };
-        let levels = timesteps.iter().map(visible);
-        levels.chain([self.image()]).collect()
+    /// So many of the noisiest timesteps are left out, for their log(alpha / sigma) is too small.
+    fn clipped_timesteps(&self) -> usize {
+        let all = self.schedule.num_train_timesteps();
+        let log_snr = |t: usize| self.visible_level(t).log_snr();
+        (1..all).rev().take_while(|&t| log_snr(t) < self.solver.lambda_min).count()
     }
 
-    /// Levels between those of the first and the last timestep that the spacing visits, closer together the less noise is
-    /// left (Karras et al. 2022, equation 5, with rho = 7), and that of the image itself behind them.
+    /// The level of a timestep as those see it that need some of the image: none is without any.
+    fn visible_level(&self, t: usize) -> Level {
+        Level { alpha_cumprod: self.schedule.visible_alphas_cumprod(t), ..self.level(t) }
+    }
+
+    /// Where the last step ends.
+    fn final_level(&self) -> Level {
+        if self.solver.ends_at_first_timestep { self.level(0) } else { self.image() }
+    }
+
+    /// The levels that a multistep method visits, and behind them that at which the last step ends; none is without any
+    /// image. `told` is how the network is told levels between timesteps.
+    ///
+    /// # Errors
+    /// [`SamplerError::Timesteps`]; [`SamplerError::Uneven`] where timesteps are listed and the levels are between them.
+    pub fn multistep_levels(&self, told: Told) -> Result<Vec<Level>, SamplerError> {
+        let spacing = self.solver.levels.unwrap_or(LevelSpacing::Timesteps);
+        let timesteps = self.multistep_timesteps()?;
+        let mut levels: Vec<Level> = if spacing == LevelSpacing::Timesteps {
+            timesteps.iter().map(|&t| self.visible_level(t)).collect()
+        } else {
+            // Between the ends of the schedule, wherever the first of the timesteps lies.
+            let ends = [0, self.schedule.num_train_timesteps() - 1].map(|t| self.visible_level(t).ratio());
+            let mut levels = self.levels_between(spacing, ends)?;
+            let is_cosine = self.config.beta_schedule == BetaSchedule::SquaredcosCapV2;
+            let is_rounded = match (told, spacing) {
+                (Told::Multistep, LevelSpacing::Karras | LevelSpacing::Lu) => !is_cosine,
+                (Told::Rounded, LevelSpacing::Karras | LevelSpacing::Lu) => true,
+                _ => false,
+            };
+            for level in &mut levels {
+                // Where a level is that of a timestep, rounding in the search of it decides nothing.
+                let below = || (level.timestep + 1e-6).floor();
+                level.timestep = if is_rounded { level.timestep.round_ties_even() } else { below() };
+            }
+            levels
+        };
+        levels.push(self.final_level());
+        Ok(levels)
+    }
+
+    /// Levels for methods on the levels of Karras et al. 2022, and behind them that at which the last step ends. They lie
+    /// between those of the first and the last timestep that the spacing visits, as the solver's choice or else `usual`
+    /// says; linspace spacing visits timesteps that are not whole.
     ///
     /// # Errors
     /// [`SamplerError::Timesteps`]; [`SamplerError::Uneven`] where timesteps are listed.
-    pub fn karras_levels(&self) -> Result<Vec<Level>, SamplerError> {
-        const RHO: f64 = 7.0;
+    pub fn ratio_levels(&self, usual: LevelSpacing) -> Result<Vec<Level>, SamplerError> {
         let Respacing::Steps(steps) = self.respacing else { return Err(self.uneven()) };
         let SchedulerConfig { num_train_timesteps, steps_offset, .. } = *self.config;
         let timesteps = self.spacing.timesteps(num_train_timesteps, steps, steps_offset)?;
-        let noise = self.noise_levels();
-        let end = |t: Option<&usize>| t.map_or(0.0, |&t| noise.at(t as f64).ratio().powf(1.0 / RHO));
-        let (most, least) = (end(timesteps.first()), end(timesteps.last()));
-        let level = |i: usize| {
-            let share = i as f64 / (steps - 1).max(1) as f64;
-            noise.of_ratio((most + share * (least - most)).powf(RHO))
+        let even = |i: usize| {
+            ((num_train_timesteps - 1) * (steps - 1 - i)) as f64 / (steps - 1).max(1) as f64
         };
-        let mut levels = self.cut((0..steps).map(level).collect())?;
-        levels.push(self.image());
+        let level = |(i, &t): (usize, &usize)| match self.spacing {
+            TimestepSpacing::Linspace => self.level_between(even(i)),
+            TimestepSpacing::Leading | TimestepSpacing::Trailing => self.visible_level(t),
+        };
+        let visited: Vec<Level> = timesteps.iter().enumerate().map(level).collect();
+        let mut levels = match self.solver.levels.unwrap_or(usual) {
+            LevelSpacing::Timesteps => self.cut(visited)?,
+            spacing => {
+                let ratio = |level: Option<&Level>| level.map_or(0.0, |level| level.ratio());
+                self.levels_between(spacing, [ratio(visited.last()), ratio(visited.first())])?
+            }
+        };
+        levels.push(self.final_level());
         Ok(levels)
+    }
+
+    /// As many levels as steps, between the least and the most sigma / alpha, unless the solver has other ends.
+    fn levels_between(&self, spacing: LevelSpacing, ends: [f64; 2]) -> Result<Vec<Level>, SamplerError> {
+        let Respacing::Steps(steps) = self.respacing else { return Err(self.uneven()) };
+        let [least, most] = [0, 1].map(|end| self.solver.level_ends[end].unwrap_or(ends[end]));
+        let noise = self.noise_levels();
+        let ratios = between(spacing, [least, most], steps);
+        self.cut(ratios.into_iter().map(|ratio| noise.of_ratio(ratio)).collect())
+    }
+
+    /// The level of a timestep that need not be whole: sigma / alpha lies on a straight line between two of them.
+    fn level_between(&self, timestep: f64) -> Level {
+        let (low, high) = (timestep.floor(), timestep.ceil());
+        let [from, to] = [low, high].map(|t| self.visible_level(t as usize).ratio());
+        let ratio = from + (timestep - low) * (to - from);
+        Level { timestep, alpha_cumprod: 1.0 / (1.0 + ratio * ratio), ..self.level(low as usize) }
+    }
+
+    /// The factor of noise of variance 1 at the beginning, where that is a level's own noise and nothing else.
+    pub fn noise_at(&self, first: Level) -> Option<f64> {
+        let is_scaled = self.solver.scales_noise && self.spacing != TimestepSpacing::Leading;
+        (is_scaled && self.options.strength == 1.0).then(|| first.sigma())
     }
 
     /// Levels of noise between the training timesteps.
@@ -222,6 +323,11 @@ impl Level {
     /// sigma / alpha, the noise level of Karras et al. 2022: 0 for the image itself.
     pub fn ratio(self) -> f64 {
         self.sigma() / self.alpha()
+    }
+
+    /// Whether another level has the same noise, but for rounding.
+    pub(super) fn is_at(self, other: Self) -> bool {
+        (self.ratio() - other.ratio()).abs() <= 1e-9 * self.ratio()
     }
 
     /// log(alpha / sigma), the lambda of the DPM solvers: infinite for the image itself.

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::diffusion::{BetaSchedule, Respacing, TimestepSpacing, VarianceType};
+use crate::diffusion::{BetaSchedule, LevelSpacing, Respacing, TimestepSpacing, VarianceType};
 use crate::workbench::Walk;
 
 /// A process without clipping, and the steps of a sampler through it.
@@ -256,7 +256,7 @@ fn karras_levels_of_zero_snr_begin_at_the_last_timestep_and_fall() {
     for steps in [2, 20, 300, 1000] {
         let options = SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&config) };
         let process = Process::new(by_name("euler").unwrap(), &config, &options).unwrap();
-        let levels = process.karras_levels().unwrap();
+        let levels = process.ratio_levels(LevelSpacing::Karras).unwrap();
         assert_eq!(levels.len(), steps + 1);
         assert_eq!(levels[0].timestep, 999.0);
         assert!((levels[0].ratio() - 4096.0).abs() < 1e-2, "{}", levels[0].ratio());
