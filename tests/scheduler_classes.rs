@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+#[path = "common/golden.rs"]
+mod golden;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,7 +13,7 @@ use ddpm_gpu::sampler::{self, SamplerOptions};
 use ddpm_gpu::workbench::Walk;
 use serde_json::{Map, Value};
 
-use common::golden::Golden;
+use golden::Golden;
 
 /// The table of classes is diffusers': every key of every class, and its default.
 #[test]

@@ -142,6 +142,7 @@ fn of_pipeline(error: &PipelineError) -> Vec<Hint> {
         PipelineError::CannotDo { role: Role::Classifies, .. } => {
             vec![Hint::Other("`ddpm-gpu train-classifier` trains a classifier")]
         }
+        PipelineError::Model(_) => Vec::new(),
     }
 }
 
@@ -149,6 +150,7 @@ fn of_sampler(error: &SamplerError) -> Vec<Hint> {
     match error {
         SamplerError::Timesteps(error) => of_timesteps(error),
         SamplerError::ZeroSnr { .. } => vec![flag("", "timestep-spacing", " leading")],
+        SamplerError::Order { .. } => vec![Hint::Fields(vec!["solver_order"])],
         SamplerError::SpacingOfList(_) => vec![Hint::Fields(vec!["spacing"])],
         SamplerError::NotPositive { field, .. } | SamplerError::Unused { field, .. } => {
             vec![Hint::Fields(vec![field])]

@@ -4,7 +4,7 @@ use ddpm_gpu::sample::image_to_image;
 
 use super::bounds::{MOST_IMAGES, above_up_to, count_in, finite_in};
 use super::images::{SOURCES, read_images};
-use super::sampling::{SamplingArgs, SamplingProgress, warn_of};
+use super::sampling::{SamplingArgs, SamplingProgress, sampler_or_default, warn_of};
 
 /// Draw given images anew: noise them part of the way and denoise them (SDEdit, Meng et al. 2022)
 #[derive(clap::Args)]
@@ -19,9 +19,9 @@ pub(super) struct Args {
     /// How far to noise them, above 0 (hardly) to 1 (little is left of them)
     #[arg(long, default_value_t = 0.5, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)))]
     strength: f64,
-    /// How to sample, as in `sample`
-    #[arg(long, default_value = "ddim", value_name = "NAME")]
-    sampler: String,
+    /// How to sample, as in `sample`; by default as the model's scheduler config says
+    #[arg(long, value_name = "NAME")]
+    sampler: Option<String>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
@@ -29,7 +29,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let pipeline = sampling.load()?;
     let (channels, size) = sampling.image_form(&pipeline)?;
     let images = read_images(&args.images, Some(channels), Some(size), args.num_images)?;
-    let mut request = sampling.request(&pipeline, &args.sampler, images.shape[0])?;
+    let sampler = sampler_or_default(args.sampler.as_deref(), &pipeline)?;
+    let mut request = sampling.request(&pipeline, sampler, images.shape[0])?;
     request.options.strength = args.strength;
     // A strength that leaves no step is found before a device is opened or a file is written.
     warn_of(&request, &pipeline)?;

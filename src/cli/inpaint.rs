@@ -3,6 +3,7 @@
 use anyhow::bail;
 use ddpm_gpu::diffusion::MOST_TIMESTEPS;
 use ddpm_gpu::sample::{Inpainting, inpaint};
+use ddpm_gpu::sampler;
 
 use super::bounds::{MOST_IMAGES, count_in};
 use super::images::{SOURCES, read_images};
@@ -29,7 +30,8 @@ pub(super) struct Args {
     /// How often each stretch of that length is painted; 1 for once, without jumps. The time grows in proportion
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = count_in(1..=MOST_TIMESTEPS))]
     resample: usize,
-    /// How to sample: ddpm or ddim
+    /// How to sample: ddpm or ddim, whatever the model's scheduler config says, since the steps of other samplers cannot go
+    /// back to more noise
     #[arg(long, default_value = "ddpm", value_name = "NAME")]
     sampler: String,
 }
@@ -76,7 +78,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let shares = shares(&args.mask, &masks.data)?;
     let shares = shares.iter().cycle().take(count * size[0] * size[1]);
     let mask = shares.flat_map(|&share| vec![share; channels]).collect();
-    let request = sampling.request(&pipeline, &args.sampler, count)?;
+    let request = sampling.request(&pipeline, sampler::by_name(&args.sampler)?, count)?;
     let device = sampling.open().await?;
     let inpainting = Inpainting { images, mask, jump_length: args.jump_length, resample: args.resample };
     let mut progress = SamplingProgress::default();

@@ -3,6 +3,7 @@
 use anyhow::bail;
 use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::sample::{Images, SampleRequest, invert, noise_of_seed, sample, slerp};
+use ddpm_gpu::sampler;
 
 use super::bounds::{MOST_IMAGES, count_in};
 use super::images::{SOURCES, read_images};
@@ -10,6 +11,8 @@ use super::parse_list;
 use super::sampling::{SamplingArgs, SamplingProgress};
 
 /// Draw what lies between two seeds or two images, spherically in the noise that ddim starts from
+///
+/// The sampler is ddim, whatever the model's scheduler config says: it is the one whose inversion finds the noise of an image.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("ends").required(true))]
 pub(super) struct Args {
@@ -32,7 +35,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let pipeline = sampling.load()?;
     let (channels, size) = sampling.image_form(&pipeline)?;
     let frames = args.frames;
-    let request = sampling.request(&pipeline, "ddim", frames)?;
+    let request = sampling.request(&pipeline, sampler::by_name("ddim")?, frames)?;
     let mut progress = SamplingProgress::default();
     let given = match (&args.seeds, &args.images) {
         (Some(seeds), _) => {

@@ -16,7 +16,7 @@ use ddpm_gpu::sampler::{self, SamplerOptions};
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in};
 use super::checkpoint::{CheckpointArgs, load_model};
 use super::images::{SOURCES, check_outputs, read_floats, read_images, wrote_grid};
-use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, warn_of};
+use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, sampler_or_default, warn_of};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
 /// Draw images with a trained model
@@ -33,8 +33,8 @@ pub(super) struct Args {
     /// Images in a row of the grid
     #[arg(long, value_name = "N", value_parser = count_in(1..=MOST))]
     columns: Option<usize>,
-    #[arg(long, default_value = "ddim", value_name = "NAME", help = sampler_help())]
-    sampler: String,
+    #[arg(long, value_name = "NAME", help = sampler_help())]
+    sampler: Option<String>,
     /// Number of steps; or which timesteps, as in improved-diffusion: ddimN, or the steps in each of equal sections. By
     /// default all timesteps for ddpm, 250 for pc, 50 or fewer for others
     #[arg(long, value_name = "N|ddimN|A,B,C")]
@@ -80,14 +80,18 @@ pub(super) struct Args {
 }
 
 fn sampler_help() -> String {
-    format!("How to sample:\n{}\n", sampler::help())
+    format!(
+        "How to sample; by default as the class and the keys of the model's scheduler config say, which is ddim for the \
+         DDPMScheduler that training writes:\n{}\n",
+        sampler::help()
+    )
 }
 
 /// Frames of an animation: more make large files and show no more.
 const FRAMES: usize = 40;
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let pipeline = args.model.load()?;
+    let pipeline = args.guidance.told(args.model.load()?)?;
     let request = request(&args, &pipeline)?;
     // Wrong options are found before a device is opened or a file is written.
     request.check(&pipeline)?;
@@ -132,7 +136,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
-    let sampler = sampler::by_name(&args.sampler)?;
+    let sampler = sampler_or_default(args.sampler.as_deref(), pipeline)?;
     let network = &pipeline.denoiser()?.network;
     let [height, width, channels] = network.image()?;
     let size = [height, width];
@@ -178,7 +182,7 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
                 labels.len()
             )
         }
-        (None, Some(classes)) => Some(classes_in_turn(classes, num_images)),
+        (None, Some(classes)) => Some(classes_in_turn(network.as_ref(), classes, num_images)),
         (None, None) => None,
     };
     Ok(SampleRequest {
@@ -245,6 +249,10 @@ fn stages(
         let images = Images { shape: [request.num_images, low[0], low[1], channels], data: Vec::new() };
         let augmentation = args.noise_augmentation.unwrap_or(model.augmentation / 2);
         let next_request = SampleRequest {
+            sampler: match &args.sampler {
+                Some(_) => request.sampler,
+                None => sampler_or_default(None, &next)?,
+            },
             conditions: match network.takes(CLASS_LABELS) {
                 true => request.conditions.clone(),
                 false => request.conditions.clone().without(CLASS_LABELS),

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::device::Device;
-use ddpm_gpu::diffusion::{Respacing, SchedulerConfig, TimestepSpacing};
+use ddpm_gpu::diffusion::{LevelSpacing, Respacing, SchedulerConfig, TimestepSpacing};
+use ddpm_gpu::network::Network;
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, SampleProgress, SampleRequest};
-use ddpm_gpu::sampler::{self, Clip, SamplerOptions, TOLERANCES};
+use ddpm_gpu::sampler::{self, Clip, Sampler, SamplerOptions, TOLERANCES};
 
 use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, count_u64_in, finite_in};
 use super::checkpoint::{CheckpointArgs, load_classifier};
@@ -22,6 +24,10 @@ pub(super) struct GuidanceArgs {
     /// model must have been trained with --label-dropout
     #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = finite_in(0.0..=MOST_SCALE))]
     guidance_scale: f64,
+    /// The class that means "no class", for a model of others that was trained with one: classifier-free guidance leads away
+    /// from it. Models that --label-dropout trained say so themselves
+    #[arg(long, value_name = "K")]
+    null_class: Option<u32>,
     /// How far to bring the guided output back to the standard deviation of the unguided one, from 0 to 1: against
     /// overexposure at large scales (Lin et al. 2023)
     #[arg(long, default_value_t = 0.0, value_name = "PHI", value_parser = finite_in(0.0..=1.0))]
@@ -35,6 +41,11 @@ pub(super) struct GuidanceArgs {
 }
 
 impl GuidanceArgs {
+    /// The model, told which class means none.
+    pub(super) fn told(&self, pipeline: Pipeline) -> anyhow::Result<Pipeline> {
+        told_null_class(pipeline, self.null_class)
+    }
+
     /// The guidance asked for.
     pub(super) fn guidance(&self) -> anyhow::Result<Guidance> {
         let classifier = match &self.classifier {
@@ -45,6 +56,40 @@ impl GuidanceArgs {
     }
 }
 
+/// The model, told which class means none where the user says it.
+pub(super) fn told_null_class(pipeline: Pipeline, none: Option<u32>) -> anyhow::Result<Pipeline> {
+    match none {
+        Some(none) => Ok(pipeline.with_null_class(none).context("--null-class")?),
+        None => Ok(pipeline),
+    }
+}
+
+/// The sampler of that name; without one, that of the model's scheduler config. What the config decides is printed.
+pub(super) fn sampler_or_default(
+    name: Option<&str>,
+    pipeline: &Pipeline,
+) -> anyhow::Result<&'static Sampler> {
+    let config = &pipeline.scheduler;
+    let own = sampler::of(config)?;
+    let sampler = name.map_or(Ok(own), sampler::by_name)?;
+    let choices = match config.choices() {
+        choices if choices.is_empty() => String::new(),
+        choices => format!(" with {}", choices.join(", ")),
+    };
+    let class = &config.class_name;
+    match name {
+        None => eprintln!(
+            "the sampler is {}, for the model's scheduler is a {class}{choices}; --sampler chooses another",
+            sampler.name
+        ),
+        Some(_) if sampler == own && !choices.is_empty() => {
+            eprintln!("the sampler {} is that of the model's scheduler, a {class}{choices}", sampler.name);
+        }
+        Some(_) => {}
+    }
+    Ok(sampler)
+}
+
 /// What may be chosen about a sampler beside its steps.
 #[derive(clap::Args, PartialEq, Default)]
 pub(super) struct SamplerArgs {
@@ -52,6 +97,14 @@ pub(super) struct SamplerArgs {
     /// config says
     #[arg(long, value_name = "NAME")]
     timestep_spacing: Option<TimestepSpacing>,
+    /// The order of the dpm samplers, deis and unipc, from 1 to 3; by default as the model's scheduler config says, else 2
+    #[arg(long, value_name = "N", value_parser = count_in(1..=3))]
+    solver_order: Option<usize>,
+    /// Where the levels of noise lie between the first and the last: timesteps, karras, exponential, lu or beta, as diffusers'
+    /// use_karras_sigmas and so on; by default as the model's scheduler config says, else karras for euler and heun and
+    /// timesteps for the others
+    #[arg(long, value_name = "NAME")]
+    noise_levels: Option<LevelSpacing>,
     /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
     #[arg(long, value_name = "X", value_parser = finite_in(0.0..=1.0))]
     eta: Option<f64>,
@@ -94,6 +147,8 @@ impl SamplerArgs {
         SamplerOptions {
             steps,
             spacing: self.timestep_spacing,
+            solver_order: self.solver_order,
+            noise_levels: self.noise_levels,
             eta: self.eta,
             tolerance: self.tolerance,
             corrector_steps: self.corrector_steps,
@@ -108,9 +163,10 @@ impl SamplerArgs {
 /// Most Langevin steps before a step of `pc`.
 const MOST_CORRECTIONS: usize = 1000;
 
-/// A class for each image, all of them equally often: 0 0 ... 1 1 ...
-pub(super) fn classes_in_turn(classes: usize, images: usize) -> Vec<u32> {
-    (0..images).map(|image| (image * classes / images) as u32).collect()
+/// A class for each image, all of the network's equally often, or all of so many that a guiding classifier tells.
+pub(super) fn classes_in_turn(network: &dyn Network, told: usize, images: usize) -> Vec<u32> {
+    let of_classifier = || (0..images).map(|image| (image * told / images) as u32).collect();
+    network.classes_in_turn(images).unwrap_or_else(of_classifier)
 }
 
 /// Steps where the user says nothing.
@@ -154,7 +210,7 @@ pub(super) struct SamplingArgs {
 impl SamplingArgs {
     /// The model.
     pub(super) fn load(&self) -> anyhow::Result<Pipeline> {
-        self.model.load()
+        self.guidance.told(self.model.load()?)
     }
 
     /// Channels of the model's images, and their height and width.
@@ -167,7 +223,7 @@ impl SamplingArgs {
     pub(super) fn request(
         &self,
         pipeline: &Pipeline,
-        sampler: &str,
+        sampler: &'static Sampler,
         num_images: usize,
     ) -> anyhow::Result<SampleRequest> {
         SampleRequest::check_memory(pipeline, num_images, 0)?;
@@ -192,7 +248,7 @@ impl SamplingArgs {
             batch_size: self.batch_size,
             precision: self.precision.precision,
             guidance: self.guidance.guidance()?,
-            ..SampleRequest::new(sampler::by_name(sampler)?, &pipeline.scheduler)
+            ..SampleRequest::new(sampler, &pipeline.scheduler)
         };
         request.check(pipeline)?;
         Ok(request)

@@ -221,6 +221,10 @@ impl SchedulerConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.method()?;
         self.thresholding()?;
+        if self.rescale_betas_zero_snr && !self.class()?.has("rescale_betas_zero_snr") {
+            let reason = format!("a {} of diffusers has no such key and would not rescale them", self.class_name);
+            return Err(unsupported("rescale_betas_zero_snr", &json!(true), reason));
+        }
         let range = self.clip_sample_range;
         if range <= 0.0 || !range.is_finite() {
             return Err(unsupported("clip_sample_range", &json!(range), "it must be positive".to_owned()));

@@ -210,6 +210,9 @@ fn dpm_solver(
         lambda_min: keys.lambda_min()?,
         ..multistep(keys)?
     };
+    if Some(sampler) == sde {
+        keys.one_of_numbers("solver_order", &[1, 2])?;
+    }
     if sampler == of_eps && !solver.ends_at_first_timestep {
         let reason = "with `algorithm_type` = \"dpmsolver\" it must be \"sigma_min\", as in diffusers";
         return Err(keys.refused("final_sigmas_type", reason.to_owned()));
@@ -259,9 +262,8 @@ fn multistep(keys: &Keys<'_>) -> Result<Solver, ConfigError> {
     for key in ["use_flow_sigmas", "use_dynamic_shifting"] {
         keys.only(key, &json!(false))?;
     }
-    let order = keys.one_of_numbers("solver_order", &[1, 2, 3])?;
     Ok(Solver {
-        order: Some(order),
+        order: Some(keys.one_of_numbers("solver_order", &[1, 2, 3])?),
         lower_order_final: keys.is("lower_order_final")?,
         levels: Some(level_spacing(keys)?),
         ..Solver::default()

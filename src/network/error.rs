@@ -34,6 +34,14 @@ pub enum ModelError {
         /// Most parameters of a network.
         most: u64,
     },
+    /// A class that cannot mean "no class".
+    #[error("class {none} is not one that means none: {reason}")]
+    NullClass {
+        /// The class.
+        none: u32,
+        /// Why not.
+        reason: String,
+    },
     /// A network has no input or output of a name, or was not given it.
     #[error("there is no value `{name}`: the network does not have it, or was not given it")]
     NoValue {

@@ -335,6 +335,14 @@ impl dyn Network + '_ {
         self.classes()?.1
     }
 
+    /// A class for each image, all but the one that means none equally often: 0 0 ... 1 1 ...; `None` for an unconditional
+    /// network.
+    pub fn classes_in_turn(&self, images: usize) -> Option<Vec<u32>> {
+        let (count, none) = self.classes()?;
+        let asked: Vec<u32> = (0..count as u32).filter(|&class| Some(class) != none).collect();
+        Some((0..images).map(|image| asked[image * asked.len() / images]).collect())
+    }
+
     /// How many classes it has, with the one that means "no class", and that one; `None` for an unconditional network.
     pub fn classes(&self) -> Option<(usize, Option<u32>)> {
         match self.input(CLASS_LABELS).ok()?.element {

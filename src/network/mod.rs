@@ -6,6 +6,7 @@ mod classifier;
 mod error;
 mod interface;
 pub mod layers;
+mod null_class;
 mod parameters;
 mod precision;
 mod sample_size;
@@ -20,6 +21,7 @@ pub use error::ModelError;
 pub use interface::{
     CLASS_LABELS, Component, Element, Input, Misfit, NamedValues, Network, SAMPLE, TIMESTEPS,
 };
+pub use null_class::with_null_class;
 pub use precision::Precision;
 pub use sample_size::SampleSize;
 pub use super_resolution::SuperResolution;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use classes::{CLASSES, Part, PipelineClass, Role};
 
 use crate::diffusion::SchedulerConfig;
-use crate::network::{Component, Network, Tensors};
+use crate::network::{Component, ModelError, Network, Tensors, with_null_class};
 
 /// A pipeline that cannot do what is asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,9 @@ pub enum PipelineError {
         /// What it cannot do.
         role: Role,
     },
+    /// A network that cannot be used so.
+    #[error(transparent)]
+    Model(#[from] ModelError),
 }
 
 /// Named networks, and the process that they were trained for.
@@ -48,13 +51,16 @@ impl Pipeline {
         Self { class, networks, scheduler }
     }
 
+    fn name_of(&self, role: Role) -> Option<&'static str> {
+        self.class.networks.iter().find(|part| part.role == role).map(|part| part.name)
+    }
+
     /// The network that does what `role` says.
     ///
     /// # Errors
     /// [`PipelineError::CannotDo`]
     pub fn network_of(&self, role: Role) -> Result<&Component, PipelineError> {
-        let name = self.class.networks.iter().find(|part| part.role == role).map(|part| part.name);
-        let found = name.and_then(|name| self.networks.get(name));
+        let found = self.name_of(role).and_then(|name| self.networks.get(name));
         found.ok_or(PipelineError::CannotDo { class: self.class, role })
     }
 
@@ -64,6 +70,19 @@ impl Pipeline {
     /// [`PipelineError::CannotDo`] for a pipeline that draws no images.
     pub fn denoiser(&self) -> Result<&Component, PipelineError> {
         self.network_of(Role::Denoises)
+    }
+
+    /// The pipeline, whose denoiser takes class `none` for the one that means "no class", as classifier-free guidance needs it.
+    ///
+    /// # Errors
+    /// [`PipelineError`] for a pipeline that draws no images, or has no such class.
+    pub fn with_null_class(mut self, none: u32) -> Result<Self, PipelineError> {
+        let network = with_null_class(self.denoiser()?.network.clone(), none)?;
+        let name = self.name_of(Role::Denoises);
+        if let Some(component) = name.and_then(|name| self.networks.get_mut(name)) {
+            component.network = network;
+        }
+        Ok(self)
     }
 
     /// The network that tells the classes of noised images.

@@ -56,8 +56,8 @@ impl Guidance {
         }
         if self.is_classifier_free() && !network.conditions()?.iter().any(Input::has_unconditional) {
             let message = "classifier-free guidance needs a model that was trained with label dropout; this one has no class \
-                           that means none";
-            return Err(SettingError::new(&["label_dropout"], message).into());
+                           that its file says to mean none: name the class, if one does";
+            return Err(SettingError::new(&["label_dropout", "null_class"], message).into());
         }
         let Some((classifier, scale)) = &self.classifier else { return Ok(()) };
         if !scale.is_finite() {

@@ -48,7 +48,9 @@ pub(super) async fn draw(
         (Conditions::of_classes(per_class), None)
     };
     let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
-    let ddim = sampler::by_name("ddim").map_err(crate::sample::SampleError::from)?;
+    // A scheduler that leads to noise draws nothing.
+    let own = sampler::of(&pipeline.scheduler).map_err(crate::sample::SampleError::from)?;
+    let own = if own.inverts { sampler::by_name("ddim").map_err(crate::sample::SampleError::from)? } else { own };
     let options =
         SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&pipeline.scheduler) };
     let request = SampleRequest {
@@ -61,7 +63,7 @@ pub(super) async fn draw(
         low_resolution,
         seed: run.options.seed,
         precision: run.options.precision,
-        ..SampleRequest::new(ddim, &pipeline.scheduler)
+        ..SampleRequest::new(own, &pipeline.scheduler)
     };
     let images = sample(&run.device, pipeline, &request, &mut |_| {}).await?.images;
     let columns = Some(columns_for(COLUMNS, images.shape[3]));

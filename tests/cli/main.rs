@@ -11,6 +11,8 @@ mod escapes;
 mod evaluate;
 mod export;
 mod fine_tune;
+#[path = "../common/golden.rs"]
+mod golden;
 mod guidance;
 mod images;
 mod kernels;
@@ -23,6 +25,7 @@ mod recipes;
 mod resume;
 mod sample;
 mod sampling_bounds;
+mod schedulers;
 mod shapes;
 mod support;
 mod train;

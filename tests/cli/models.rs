@@ -143,7 +143,7 @@ fn foreign_metadata_is_refused_before_anything_is_drawn() {
         (&index, "unet", json!([null, null]), &["model_index.json", "leaves out the unet"]),
         (&unet, "num_class_embeds", json!(100_000_000), &["num_class_embeds", "at most"]),
         (&unet, "layers_per_block", json!(1_000_000_000), &["layers_per_block", "1024"]),
-        (&scheduler, "_class_name", json!("DPMSolverMultistepScheduler"), &["DPMSolverMultistepScheduler"]),
+        (&scheduler, "_class_name", json!("LMSDiscreteScheduler"), &["LMSDiscreteScheduler", "from_config"]),
     ] {
         let before = workspace.read(file);
         set(&workspace, file, key, value);

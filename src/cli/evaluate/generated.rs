@@ -11,7 +11,6 @@ use ddpm_gpu::diffusion::Respacing;
 use ddpm_gpu::evaluate::{Evaluator, Sweep, SweepEvent, Trial, TrialOutcome};
 use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{Guidance, Images, SampleRequest};
-use ddpm_gpu::sampler;
 use serde_json::{Map, Value};
 
 use super::tables;
@@ -19,7 +18,7 @@ use crate::cli::bounds::{MOST_SCALE, finite_in};
 use crate::cli::checkpoint::load_classifier;
 use crate::cli::images::read_images;
 use crate::cli::progress::Progress;
-use crate::cli::sampling::{SamplerArgs, classes_in_turn};
+use crate::cli::sampling::{SamplerArgs, classes_in_turn, sampler_or_default, told_null_class};
 
 /// What draws images, and what measures them.
 #[derive(clap::Args)]
@@ -34,7 +33,7 @@ pub(super) struct GeneratedArgs {
 /// The ways of drawing images.
 #[derive(clap::Args, Default, PartialEq)]
 struct Ways {
-    /// Samplers to compare, separated by commas, as in `sample`; by default ddim
+    /// Samplers to compare, separated by commas, as in `sample`; by default that of the model's scheduler config
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     sampler: Vec<String>,
     /// Numbers of steps to compare, or ddimN; by default each sampler's own
@@ -43,6 +42,9 @@ struct Ways {
     /// Scales of classifier-free guidance to compare; 1 is none
     #[arg(long, value_name = "W,...", value_delimiter = ',', value_parser = finite_in(0.0..=MOST_SCALE))]
     guidance_scale: Vec<f64>,
+    /// As in `sample`
+    #[arg(long, value_name = "K")]
+    null_class: Option<u32>,
     /// As in `sample`
     #[arg(long, value_name = "PHI", value_parser = finite_in(0.0..=1.0))]
     guidance_rescale: Option<f64>,
@@ -92,6 +94,11 @@ impl GeneratedArgs {
         Ok(())
     }
 
+    /// The model, told which class means none.
+    pub(super) fn told(&self, pipeline: Pipeline) -> anyhow::Result<Pipeline> {
+        told_null_class(pipeline, self.ways.null_class)
+    }
+
     /// The trials asked for, checked.
     pub(super) fn sweep(
         &self,
@@ -101,9 +108,11 @@ impl GeneratedArgs {
         seed: u64,
     ) -> anyhow::Result<Sweep> {
         let Ways { sampler, steps, guidance_scale, guidance_rescale, classifier_scale, .. } = &self.ways;
-        let names = if sampler.is_empty() { &["ddim".to_owned()][..] } else { sampler };
-        let samplers =
-            names.iter().map(|name| sampler::by_name(name.trim())).collect::<Result<Vec<_>, _>>()?;
+        let chosen = |name: &String| sampler_or_default(Some(name.trim()), pipeline);
+        let samplers = match sampler[..] {
+            [] => vec![sampler_or_default(None, pipeline)?],
+            _ => sampler.iter().map(chosen).collect::<anyhow::Result<_>>()?,
+        };
         let guide = match &self.ways.guiding_classifier {
             Some(folder) => Some(load_classifier(folder)?),
             None => None,
@@ -117,13 +126,15 @@ impl GeneratedArgs {
             }
         }
         SampleRequest::check_memory(pipeline, num_images, 0)?;
-        let mut classes = pipeline.denoiser()?.network.num_classes();
+        let network = &pipeline.denoiser()?.network;
+        let mut classes = network.num_classes();
         if let (None, Some(guide)) = (classes, &guide) {
             classes = Some(guide.classifier()?.network.classes_told()?);
         }
+        let in_turn = |told| classes_in_turn(network.as_ref(), told, num_images);
         let request = SampleRequest {
             num_images,
-            conditions: Conditions::of_classes(classes.map(|classes| classes_in_turn(classes, num_images))),
+            conditions: Conditions::of_classes(classes.map(in_turn)),
             options: self.ways.options.options(&pipeline.scheduler, None),
             seed,
             batch_size,

@@ -104,7 +104,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     let pipeline = match resolve(&args.subject) {
-        Ok(folder) => Some(args.weights.load(&folder)?),
+        Ok(folder) => Some(args.generated.told(args.weights.load(&folder)?)?),
         // Images have no likelihood of their own.
         Err(CheckpointError::NoCheckpoint { .. }) if args.nll.is_none() => None,
         Err(error) => return Err(error.into()),

@@ -117,3 +117,78 @@ fn a_scheduler_of_another_class_is_named_before_its_keys() {
     let message = read(text).unwrap_err();
     assert!(message.contains("LMSDiscreteScheduler") && message.contains("from_config"), "{message}");
 }
+
+/// Absent keys are the class's own, not `DDPMScheduler`'s; and what a class has no key for, it does not do.
+#[test]
+fn each_class_has_defaults_of_its_own() {
+    let heun = read(r#"{"_class_name": "HeunDiscreteScheduler"}"#).unwrap();
+    assert_eq!((heun.beta_start, heun.beta_end, heun.clip_sample), (0.00085, 0.012, false));
+    assert_eq!(heun.timestep_spacing, TimestepSpacing::Linspace);
+    let pndm = read(r#"{"_class_name": "PNDMScheduler", "clip_sample": true, "steps_offset": 1}"#).unwrap();
+    assert_eq!((pndm.clip_sample, pndm.set_alpha_to_one, pndm.steps_offset), (false, false, 1));
+    assert_eq!(pndm.unused_keys(), ["clip_sample"]);
+    let single = r#"{"_class_name": "DPMSolverSinglestepScheduler", "timestep_spacing": "leading"}"#;
+    let single = read(single).unwrap();
+    assert_eq!(single.timestep_spacing, TimestepSpacing::Linspace);
+    assert_eq!(single.unused_keys(), ["timestep_spacing"]);
+    // The next reader finds both as they were.
+    assert_eq!(serde_json::to_value(&pndm).unwrap()["clip_sample"], true);
+    assert_eq!(serde_json::to_value(&single).unwrap()["timestep_spacing"], "leading");
+    // A class without dynamic thresholding does none.
+    let text = r#"{"_class_name": "EulerDiscreteScheduler", "thresholding": true, "sample_max_value": 0}"#;
+    assert_eq!(read(text).unwrap().thresholding(), Ok(None));
+}
+
+/// Old files of other classes have the old name too.
+#[test]
+fn the_class_and_its_keys_choose_the_sampler() {
+    for (keys, sampler, said) in [
+        (r#""_class_name": "DDPMScheduler""#, "ddim", &[][..]),
+        (r#""_class_name": "PNDMScheduler""#, "pndm", &[]),
+        (
+            r#""_class_name": "PNDMScheduler", "skip_prk_steps": true, "predict_epsilon": false"#,
+            "plms",
+            &["skip_prk_steps = true"],
+        ),
+        (
+            r#""_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "-Infinity", "variance_type": null"#,
+            "dpmpp_2m",
+            &[],
+        ),
+        (
+            r#""_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": true"#,
+            "dpmpp_2m_sde",
+            &["algorithm_type = \"sde-dpmsolver++\"", "use_karras_sigmas = true"],
+        ),
+        (r#""_class_name": "DEISMultistepScheduler", "algorithm_type": "dpmsolver++""#, "deis", &["dpmsolver++"]),
+    ] {
+        let config = read(&format!("{{{keys}}}")).unwrap();
+        assert_eq!(config.method().unwrap().sampler, sampler, "{keys}");
+        let choices = config.choices();
+        assert_eq!(choices.len(), said.len(), "{keys}: {choices:?}");
+        for (choice, word) in choices.iter().zip(said) {
+            assert!(choice.contains(word), "{keys}: {choices:?}");
+        }
+        let is_old = keys.contains("predict_epsilon");
+        assert_eq!(config.prediction_type == PredictionType::Sample, is_old, "{keys}");
+    }
+}
+
+#[test]
+fn numbers_that_json_does_not_have_are_read_where_they_mean_something() {
+    let clipped = |value: &str| {
+        let class = r#""_class_name": "DPMSolverSinglestepScheduler""#;
+        read(&format!("{{{class}, \"lambda_min_clipped\": {value}}}"))
+    };
+    for value in ["-5.1", "\"-Infinity\"", "3"] {
+        let config = clipped(value).unwrap();
+        let lambda = config.method().unwrap().solver.lambda_min;
+        assert_eq!(lambda, value.parse().unwrap_or(f64::NEG_INFINITY));
+        let again = serde_json::to_value(&config).unwrap()["lambda_min_clipped"].to_string();
+        assert_eq!(again.parse::<f64>().ok(), value.parse::<f64>().ok(), "{again}");
+    }
+    for value in ["\"NaN\"", "\"Infinity\"", "null", "[1]"] {
+        let message = clipped(value).unwrap_err();
+        assert!(message.contains(value) && message.contains("a number or -Infinity"), "{message}");
+    }
+}
