@@ -41,8 +41,7 @@ fn each_class_draws_as_diffusers_does() {
         let config: Map<String, Value> = case["config"].as_object().unwrap().clone();
         let config = SchedulerConfig::try_from(config).unwrap_or_else(|error| panic!("{name}: {error}"));
         let steps = case["steps"].as_u64().unwrap() as usize;
-        let options =
-            SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&config) };
+        let options = SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&config) };
         let sampler = sampler::of(&config).unwrap();
         let steps = sampler.start(&config, &options).unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut timesteps = Vec::new();
@@ -57,7 +56,8 @@ fn each_class_draws_as_diffusers_does() {
         let is_told = timesteps.len() == told.len()
             && timesteps.iter().zip(told).all(|(found, expected)| (found - expected).abs() < 1e-3);
         if !is_told || found.len() * x.len() != trajectory.len() {
-            failures.push(format!("{name}: {:?} asks at {timesteps:?}, diffusers at {told:?}", case["config"]));
+            failures
+                .push(format!("{name}: {:?} asks at {timesteps:?}, diffusers at {told:?}", case["config"]));
             continue;
         }
         let largest = |of: &[f64]| of.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));

@@ -16,7 +16,9 @@ use ddpm_gpu::sampler::{self, SamplerOptions};
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in};
 use super::checkpoint::{CheckpointArgs, load_model};
 use super::images::{SOURCES, check_outputs, read_floats, read_images, wrote_grid};
-use super::sampling::{GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, sampler_or_default, warn_of};
+use super::sampling::{
+    GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, sampler_or_default, warn_of,
+};
 use super::{DeviceArgs, PrecisionArgs, parse_list};
 
 /// Draw images with a trained model

@@ -164,7 +164,9 @@ impl SchedulerConfig {
     pub fn thresholding(&self) -> Result<Option<Thresholding>, ConfigError> {
         // diffusers tests whether the value is true in Python's sense.
         let has_thresholding = self.class()?.has("thresholding");
-        if !has_thresholding || matches!(self.other.get("thresholding"), None | Some(Value::Bool(false) | Value::Null)) {
+        if !has_thresholding
+            || matches!(self.other.get("thresholding"), None | Some(Value::Bool(false) | Value::Null))
+        {
             return Ok(None);
         }
         let number = |key: &str, default: f64, least: f64, most: f64| match self.other.get(key) {
@@ -209,8 +211,7 @@ impl SchedulerConfig {
         let class = self.class().ok();
         let is_used =
             |key: &str| class.is_some_and(|class| class.has(key)) || READ_IN_ANY_CLASS.contains(&key);
-        let is_unused =
-            |key: &str, value: &Value| !value.is_null() && !key.starts_with('_') && !is_used(key);
+        let is_unused = |key: &str, value: &Value| !value.is_null() && !key.starts_with('_') && !is_used(key);
         self.other.iter().filter(|(key, value)| is_unused(key, value)).map(|(key, _)| key.as_str()).collect()
     }
 
@@ -222,7 +223,8 @@ impl SchedulerConfig {
         self.method()?;
         self.thresholding()?;
         if self.rescale_betas_zero_snr && !self.class()?.has("rescale_betas_zero_snr") {
-            let reason = format!("a {} of diffusers has no such key and would not rescale them", self.class_name);
+            let reason =
+                format!("a {} of diffusers has no such key and would not rescale them", self.class_name);
             return Err(unsupported("rescale_betas_zero_snr", &json!(true), reason));
         }
         let range = self.clip_sample_range;

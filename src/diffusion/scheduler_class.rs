@@ -222,10 +222,7 @@ fn dpm_solver(
 
 fn deis(keys: &Keys<'_>) -> Result<Method, ConfigError> {
     keys.one_of("algorithm_type", &[("deis", ()), ("dpmsolver", ()), ("dpmsolver++", ())])?;
-    keys.one_of(
-        "solver_type",
-        &[("logrho", ()), ("midpoint", ()), ("heun", ()), ("bh1", ()), ("bh2", ())],
-    )?;
+    keys.one_of("solver_type", &[("logrho", ()), ("midpoint", ()), ("heun", ()), ("bh1", ()), ("bh2", ())])?;
     Ok(Method { sampler: "deis", solver: Solver { ends_at_first_timestep: true, ..multistep(keys)? } })
 }
 
@@ -425,8 +422,8 @@ impl Keys<'_> {
         if value == json!("-Infinity") {
             return Ok(f64::NEG_INFINITY);
         }
-        value.as_f64().ok_or_else(|| {
-            self.refused("lambda_min_clipped", "it must be a number or -Infinity".to_owned())
-        })
+        value
+            .as_f64()
+            .ok_or_else(|| self.refused("lambda_min_clipped", "it must be a number or -Infinity".to_owned()))
     }
 }

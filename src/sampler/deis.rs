@@ -6,7 +6,9 @@
 
 use super::dpm_solver::orders_of_steps;
 use super::process::Told;
-use super::{Choice, Combination, Guided, Level, Process, Sampler, SamplerError, Step, Steps, Update, X, history};
+use super::{
+    Choice, Combination, Guided, Level, Process, Sampler, SamplerError, Step, Steps, Update, X, history,
+};
 
 pub(super) const SAMPLER: Sampler = Sampler {
     name: "deis",
@@ -29,7 +31,8 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let (level, next) = (levels[i], levels[i + 1]);
         let eps = [level.eps(), history((i + 1) % 2), history((i + 2) % 2)];
         let weights = weights(&levels[i + 1 - order..=i], next);
-        let integral = weights.iter().zip(eps).fold(Combination::default(), |sum, (&weight, eps)| sum + weight * eps);
+        let integral =
+            weights.iter().zip(eps).fold(Combination::default(), |sum, (&weight, eps)| sum + weight * eps);
         let x = next.alpha() * (1.0 / level.alpha() * X + integral);
         Step::at(level.timestep, Update::new(level.x_0(), x).keep(i % 2, level.eps()))
     };

@@ -20,13 +20,7 @@ pub(super) const DPMPP_2M: Sampler = Sampler {
     inverts: false,
     guided: Guided::Eps,
     extrapolates: false,
-    choices: &[
-        Choice::Steps,
-        Choice::Spacing,
-        Choice::Strength,
-        Choice::SolverOrder,
-        Choice::NoiseLevels,
-    ],
+    choices: &[Choice::Steps, Choice::Spacing, Choice::Strength, Choice::SolverOrder, Choice::NoiseLevels],
     steps: |process| multistep(process, Prediction::X0),
 };
 

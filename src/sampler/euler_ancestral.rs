@@ -32,5 +32,7 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let x = next.alpha() * (left / level.alpha() * X + (1.0 - left) * X_0);
         Step::at(level.timestep, Update::new(level.x_0(), x).noise(next.alpha() * up))
     };
-    Ok(Steps::Fixed(euler::beginning(process, &levels).into_iter().chain(levels.windows(2).map(step)).collect()))
+    Ok(Steps::Fixed(
+        euler::beginning(process, &levels).into_iter().chain(levels.windows(2).map(step)).collect(),
+    ))
 }

@@ -1,10 +1,10 @@
 //! Every sampler starts from the process that the model was trained on and the user's options.
 
-use super::{Clip, Combination, OUTPUT, Sampler, SamplerError, SamplerOptions, X, X_0};
 use super::levels::between;
+use super::{Clip, Combination, OUTPUT, Sampler, SamplerError, SamplerOptions, X, X_0};
 use crate::diffusion::{
-    BetaSchedule, LevelSpacing, Mixing, NoiseCurve, PredictionType, Respacing, Schedule, SchedulerConfig, Solver,
-    TimestepSpacing,
+    BetaSchedule, LevelSpacing, Mixing, NoiseCurve, PredictionType, Respacing, Schedule, SchedulerConfig,
+    Solver, TimestepSpacing,
 };
 
 /// A diffusion process, and how it is to be reversed.
@@ -233,9 +233,8 @@ impl<'a> Process<'a> {
         let Respacing::Steps(steps) = self.respacing else { return Err(self.uneven()) };
         let SchedulerConfig { num_train_timesteps, steps_offset, .. } = *self.config;
         let timesteps = self.spacing.timesteps(num_train_timesteps, steps, steps_offset)?;
-        let even = |i: usize| {
-            ((num_train_timesteps - 1) * (steps - 1 - i)) as f64 / (steps - 1).max(1) as f64
-        };
+        let even =
+            |i: usize| ((num_train_timesteps - 1) * (steps - 1 - i)) as f64 / (steps - 1).max(1) as f64;
         let level = |(i, &t): (usize, &usize)| match self.spacing {
             TimestepSpacing::Linspace => self.level_between(even(i)),
             TimestepSpacing::Leading | TimestepSpacing::Trailing => self.visible_level(t),

@@ -46,9 +46,8 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
         let x = if is_corrected { corrected(process, &levels, i, order(i - 1)) } else { X };
 
         // Algorithm 2, predictor: from the corrected x, with this x_0 and those before.
-        let update = |next: Combination| {
-            Update::new(levels[i].x_0(), next).keep(CORRECTED, x).keep(estimate(i), X_0)
-        };
+        let update =
+            |next: Combination| Update::new(levels[i].x_0(), next).keep(CORRECTED, x).keep(estimate(i), X_0);
         if levels[i].is_at(levels[i + 1]) {
             return Step::at(levels[i].timestep, update(x));
         }

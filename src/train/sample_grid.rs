@@ -50,7 +50,8 @@ pub(super) async fn draw(
     let steps = SAMPLE_STEPS.min(pipeline.scheduler.num_train_timesteps);
     // A scheduler that leads to noise draws nothing.
     let own = sampler::of(&pipeline.scheduler).map_err(crate::sample::SampleError::from)?;
-    let own = if own.inverts { sampler::by_name("ddim").map_err(crate::sample::SampleError::from)? } else { own };
+    let own =
+        if own.inverts { sampler::by_name("ddim").map_err(crate::sample::SampleError::from)? } else { own };
     let options =
         SamplerOptions { steps: Some(Respacing::Steps(steps)), ..SamplerOptions::new(&pipeline.scheduler) };
     let request = SampleRequest {

@@ -53,7 +53,10 @@ fn each_class_draws_without_flags_what_diffusers_draws() {
         // Ours is f32 as diffusers' is, and differs from f64 by as much.
         let rounding = case["f32_max_abs_diff"].as_f64().unwrap();
         println!("{name}: {off:.1e} off of {largest:.2}, diffusers in f32 {rounding:.1e}");
-        assert!(off < 4.0 * rounding + 1e-6 * largest, "{name}: {off:.1e} off, diffusers in f32 {rounding:.1e}");
+        assert!(
+            off < 4.0 * rounding + 1e-6 * largest,
+            "{name}: {off:.1e} off, diffusers in f32 {rounding:.1e}"
+        );
         drawn += 1;
     }
     assert_eq!(drawn, 13);
@@ -89,7 +92,8 @@ fn a_flag_wins_over_the_scheduler_of_the_model() {
     let workspace = Workspace::new();
     lay_out(&workspace, "model", &cases["dpm_multistep_third"]);
     let draw = |flags: &str| {
-        let line = "--device cpu --tuning off --steps 5 --num-images 1 --save-npy images.npy --output grid.png";
+        let line =
+            "--device cpu --tuning off --steps 5 --num-images 1 --save-npy images.npy --output grid.png";
         let said = workspace.succeeds(&format!("sample model {line} {flags}")).stderr;
         (workspace.npy("images.npy").1, said)
     };
@@ -165,7 +169,8 @@ fn the_user_says_which_class_means_none() {
     let mut config: Value = serde_json::from_slice(&workspace.read("theirs/unet/config.json")).unwrap();
     config.as_object_mut().unwrap().remove("_null_class").unwrap();
     workspace.write("theirs/unet/config.json", config.to_string());
-    let usual = "--device cpu --tuning off --steps 2 --save-npy images.npy --output grid.png --guidance-scale 3";
+    let usual =
+        "--device cpu --tuning off --steps 2 --save-npy images.npy --output grid.png --guidance-scale 3";
     let draw = |line: &str| {
         workspace.succeeds(&format!("{line} {usual}"));
         workspace.npy("images.npy")

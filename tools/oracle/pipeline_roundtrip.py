@@ -4,6 +4,8 @@
 1. ddpm-gpu trains a tiny model for a few steps; DDPMPipeline.from_pretrained loads the checkpoint and samples from it.
 2. diffusers saves a pipeline; `ddpm-gpu sample` runs DDIM (eta 0) from a given x_T, and the images are compared with
    DDIMScheduler's in Python.
+3. diffusers saves a pipeline with each scheduler class; what `ddpm-gpu export` makes of it, diffusers loads as the same class with
+   the same configuration.
 """
 
 import argparse
@@ -12,8 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
+from class_trajectories import CASES, V
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from common import make_unet, randn, run_binary
@@ -95,6 +99,21 @@ def diffusers_to_ours(args, folder):
     check((folder / "grid.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n", "grid.png is a PNG")
 
 
+def schedulers_and_back(args, folder):
+    unet = make_unet(CONFIG, seed=args.seed)
+    for name, (_, choices) in CASES.items():
+        # The last choices of each class are the least usual ones.
+        scheduler = getattr(diffusers, name)(**choices[-1] | V)
+        saved, exported = folder / name, folder / f"{name}-exported"
+        DDPMPipeline(unet, scheduler).save_pretrained(saved)
+        run_binary(args.binary, "export", saved, "--output", exported)
+        loaded = DDPMPipeline.from_pretrained(exported).scheduler
+        check(type(loaded) is type(scheduler), f"the exported pipeline has a {type(loaded).__name__}")
+        own = lambda config: {k: v for k, v in config.items() if not k.startswith("_")}
+        wrong = {k: (v, own(loaded.config).get(k)) for k, v in own(scheduler.config).items() if own(loaded.config).get(k) != v}
+        check(not wrong and len(own(loaded.config)) == len(own(scheduler.config)), f"{name}: the same configuration {wrong or ''}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, required=True, help="the ddpm-gpu executable")
@@ -106,6 +125,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         ours_to_diffusers(args, Path(folder))
         diffusers_to_ours(args, Path(folder))
+        schedulers_and_back(args, Path(folder))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,8 @@ fn the_old_name_of_the_prediction_is_read() {
 
 #[test]
 fn a_scheduler_of_another_class_is_named_before_its_keys() {
-    let text = r#"{"_class_name": "LMSDiscreteScheduler", "lambda_min_clipped": "-Infinity", "variance_type": "x"}"#;
+    let text =
+        r#"{"_class_name": "LMSDiscreteScheduler", "lambda_min_clipped": "-Infinity", "variance_type": "x"}"#;
     let message = read(text).unwrap_err();
     assert!(message.contains("LMSDiscreteScheduler") && message.contains("from_config"), "{message}");
 }
@@ -160,7 +161,11 @@ fn the_class_and_its_keys_choose_the_sampler() {
             "dpmpp_2m_sde",
             &["algorithm_type = \"sde-dpmsolver++\"", "use_karras_sigmas = true"],
         ),
-        (r#""_class_name": "DEISMultistepScheduler", "algorithm_type": "dpmsolver++""#, "deis", &["dpmsolver++"]),
+        (
+            r#""_class_name": "DEISMultistepScheduler", "algorithm_type": "dpmsolver++""#,
+            "deis",
+            &["dpmsolver++"],
+        ),
     ] {
         let config = read(&format!("{{{keys}}}")).unwrap();
         assert_eq!(config.method().unwrap().sampler, sampler, "{keys}");
