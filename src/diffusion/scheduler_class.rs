@@ -246,11 +246,14 @@ fn euler(keys: &Keys<'_>) -> Result<Method, ConfigError> {
     if keys.value("prediction_type") == json!("v_prediction") {
         keys.only("timestep_type", &json!("discrete"))?;
     }
-    let solver = Solver {
-        level_ends: [keys.positive("sigma_min")?, keys.positive("sigma_max")?],
-        ends_at_first_timestep: ends_at_first_timestep(keys)?,
-        ..on_levels(keys)?
-    };
+    let level_ends = [keys.level("sigma_min")?, keys.level("sigma_max")?];
+    if let [Some(least), Some(most)] = level_ends
+        && least >= most
+    {
+        return Err(keys.refused("sigma_min", format!("it must be below `sigma_max`, which is {most}")));
+    }
+    let solver =
+        Solver { level_ends, ends_at_first_timestep: ends_at_first_timestep(keys)?, ..on_levels(keys)? };
     Ok(Method { sampler: "euler", solver })
 }
 
@@ -407,13 +410,14 @@ impl Keys<'_> {
         found.ok_or_else(|| self.refused(key, "it must be a list of whole numbers".to_owned()))
     }
 
-    fn positive(&self, key: &str) -> Result<Option<f64>, ConfigError> {
+    /// sigma / alpha of a level, or null.
+    fn level(&self, key: &str) -> Result<Option<f64>, ConfigError> {
         let value = self.value(key);
-        let number = value.as_f64().filter(|number| *number > 0.0);
+        let number = value.as_f64().filter(|number| (1e-6..=1e6).contains(number));
         if value.is_null() || number.is_some() {
             return Ok(number);
         }
-        Err(self.refused(key, "it must be null or a number above 0".to_owned()))
+        Err(self.refused(key, "it must be null or a number from 0.000001 to 1000000".to_owned()))
     }
 
     /// `lambda_min_clipped`, whose default JSON does not have.

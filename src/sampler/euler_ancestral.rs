@@ -3,7 +3,7 @@
 //!
 //! The paper's x is x / alpha here, and its sigma is sigma / alpha.
 
-use super::{Choice, Guided, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0, euler};
+use super::{Choice, Guided, Level, Process, Sampler, SamplerError, Step, Steps, Update, X, X_0, euler};
 use crate::diffusion::LevelSpacing;
 
 pub(super) const SAMPLER: Sampler = Sampler {
@@ -22,7 +22,7 @@ pub(super) const SAMPLER: Sampler = Sampler {
 /// The steps of diffusers' `EulerAncestralDiscreteScheduler`.
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let levels = process.ratio_levels(LevelSpacing::Timesteps)?;
-    let step = |pair: &[super::Level]| {
+    let step = |pair: &[Level]| {
         let (level, next) = (pair[0], pair[1]);
         let (from, to) = (level.ratio(), next.ratio());
         // The posterior's variance of x_0 plus noise of `to`, given the same with noise of `from`.

@@ -169,6 +169,19 @@ pub enum SamplerError {
     /// A config that cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Too few timesteps with as much of the image as `lambda_min_clipped` asks for.
+    #[error(
+        "cannot sample in {steps} steps: `lambda_min_clipped` = {lambda_min} in the scheduler config leaves {left} of the \
+         timesteps, and one of them to end at; take fewer steps or lower it"
+    )]
+    Clipped {
+        /// The steps asked for.
+        steps: usize,
+        /// The least log(alpha / sigma).
+        lambda_min: f64,
+        /// The timesteps that have it.
+        left: usize,
+    },
     /// An order that the method does not have.
     #[error("the solver order is {order}; for the sampler `{sampler}` it must be from 1 to {most}")]
     Order {

@@ -123,6 +123,10 @@ impl<'a> Process<'a> {
             // The last step takes a timestep of its own. A model with few timesteps has none left for it.
             steps = steps.min(num_train_timesteps - 1).max(1);
         }
+        if num_train_timesteps < all && steps >= num_train_timesteps.max(2) {
+            let lambda_min = self.solver.lambda_min;
+            return Err(SamplerError::Clipped { steps, lambda_min, left: num_train_timesteps });
+        }
         self.cut(self.spacing.multistep_timesteps(num_train_timesteps, steps, steps_offset)?)
     }
 

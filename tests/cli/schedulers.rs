@@ -145,7 +145,7 @@ fn choices_that_there_are_not_are_refused_by_key() {
         ("unipc", "solver_p", json!({}), &["`solver_p`", "must be null"]),
         ("euler", "interpolation_type", json!("log_linear"), &["log_linear", "\"linear\""]),
         ("euler_karras", "timestep_type", json!("continuous"), &["continuous", "\"discrete\""]),
-        ("euler", "sigma_max", json!(-1), &["`sigma_max` = -1", "above 0"]),
+        ("euler", "sigma_max", json!(-1), &["`sigma_max` = -1", "a number from 0.000001"]),
         ("heun", "use_karras_sigmas", json!(3), &["`use_karras_sigmas` = 3"]),
         ("plms", "skip_prk_steps", json!("no"), &["`skip_prk_steps` = \"no\""]),
     ] {
@@ -158,6 +158,12 @@ fn choices_that_there_are_not_are_refused_by_key() {
         let words = [words, &["scheduler_config.json"]].concat();
         workspace.fails("sample model --output x.png --device cpu", 1, &words);
     }
+    // What is wrong with some numbers of steps only is said where they are known.
+    let text = cases["dpm_multistep"]["scheduler_config"].as_str().unwrap();
+    lay_out(&workspace, "model", &cases["dpm_multistep"]);
+    workspace.write("model/scheduler/scheduler_config.json", text.replace("-Infinity", "4.0"));
+    let words = ["in 9 steps", "`lambda_min_clipped` = 4 ", "leaves 2 of the timesteps"];
+    workspace.fails("sample model --steps 9 --output x.png --device cpu", 1, &words);
 }
 
 /// `--null-class` is to a model of others what `_null_class` is to ours.

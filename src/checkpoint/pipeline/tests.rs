@@ -371,8 +371,8 @@ fn numbers_as_python_writes_them_are_no_syntax_error() {
     assert!(saved.notes().ends_with("keys that nothing here uses: lambda_min_clipped"), "{}", saved.notes());
     saved.set(path, "beta_end", json!("NaN"));
     saved.says(&["scheduler_config.json", "`beta_end` = NaN,", "it must be a finite number"]);
-    saved.set(path, "_class_name", json!("DPMSolverMultistepScheduler"));
-    saved.says(&["scheduler_config.json", "DPMSolverMultistepScheduler", "DDPMScheduler"]);
+    saved.set(path, "_class_name", json!("LMSDiscreteScheduler"));
+    saved.says(&["scheduler_config.json", "LMSDiscreteScheduler", "DDPMScheduler"]);
     saved.write(path, "{\"beta_end\": 0.0");
     saved.says(&["scheduler_config.json", "incomplete"]);
 }
