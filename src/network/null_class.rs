@@ -19,7 +19,7 @@ struct WithNullClass {
 pub fn with_null_class(network: Arc<dyn Network>, none: u32) -> Result<Arc<dyn Network>, ModelError> {
     let refused = |reason: String| Err(ModelError::NullClass { none, reason });
     match network.classes() {
-        None => refused("the model is unconditional, so there is nothing to leave out".to_owned()),
+        None => refused("the model is told no class of a table of them".to_owned()),
         Some((count, _)) if none as usize >= count => {
             refused(format!("the model has {count} classes, 0 to {}", count.saturating_sub(1)))
         }
@@ -98,7 +98,7 @@ mod tests {
     fn what_the_user_says_must_fit_the_model() {
         let refused = |keys, none| with_null_class(unet(keys), none).unwrap_err().to_string();
         for (message, words) in [
-            (refused("", 0), "unconditional"),
+            (refused("", 0), "no class of a table"),
             (refused(r#", "num_class_embeds": 5"#, 5), "5 classes, 0 to 4"),
             (refused(r#", "num_class_embeds": 5, "_null_class": true"#, 2), "its class 4 does"),
         ] {

@@ -296,8 +296,8 @@ fn options_that_exclude_each_other_are_refused_in_one_sentence() {
     let edit = "image-to-image run --images one.npy --class-label 1 --steps 2";
     let paint = "inpaint run --images one.npy --class-label 1 --steps 2";
     for (line, words) in [
-        ("sample plain --guidance-scale 2", &["classifier-free", "--label-dropout"][..]),
-        ("sample free --guidance-scale 2", &["classifier-free", "--label-dropout"]),
+        ("sample plain --guidance-scale 2", &["classifier-free", "label dropout", "--null-class"][..]),
+        ("sample free --guidance-scale 2", &["classifier-free", "label dropout", "--null-class"]),
         ("sample run --guidance-rescale 0.5", &["rescaled only where", "other than 1"]),
         ("sample run --classifier run", &["no classifier", "train-classifier"]),
         ("sample cosine --classifier judge", &["another noise schedule", "squaredcos_cap_v2"]),
