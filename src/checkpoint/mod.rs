@@ -5,6 +5,7 @@ mod folder;
 mod foreign;
 mod json;
 mod model_index;
+mod openai_unet;
 mod pipeline;
 mod state;
 mod tensor_file;
@@ -16,11 +17,13 @@ use std::path::PathBuf;
 pub use choice::WeightsChoice;
 pub use folder::{create_folder, newest, prune, resolve};
 pub(crate) use folder::{occupy, save};
+pub use openai_unet::{ImportSettings, NoiseSchedule, import};
 pub use pipeline::read_config;
 pub(crate) use state::record_dataset;
 pub use state::{TrainingState, averages};
 
 use crate::network::{ModelError, WeightsError};
+use crate::setting::SettingError;
 
 /// A checkpoint that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +119,14 @@ pub enum CheckpointError {
         variant: String,
         /// Those that there are.
         there: Vec<String>,
+    },
+    /// A setting does not fit a file that is imported, or is missing.
+    #[error("{}: {source}", path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SettingError,
     },
     /// A new run would mix with an old one.
     #[error("{} is of an earlier run; resume that run, or choose another folder", folder.display())]

@@ -127,6 +127,7 @@ fn of_checkpoint(error: &CheckpointError) -> Vec<Hint> {
             vec![flag("", "resume", " goes on with it"), flag("another ", "output", "")]
         }
         CheckpointError::InUse { .. } => vec![flag("another ", "output", "")],
+        CheckpointError::Setting { source, .. } => of_setting(source),
         CheckpointError::Variants { .. } => vec![flag("the flag is ", "variant", "")],
         CheckpointError::NoVariant { .. } => vec![flag("the flag is ", "variant", "; it may be left out")],
         CheckpointError::NoAverage { .. } => vec![flag("the flag is ", "ema-decay", "; it may be left out")],

@@ -16,6 +16,7 @@ mod export;
 mod hints;
 mod image_to_image;
 mod images;
+mod import;
 mod inpaint;
 mod interpolate;
 mod kernels;
@@ -68,6 +69,7 @@ enum Command {
     Predict(predict::Args),
     Evaluate(evaluate::Args),
     Export(export::Args),
+    Import(import::Args),
     Kernels(kernels::Args),
     Profile(profile::Args),
 }
@@ -219,6 +221,7 @@ pub(crate) fn main() -> ExitCode {
             Command::Predict(args) => predict::run(args).await,
             Command::Evaluate(args) => evaluate::run(args).await,
             Command::Export(args) => export::run(&args),
+            Command::Import(args) => import::run(&args),
             Command::Kernels(args) => kernels::run(args).await,
             Command::Profile(args) => profile::run(args).await,
         }

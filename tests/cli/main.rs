@@ -15,6 +15,7 @@ mod fine_tune;
 mod golden;
 mod guidance;
 mod images;
+mod import;
 mod kernels;
 mod models;
 mod objectives;

@@ -107,7 +107,11 @@ pub(crate) const TABLE: &[Row] = &[
             "setting",
         ],
     ),
-    ("checkpoint", Files, &["data", "diffusion", "files", "network", "ops", "output", "pickle", "pipeline"]),
+    (
+        "checkpoint",
+        Files,
+        &["data", "diffusion", "files", "network", "ops", "output", "pickle", "pipeline", "setting"],
+    ),
     ("data", Files, &["conditions", "files", "hash", "image_size", "output", "pickle", "random"]),
     ("log", Files, &["files", "output"]),
     ("output", Files, &["files", "image_size"]),

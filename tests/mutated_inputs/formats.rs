@@ -1,11 +1,12 @@
 //! Every kind of file that people bring: a whole sample of it, and the reader that gets the damaged one.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use ddpm_gpu::checkpoint;
+use ddpm_gpu::checkpoint::{self, ImportSettings};
 use ddpm_gpu::conditions::Conditions;
 use ddpm_gpu::data::{self, OpenOptions};
 use ddpm_gpu::device::Device;
@@ -17,6 +18,7 @@ use ddpm_gpu::pipeline::Pipeline;
 use ddpm_gpu::sample::{SampleRequest, sample};
 use ddpm_gpu::sampler;
 use ddpm_gpu::train::{CheckpointEvery, Denoise, Run, TimestepSampling, TrainOptions, train};
+use flate2::read::GzDecoder;
 use pollster::block_on;
 
 /// Files of a folder by their paths in it.
@@ -62,6 +64,7 @@ pub(crate) const ALL: &[Format] = &[
         refuses: true,
     },
     Format { name: "torch-nested", files: || folder("layouts/nested", ""), read: draw, refuses: true },
+    Format { name: "openai-checkpoint", files: openai_checkpoint, read: import_checkpoint, refuses: true },
     Format { name: "metrics", files: metrics, read: metrics_lines, refuses: true },
 ];
 
@@ -200,6 +203,19 @@ fn image_cache_changes_nothing(folder: &Path, _: &Path) -> Result<(), String> {
         return Err("MISREAD: the cache changed an image".to_owned());
     }
     Ok(())
+}
+
+/// A checkpoint of improved-diffusion.
+fn openai_checkpoint() -> Files {
+    let file = fs::File::open(golden().join("openai_unet/plain.pt.gz")).expect("a golden file");
+    let mut bytes = Vec::new();
+    GzDecoder::new(file).read_to_end(&mut bytes).expect("a whole file");
+    vec![(PathBuf::from("model.pt"), bytes)]
+}
+
+fn import_checkpoint(_: &Path, file: &Path) -> Result<(), String> {
+    let settings = ImportSettings { image_size: Some(8), num_heads: Some(1), ..ImportSettings::default() };
+    checkpoint::import(file, None, &settings).map(drop).map_err(|error| error.to_string())
 }
 
 const MODEL: &str = r#"{

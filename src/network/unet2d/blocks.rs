@@ -97,7 +97,7 @@ fn plain(config: &UNetConfig, out_channels: usize) -> Residual {
 /// The attention block of most blocks, over so many channels.
 fn attention(config: &UNetConfig, channels: usize) -> AttentionBlock {
     AttentionBlock {
-        head_dim: config.attention_head_dim.unwrap_or(channels),
+        head_dim: config.head_dim(channels),
         groups: Some(config.groups()),
         eps: config.norm_eps,
         divisor: 1.0,

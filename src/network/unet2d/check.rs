@@ -5,6 +5,7 @@ use super::activation::{ACTIVATIONS, Activation};
 use super::blocks::{BlockType, DOWN_BLOCKS, IMAGE_CHANNELS, UP_BLOCKS, block_type};
 use super::config::{CONV, RESNET, expect_text};
 use super::limits::check_sizes;
+use super::time_embedding::TimeEmbedding;
 use crate::graph::Graph;
 use crate::image_size::in_words;
 use crate::network::error::unsupported;
@@ -61,6 +62,14 @@ impl UNetConfig {
             if value == 0 {
                 return Err(unsupported(key, value, "it must be at least 1"));
             }
+        }
+        let scale = self.timestep_scale;
+        if !(scale.is_finite() && scale > 0.0) {
+            return Err(unsupported("_timestep_scale", scale, "it must be a finite number above 0"));
+        }
+        if scale != 1.0 && self.time_embedding()? != TimeEmbedding::Positional {
+            let expected = "only timesteps that are embedded by sines and cosines are scaled";
+            return Err(unsupported("_timestep_scale", scale, expected));
         }
         let eps = self.norm_eps;
         if !(eps.is_finite() && eps >= 0.0) {
@@ -208,9 +217,14 @@ impl UNetConfig {
             return Err(unsupported("sample_size", in_words([height, width]), expected));
         }
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
-            let head_dim = self.attention_head_dim.unwrap_or(channels);
+            let head_dim = self.head_dim(channels);
+            let heads = self.num_attention_heads.unwrap_or(1);
             let is_mid = level + 1 == levels && self.add_attention && self.mid_block_type.is_some();
             let attends = down[level].attends || up[levels - 1 - level].attends || is_mid;
+            if attends && (heads == 0 || !channels.is_multiple_of(heads)) {
+                let expected = format!("it must divide the {channels} channels of level {level}");
+                return Err(unsupported("_num_attention_heads", heads, expected));
+            }
             if attends && head_dim > channels {
                 let expected = format!("level {level} has attention over {channels} channels only");
                 return Err(unsupported("attention_head_dim", head_dim, expected));
@@ -269,5 +283,43 @@ mod tests {
             let found = refusal(changes.clone());
             assert!(found.as_ref().is_some_and(|text| text.contains(words)), "{changes}: {found:?}");
         }
+    }
+
+    /// What config.json says of imported models alone.
+    #[test]
+    fn scales_of_timesteps_and_numbers_of_heads_are_checked_and_written() {
+        let own = json!({ "_timestep_scale": 0.25, "_num_attention_heads": 4, "time_embedding_type": "positional" });
+        let of = |key: &str, value: Value| {
+            let mut changes = own.clone();
+            changes[key] = value;
+            refusal(changes)
+        };
+        assert_eq!(refusal(own.clone()), None);
+        for (key, value, words) in [
+            ("_timestep_scale", json!(0), "_timestep_scale is 0; it must be a finite number above 0"),
+            ("_timestep_scale", json!(-1.5), "it must be a finite number above 0"),
+            ("_timestep_scale", json!("fast"), "_timestep_scale is \"fast\""),
+            (
+                "time_embedding_type",
+                json!("fourier"),
+                "_timestep_scale is 0.25; only timesteps that are embedded",
+            ),
+            ("_num_attention_heads", json!(0), "_num_attention_heads is 0; it must divide the 32 channels"),
+            ("_num_attention_heads", json!(5), "_num_attention_heads is 5; it must divide the 32 channels"),
+        ] {
+            let found = of(key, value);
+            assert!(found.as_ref().is_some_and(|text| text.contains(words)), "{key}: {found:?}");
+        }
+        let config = UNetConfig {
+            sample_size: Some(crate::network::SampleSize::Square(8)),
+            timestep_scale: 0.25,
+            num_attention_heads: Some(4),
+            ..UNetConfig::default()
+        };
+        let text = Network::to_json(&config).unwrap();
+        assert_eq!(UNetConfig::from_json(&text).unwrap(), config);
+        assert_eq!((config.head_dim(32), config.head_dim(448)), (8, 112));
+        let plain = Network::to_json(&UNetConfig::default()).unwrap();
+        assert!(!plain.contains("_timestep_scale") && !plain.contains("_num_attention_heads"), "{plain}");
     }
 }

@@ -78,6 +78,13 @@ pub struct UNetConfig {
     /// Whether the last class means "no class" (Ho and Salimans 2022). diffusers keeps keys that begin with an underscore.
     #[serde(rename = "_null_class", skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
+    /// What timesteps are multiplied by before they are embedded; see `null_class` for the name.
+    #[serde(rename = "_timestep_scale", skip_serializing_if = "is_one")]
+    pub timestep_scale: f64,
+    /// Heads of attention at every level, whatever its channels, in place of `attention_head_dim`; see `null_class` for the
+    /// name.
+    #[serde(rename = "_num_attention_heads", skip_serializing_if = "Option::is_none")]
+    pub num_attention_heads: Option<usize>,
     /// What the second half of the input channels is, in a super-resolution model; see `null_class` for the name.
     #[serde(rename = "_super_resolution", skip_serializing_if = "Option::is_none")]
     pub super_resolution: Option<SuperResolution>,
@@ -122,9 +129,16 @@ impl Default for UNetConfig {
             num_class_embeds: None,
             num_train_timesteps: None,
             null_class: false,
+            timestep_scale: 1.0,
+            num_attention_heads: None,
             super_resolution: None,
         }
     }
+}
+
+/// Whether timesteps are embedded as they are, which no key says.
+fn is_one(scale: &f64) -> bool {
+    *scale == 1.0
 }
 
 /// diffusers writes 1 where serde_json would write 1.0, and compares configurations as text.
@@ -211,6 +225,8 @@ impl UNetConfig {
         let full = Self {
             time_embedding_dim: Some(1),
             null_class: true,
+            timestep_scale: 0.5,
+            num_attention_heads: Some(1),
             super_resolution: Some(SuperResolution { low_size: SampleSize::Square(1), augmentation: 0 }),
             ..Self::default()
         };
@@ -305,6 +321,14 @@ impl UNetConfig {
         // diffusers takes 0 for null too.
         let usual = || self.block_out_channels.first().copied().unwrap_or(0).saturating_mul(4);
         self.time_embedding_dim.filter(|&width| width > 0).unwrap_or_else(usual)
+    }
+
+    /// Channels of an attention head at a level of so many.
+    pub fn head_dim(&self, channels: usize) -> usize {
+        match self.num_attention_heads {
+            Some(heads) => channels / heads.max(1),
+            None => self.attention_head_dim.unwrap_or(channels),
+        }
     }
 
     /// Groups of the group norms outside the mid block.

@@ -99,7 +99,12 @@ pub(super) fn time_embedding(
 ) -> Result<ValueId, ModelError> {
     let width = config.time_embed_dim();
     let projection = Projection::new(graph, config)?;
-    let projected = projection.of(graph, config, inputs.get(TIMESTEPS)?)?;
+    let mut timesteps = inputs.get(TIMESTEPS)?;
+    if config.timestep_scale != 1.0 {
+        timesteps = graph
+            .scoped("time_proj", |graph| ops::affine(graph, timesteps, config.timestep_scale as f32, 0.0))?;
+    }
+    let projected = projection.of(graph, config, timesteps)?;
     let mut embedding = embed(graph, "time_embedding", projected, width)?;
     if let Some(class) = config.class_embedding()? {
         let labels = inputs.get(CLASS_LABELS)?;
