@@ -80,6 +80,7 @@ fn train_to(output: &Path, steps: u64, resume: bool, channels: usize) -> Result<
         device: Device::Cpu,
         dataset: data::open("digits", &OpenOptions::default()).unwrap().into(),
         initial_weights: None,
+        base: None,
         options: TrainOptions {
             batch_size: 4,
             steps,

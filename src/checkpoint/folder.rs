@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::model_index::{CONFIG, averaged};
 use super::state::step_of;
 use super::weights_file::{first_weights, has_weights, listed, names};
-use super::{CheckpointError, TrainingState, foreign};
+use super::{CheckpointError, TrainingState, foreign, lora};
 use crate::pipeline::{CLASSES, Part};
 
 const PREFIX: &str = "checkpoint-";
@@ -85,9 +85,9 @@ fn last(output: &Path, is_model: fn(&Path) -> bool) -> Result<Option<PathBuf>, C
     Ok(found.pop().map(|(_, path)| path))
 }
 
-/// Whether a folder is a pipeline, such as a checkpoint of this program.
+/// Whether a folder is a pipeline, such as a checkpoint of this program, or one of adapters.
 fn is_pipeline(folder: &Path) -> bool {
-    folder.join("model_index.json").is_file()
+    folder.join("model_index.json").is_file() || lora::is_checkpoint(folder)
 }
 
 /// Whether a folder holds a network, alone or with more.

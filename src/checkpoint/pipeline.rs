@@ -12,7 +12,7 @@ use super::json::{read_json, write_json};
 use super::model_index::{CONFIG, Contents};
 use super::state::extra_ema;
 use super::weights_file::{self, WEIGHTS};
-use super::{CheckpointError, WeightsChoice, model_index, tensor_file};
+use super::{BaseModel, CheckpointError, WeightsChoice, lora, model_index, tensor_file};
 use crate::diffusion::SchedulerConfig;
 use crate::network::{Component, Misfit, NETWORKS, Network, Precision, Tensors, UNetConfig, from_config};
 use crate::pipeline::{Part, Pipeline};
@@ -52,7 +52,31 @@ fn misfit(weights: &Path, config: &Path, tensors: &Tensors, misfit: Misfit) -> C
     }
 }
 
-/// Reads a network of this class, with weights that are exactly its own, and finite. `own` is one that may be in no table.
+/// The network of this class that the configuration in `folder` describes. `own` is one that may be in no table.
+pub(super) fn configured(
+    folder: &Path,
+    class: &str,
+    own: Option<&Arc<dyn Network>>,
+) -> Result<Arc<dyn Network>, CheckpointError> {
+    let config = folder.join(CONFIG);
+    let of_config = |source| CheckpointError::Model { path: config.clone(), source };
+    let is_known = NETWORKS.iter().any(|known| known.name == class);
+    match own.filter(|own| !is_known && own.class_name() == class) {
+        None => from_config(class, read_json(&config)?).map_err(of_config),
+        // Nothing else reads the configuration of a user's network, so it must be that of the one at hand.
+        Some(own) => {
+            let text = own.to_json().map_err(of_config)?;
+            let theirs: Value = serde_json::from_str(&text).map_err(|error| of_config(error.into()))?;
+            if read_json(&config)? != theirs {
+                let message = format!("it is not the configuration of the {class} at hand");
+                return Err(CheckpointError::invalid(config, message));
+            }
+            Ok(own.clone())
+        }
+    }
+}
+
+/// Reads a network of this class, with weights that are exactly its own, and finite.
 fn read_network(
     folder: &Path,
     class: &str,
@@ -62,20 +86,7 @@ fn read_network(
 ) -> Result<Component, CheckpointError> {
     let config = folder.join(CONFIG);
     let of_config = |source| CheckpointError::Model { path: config.clone(), source };
-    let is_known = NETWORKS.iter().any(|known| known.name == class);
-    let network = match own.filter(|own| !is_known && own.class_name() == class) {
-        None => from_config(class, read_json(&config)?).map_err(of_config)?,
-        // Nothing else reads the configuration of a user's network, so it must be that of the one at hand.
-        Some(own) => {
-            let text = own.to_json().map_err(of_config)?;
-            let theirs: Value = serde_json::from_str(&text).map_err(|error| of_config(error.into()))?;
-            if read_json(&config)? != theirs {
-                let message = format!("it is not the configuration of the {class} at hand");
-                return Err(CheckpointError::invalid(config, message));
-            }
-            own.clone()
-        }
-    };
+    let network = configured(folder, class, own)?;
     let (path, weights) = weights_file::read(folder, variant, notes)?;
     network
         .check_weights(&weights)
@@ -152,10 +163,17 @@ impl Pipeline {
     /// # Errors
     /// [`CheckpointError`] naming the file.
     pub fn open(folder: &Path) -> Result<(Self, Vec<String>), CheckpointError> {
-        Self::open_with(folder, None, None)
+        let (pipeline, notes) = Self::open_with(folder, None, None)?;
+        Ok((pipeline.merged_of(folder)?, notes))
     }
 
-    /// As [`Pipeline::load`], where a network may be `own`, whose class is in no table.
+    /// The pipeline of `folder` with adapters merged into the weights.
+    fn merged_of(self, folder: &Path) -> Result<Self, CheckpointError> {
+        self.merged().map_err(|source| CheckpointError::Model { path: folder.to_owned(), source })
+    }
+
+    /// As [`Pipeline::load`], to go on with training: a network may be `own`, whose class is in no table, and adapters stay
+    /// apart from the weights that they change.
     ///
     /// # Errors
     /// [`CheckpointError`] naming the file.
@@ -180,7 +198,7 @@ impl Pipeline {
                 }
             }
         }
-        Ok((pipeline, notes))
+        Ok((pipeline.merged_of(folder)?, notes))
     }
 
     fn open_with(
@@ -194,21 +212,29 @@ impl Pipeline {
             class.networks.iter().map(|part| network_folder(folder, part, &mut notes)).collect();
         // Configurations first: what they refuse is said before large files are read.
         let scheduler = find_scheduler(folder, folders.first().map_or(folder, PathBuf::as_path), &mut notes)?;
+        let base = BaseModel::of_checkpoint(folder)?;
         let mut networks = BTreeMap::new();
-        for (part, folder) in class.networks.iter().zip(&folders) {
+        for (part, of_network) in class.networks.iter().zip(&folders) {
             let class = classes.get(part.name).map_or(part.classes[0], String::as_str);
-            let component = read_network(folder, class, own, variant, &mut notes)?;
+            let component = match &base {
+                Some(base) => lora::read_network(folder, part.name, class, own, base, &mut notes)?,
+                None => read_network(of_network, class, own, variant, &mut notes)?,
+            };
             networks.insert(part.name.to_owned(), component);
         }
         Ok((Self { class, networks, scheduler }, notes))
     }
 
-    /// Writes the pipeline alone into a new folder, without what only training needs; with f16 the weights are rounded.
+    /// Writes the pipeline alone into a new folder, adapters merged, without what only training needs; with f16 the weights are
+    /// rounded.
     ///
     /// # Errors
     /// [`CheckpointError::Taken`] for a folder that is there already; [`CheckpointError::Write`]; for f16, a weight
     /// that is too large.
     pub fn export(&self, folder: &Path, precision: Precision) -> Result<(), CheckpointError> {
+        if self.networks.values().any(|component| component.network.adapted().is_some()) {
+            return self.clone().merged_of(folder)?.export(folder, precision);
+        }
         write_new(folder, |temporary| self.write_as(temporary, precision))
     }
 
@@ -233,18 +259,26 @@ impl Pipeline {
         write_json(&folder.join("model_index.json"), &Value::Object(index))?;
         for (name, Component { network, weights }) in &self.networks {
             let folder = folder.join(name);
-            fs::create_dir(&folder).map_err(CheckpointError::write(&folder))?;
-            let config = folder.join(CONFIG);
-            let text = network
-                .to_json()
-                .map_err(|source| CheckpointError::Model { path: config.clone(), source })?;
-            fs::write(&config, text).map_err(CheckpointError::write(&config))?;
+            write_config(&folder, network.as_ref())?;
             tensor_file::write_as(precision, &folder.join(WEIGHTS), weights)?;
         }
-        let scheduler = folder.join("scheduler");
-        fs::create_dir(&scheduler).map_err(CheckpointError::write(&scheduler))?;
-        write_json(&scheduler.join(SCHEDULER), &self.scheduler)
+        write_scheduler(folder, &self.scheduler)
     }
+}
+
+/// Writes the configuration of a network into a new folder.
+pub(super) fn write_config(folder: &Path, network: &dyn Network) -> Result<(), CheckpointError> {
+    fs::create_dir(folder).map_err(CheckpointError::write(folder))?;
+    let config = folder.join(CONFIG);
+    let text = network.to_json().map_err(|source| CheckpointError::Model { path: config.clone(), source })?;
+    fs::write(&config, text).map_err(CheckpointError::write(&config))
+}
+
+/// Writes the scheduler of the pipeline in a folder.
+pub(super) fn write_scheduler(folder: &Path, scheduler: &SchedulerConfig) -> Result<(), CheckpointError> {
+    let folder = folder.join("scheduler");
+    fs::create_dir(&folder).map_err(CheckpointError::write(&folder))?;
+    write_json(&folder.join(SCHEDULER), scheduler)
 }
 
 const SCHEDULER: &str = "scheduler_config.json";

@@ -8,10 +8,10 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::CheckpointError;
 use super::json::{json_text, read_json, write_json};
 use super::tensor_file::{self, Shapes};
 use super::weights_file::{WEIGHTS as NETWORK_WEIGHTS, names};
+use super::{CheckpointError, lora};
 use crate::data::Fingerprint;
 use crate::diffusion::LearnedSchedule;
 use crate::network::Tensors;
@@ -154,8 +154,11 @@ fn check_alike(path: &Path, tensors: &Tensors, trained: &Shapes, of: &str) -> Re
     Err(CheckpointError::invalid(path, message))
 }
 
-/// The shapes of the weights of the network in a checkpoint, and their file, relative to it.
+/// The shapes of the weights of the network in a checkpoint, or of its adapters, and their file, relative to it.
 fn model_shapes(checkpoint: &Path) -> Result<(Shapes, String), CheckpointError> {
+    if let Some(adapters) = lora::shapes(checkpoint)? {
+        return Ok(adapters);
+    }
     let parts = CLASSES.iter().flat_map(|class| class.networks);
     let mut files = parts.map(|part| format!("{}/{NETWORK_WEIGHTS}", part.name));
     let first = files.next().unwrap_or_default();

@@ -33,6 +33,14 @@ pub(super) fn shapes(path: &Path) -> Result<Shapes, CheckpointError> {
     Ok(parse(path, &bytes)?.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect())
 }
 
+/// A text that a file has beside its tensors, by its key.
+pub(super) fn text(path: &Path, key: &str) -> Result<Option<String>, CheckpointError> {
+    let bytes = read_regular(path).map_err(CheckpointError::read(path))?;
+    parse(path, &bytes)?;
+    let header = SafeTensors::read_metadata(&bytes).ok();
+    Ok(header.and_then(|(_, header)| header.metadata().as_ref()?.get(key).cloned()))
+}
+
 /// Reads all tensors of a file, whose numbers must be finite; 16-bit floats are widened.
 pub(super) fn read(path: &Path) -> Result<Tensors, CheckpointError> {
     let bytes = read_regular(path).map_err(CheckpointError::read(path))?;
@@ -92,6 +100,17 @@ pub(super) fn write(path: &Path, tensors: &Tensors) -> Result<(), CheckpointErro
 
 /// As [`write`], rounded to 16 bits where the precision says so.
 pub(super) fn write_as(precision: Precision, path: &Path, tensors: &Tensors) -> Result<(), CheckpointError> {
+    write_with(precision, path, tensors, ("format", "pt"))
+}
+
+/// As [`write_as`], with another text beside the tensors. One text: the library writes several in random order, and a run's
+/// files are the same to the byte.
+pub(super) fn write_with(
+    precision: Precision,
+    path: &Path,
+    tensors: &Tensors,
+    (key, text): (&str, &str),
+) -> Result<(), CheckpointError> {
     let invalid = |error: safetensors::SafeTensorError| CheckpointError::invalid(path, error);
     check_numbers(precision, path, tensors)?;
     let halves: Vec<Vec<half::f16>> = match precision {
@@ -113,7 +132,7 @@ pub(super) fn write_as(precision: Precision, path: &Path, tensors: &Tensors) -> 
             Ok((name.as_str(), TensorView::new(dtype, tensor.shape.clone(), bytes).map_err(invalid)?))
         })
         .collect::<Result<Vec<_>, CheckpointError>>()?;
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = HashMap::from([(key.to_owned(), text.to_owned())]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
     fs::write(path, bytes).map_err(CheckpointError::write(path))
 }

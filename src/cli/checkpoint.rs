@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use ddpm_gpu::checkpoint::{WeightsChoice, resolve};
+use ddpm_gpu::checkpoint::{WeightsChoice, add_lora, resolve};
 use ddpm_gpu::pipeline::Pipeline;
 
 use super::bounds::finite_in;
@@ -42,6 +42,10 @@ pub(super) struct CheckpointArgs {
     /// diffusers
     #[arg(value_name = "DIR")]
     pub(super) checkpoint: PathBuf,
+    /// Low-rank adapters (LoRA) to add to the model: a safetensors file that diffusers or peft wrote, or its folder. A run of
+    /// adapters of this program needs no such flag: it says which model it is of
+    #[arg(long, value_name = "PATH")]
+    lora: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightsArgs,
 }
@@ -62,12 +66,19 @@ pub(super) struct WeightsArgs {
 impl CheckpointArgs {
     /// A model that draws images.
     pub(super) fn load(&self) -> anyhow::Result<Pipeline> {
-        self.weights.load(&resolve(&self.checkpoint)?)
+        self.with_lora(self.weights.load(&resolve(&self.checkpoint)?)?)
     }
 
     /// A pipeline that does whatever it does.
     pub(super) fn open(&self) -> anyhow::Result<Pipeline> {
-        Ok(noted(self.weights.open(&resolve(&self.checkpoint)?)?))
+        self.with_lora(noted(self.weights.open(&resolve(&self.checkpoint)?)?))
+    }
+
+    fn with_lora(&self, mut pipeline: Pipeline) -> anyhow::Result<Pipeline> {
+        if let Some(path) = &self.lora {
+            add_lora(&mut pipeline, path)?.iter().for_each(|note| eprintln!("note: {note}"));
+        }
+        Ok(pipeline)
     }
 }
 

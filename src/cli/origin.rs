@@ -1,13 +1,16 @@
 //! `--init-from`: the model that a run starts from.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use ddpm_gpu::checkpoint::{averages, newest, resolve};
+use ddpm_gpu::checkpoint::{BaseModel, averages, newest, resolve};
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::network::{ClassifierConfig, Component, LeftOut, Network, Tensors, UNetConfig};
 use ddpm_gpu::pipeline::Pipeline;
+use ddpm_gpu::train::LoraOptions;
 
+use super::bounds::{above_up_to, count_in, finite_f32_in};
 use super::checkpoint::noted;
 
 /// The model that a run starts from.
@@ -22,6 +25,19 @@ pub(super) struct OriginArgs {
     /// embedding for another number of classes, and leave out those that only it has. All of them are printed
     #[arg(long, requires = "init_from")]
     reinit_mismatched: bool,
+    /// Train low-rank adapters (LoRA) of this rank, and leave the model of --init-from as it is. Checkpoints hold the adapters
+    /// alone, as diffusers and peft have them, and say which model they are for; export merges them into it
+    #[arg(long, value_name = "R", requires = "init_from", conflicts_with = "reinit_mismatched")]
+    #[arg(value_parser = count_in(1..=65_536))]
+    lora_rank: Option<usize>,
+    /// Adapters count so much, divided by the rank; by default as much as the rank, as in diffusers' scripts
+    #[arg(long, value_name = "ALPHA", requires = "lora_rank", value_parser = finite_f32_in(above_up_to(0.0, 1e9)))]
+    lora_alpha: Option<f32>,
+    /// Layers that have an adapter, by the ends of their names: convolutions and fully connected layers; * stands for any
+    /// text, alone for all of them. May be given several times. By default the projections of attention: to_q, to_k, to_v,
+    /// to_out.0
+    #[arg(long, value_name = "PATTERN", requires = "lora_rank")]
+    lora_target: Vec<String>,
 }
 
 /// The model that a run starts from; or, for a run that goes on, its own newest checkpoint, which has the same.
@@ -31,6 +47,40 @@ pub(super) struct Origin {
     scheduler: SchedulerConfig,
     is_resumed: bool,
     reinit_mismatched: bool,
+    lora: Option<LoraOptions>,
+}
+
+/// What a run trains, and what it begins with.
+pub(super) struct Beginning {
+    pub(super) network: Arc<dyn Network>,
+    pub(super) initial_weights: Option<Tensors>,
+    pub(super) base: Option<BaseModel>,
+}
+
+impl Beginning {
+    /// What a run of `network` trains, and what it begins with.
+    pub(super) fn of(
+        origin: Option<&Origin>,
+        network: Arc<dyn Network>,
+        scheduler: &SchedulerConfig,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
+        let Some(origin) = origin else { return Ok(Self { network, initial_weights: None, base: None }) };
+        origin.report_scheduler(scheduler)?;
+        let weights = origin.weights(network.as_ref(), seed)?;
+        let Some(lora) = &origin.lora else {
+            return Ok(Self { network, initial_weights: weights, base: None });
+        };
+        let network: Arc<dyn Network> = Arc::new(lora.adapt(network)?);
+        let mut beginning = Self { network, initial_weights: None, base: None };
+        if let Some(weights) = weights {
+            beginning.base = Some(BaseModel::new(&origin.folder, &origin.component.weights)?);
+            let mut all = beginning.network.fresh_weights(seed)?;
+            all.extend(weights);
+            beginning.initial_weights = Some(all);
+        }
+        Ok(beginning)
+    }
 }
 
 impl OriginArgs {
@@ -59,8 +109,16 @@ impl OriginArgs {
             };
             eprintln!("starting from the weights in {}{which}", folder.display());
         }
-        let reinit_mismatched = self.reinit_mismatched;
-        Ok(Some(Origin { folder, component, scheduler, is_resumed, reinit_mismatched }))
+        let (reinit_mismatched, lora) = (self.reinit_mismatched, self.lora());
+        Ok(Some(Origin { folder, component, scheduler, is_resumed, reinit_mismatched, lora }))
+    }
+
+    fn lora(&self) -> Option<LoraOptions> {
+        let targets = match self.lora_target.as_slice() {
+            [] => LoraOptions::TARGETS.map(str::to_owned).to_vec(),
+            targets => targets.to_vec(),
+        };
+        self.lora_rank.map(|rank| LoraOptions { rank, alpha: self.lora_alpha, targets })
     }
 }
 
@@ -87,7 +145,7 @@ impl Origin {
     }
 
     /// Says what of the process is taken from it; `now` is the process of the run.
-    pub(super) fn report_scheduler(&self, now: &SchedulerConfig) -> anyhow::Result<()> {
+    fn report_scheduler(&self, now: &SchedulerConfig) -> anyhow::Result<()> {
         if self.is_resumed {
             return Ok(());
         }
@@ -114,7 +172,7 @@ impl Origin {
     }
 
     /// The weights that the run begins with; `None` for one that goes on. What is not taken is printed, or refused.
-    pub(super) fn weights(&self, network: &dyn Network, seed: u64) -> anyhow::Result<Option<Tensors>> {
+    fn weights(&self, network: &dyn Network, seed: u64) -> anyhow::Result<Option<Tensors>> {
         if self.is_resumed {
             return Ok(None);
         }

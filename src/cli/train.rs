@@ -18,7 +18,7 @@ use objective::ObjectiveArgs;
 
 use super::DeviceArgs;
 use super::bounds::{MOST_STEPS, count_in, count_u64_in, finite_f32_in, finite_in, parse_image_size};
-use super::origin::Origin;
+use super::origin::{Beginning, Origin};
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -77,18 +77,16 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     config.check()?;
     let options = options(&args)?;
     let channels = config.image_channels();
-    let mut initial_weights = None;
-    if let Some(origin) = &origin {
-        origin.report_scheduler(&scheduler)?;
-        initial_weights = origin.weights(&config, options.seed)?;
-    }
-    let task = Denoise::new(Arc::new(config), scheduler)?;
+    let Beginning { network, initial_weights, base } =
+        Beginning::of(origin.as_ref(), Arc::new(config), &scheduler, options.seed)?;
+    let task = Denoise::new(network, scheduler)?;
     let device = args.training.open(&args.device).await?;
     let run = Run {
         device,
         dataset,
         options,
         initial_weights,
+        base,
         output: args.output,
         resume: args.training.resume,
         checkpoint_every: args.training.checkpoint_every,

@@ -10,7 +10,7 @@ use ddpm_gpu::train::{Classify, Run, train};
 
 use super::DeviceArgs;
 use super::bounds::{MOST_STEPS, count_u64_in, finite_f32_in};
-use super::origin::Origin;
+use super::origin::{Beginning, Origin};
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
 
@@ -68,11 +68,8 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     // A dataset without classes is refused when the run begins.
     let num_classes = dataset.classes().len().max(1);
     let network = Arc::new(ClassifierConfig { num_classes, encoder: config });
-    let mut initial_weights = None;
-    if let Some(origin) = &origin {
-        origin.report_scheduler(&scheduler)?;
-        initial_weights = origin.weights(network.as_ref(), args.training.seed)?;
-    }
+    let Beginning { network, initial_weights, base } =
+        Beginning::of(origin.as_ref(), network, &scheduler, args.training.seed)?;
     let task = Classify::new(network, scheduler, held_out)?;
     let device = args.training.open(&args.device).await?;
     args.training.report_resumption(&args.output, settings.as_deref())?;
@@ -81,6 +78,7 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
         dataset,
         options: args.training.options(),
         initial_weights,
+        base,
         output: args.output,
         resume: args.training.resume,
         checkpoint_every: args.training.checkpoint_every,

@@ -5,6 +5,7 @@
 
 mod autograd;
 mod error;
+mod low_rank;
 mod node;
 mod offsets;
 mod pack;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 pub use autograd::gradients;
 pub use error::GraphError;
+pub use low_rank::LowRank;
 pub use node::{Init, Layout, Node, Parameter, Phase, Segment, Storage, Value, ValueId};
 pub use plan::{BufferRole, MemoryReport, Peak, Place, Plan, PlannedNode};
 pub use recompute::{recompute_cheap, recompute_segments};
@@ -35,6 +37,7 @@ pub struct Graph {
     segment: Option<Segment>,
     segments: usize,
     streams: StreamIds,
+    low_rank: Option<Arc<LowRank>>,
 }
 
 /// No tensor has more elements, so that what is computed of sizes does not overflow.

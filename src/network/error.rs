@@ -56,6 +56,14 @@ pub enum ModelError {
         /// Those that there are.
         known: String,
     },
+    /// A layer's low-rank adapter is not one of that layer.
+    #[error("the adapter of {layer} does not fit: {reason}")]
+    Adapter {
+        /// Module path of the layer.
+        layer: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// An op does not fit its operands.
     #[error(transparent)]
     Graph(#[from] GraphError),

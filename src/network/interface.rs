@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::parameters::check_parameters;
 use super::weights::check_tensors;
 use super::{
-    LOGITS, ModelError, Precision, SuperResolution, Tensors, WeightsError, initial_weights, to_tensors,
+    Adapted, LOGITS, ModelError, Precision, SuperResolution, Tensors, WeightsError, initial_weights,
+    to_tensors,
 };
 use crate::conditions::{Condition, Conditions, Numbers};
 use crate::device::{DeviceError, Executor};
@@ -206,6 +207,11 @@ pub trait Network: Debug + Send + Sync {
     /// The sentence.
     fn check_timesteps(&self, _least: f64, _most: f64) -> Result<(), String> {
         Ok(())
+    }
+
+    /// The network without its low-rank adapters, and these, where it has some.
+    fn adapted(&self) -> Option<&Adapted> {
+        None
     }
 
     /// What the further channels of the images are, where they are smaller images to enlarge.

@@ -1,6 +1,6 @@
 //! Layers with parameters of their own, and how these are initialised.
 
-use crate::graph::{Graph, GraphError, Init, Layout, ValueId};
+use crate::graph::{BufferRole, Graph, GraphError, Init, Layout, TensorType, ValueId};
 use crate::ops;
 use crate::ops::conv2d::Padding;
 
@@ -62,9 +62,65 @@ impl Conv {
             let shape = [self.out_channels, self.kernel, self.kernel, inputs];
             let weight = graph.parameter_in_file("weight", shape, init, Layout::Convolution, None);
             let bias = graph.parameter("bias", [self.out_channels], Init::Zeros);
-            ops::conv2d(graph, x, weight, bias, self.stride, self.padding)
+            let y = ops::conv2d(graph, x, weight, bias, self.stride, self.padding)?;
+            let down = |graph: &mut Graph, rank| {
+                let down = Self { out_channels: rank, ..self };
+                down.unbiased(graph, "lora_A", x, adapter_init(inputs * taps))
+            };
+            let up = Self::one(self.out_channels);
+            adapted(graph, y, down, |graph, h| up.unbiased(graph, "lora_B", h, Init::Zeros))
         })
     }
+
+    /// A convolution without bias, as adapters have it.
+    fn unbiased(self, graph: &mut Graph, name: &str, x: ValueId, init: Init) -> Result<ValueId, GraphError> {
+        graph.scoped(name, |graph| {
+            let shape = [self.out_channels, self.kernel, self.kernel, graph.ty(x).channels()];
+            let weight = graph.parameter_in_file("weight", shape, init, Layout::Convolution, None);
+            // Nothing writes this state: it stays zero.
+            let zero = graph.state("zero", TensorType::f32([self.out_channels]), BufferRole::Weights);
+            ops::conv2d(graph, x, weight, zero, self.stride, self.padding)
+        })
+    }
+}
+
+/// The names of an adapter's tensors after that of its layer, as peft has them.
+pub const ADAPTER_A: &str = "lora_A.weight";
+/// As [`ADAPTER_A`], for the other one.
+pub const ADAPTER_B: &str = "lora_B.weight";
+
+/// How A is drawn, as peft does by default: PyTorch's own way for a layer of so many inputs. B begins as zero, so that an
+/// adapter that is not trained changes nothing.
+fn adapter_init(fan_in: usize) -> Init {
+    Init::Uniform { bound: 1.0 / (fan_in as f32).sqrt() }
+}
+
+/// What a layer at the current module path gives, with its adapter where it has one: y + alpha / rank B(A(x)). `down` appends
+/// A, of the layer's own input, for a rank; `up` appends B.
+fn adapted(
+    graph: &mut Graph,
+    y: ValueId,
+    down: impl FnOnce(&mut Graph, usize) -> Result<ValueId, GraphError>,
+    up: impl FnOnce(&mut Graph, ValueId) -> Result<ValueId, GraphError>,
+) -> Result<ValueId, GraphError> {
+    let Some(adapter) = graph.adapter() else { return Ok(y) };
+    let h = down(graph, adapter.rank)?;
+    let h = if adapter.scale() == 1.0 { h } else { ops::affine(graph, h, adapter.scale(), 0.0)? };
+    let delta = up(graph, h)?;
+    ops::add(graph, y, delta)
+}
+
+/// `y`, a fully connected layer of x at the current module path, with its adapter where it has one.
+fn adapted_linear(graph: &mut Graph, y: ValueId, x: ValueId) -> Result<ValueId, GraphError> {
+    let [inputs, outputs] = [x, y].map(|value| graph.ty(value).channels());
+    let unbiased = |graph: &mut Graph, name: &str, x: ValueId, outputs: usize, init: Init| {
+        graph.scoped(name, |graph| {
+            let weight = graph.parameter("weight", [outputs, graph.ty(x).channels()], init);
+            ops::linear(graph, x, weight, None)
+        })
+    };
+    let down = |graph: &mut Graph, rank| unbiased(graph, "lora_A", x, rank, adapter_init(inputs));
+    adapted(graph, y, down, |graph, h| unbiased(graph, "lora_B", h, outputs, Init::Zeros))
 }
 
 /// A fully connected layer called `name` over the last axis of `x`.
@@ -82,7 +138,8 @@ pub fn linear(
         let inputs = graph.ty(x).channels();
         let weight = graph.parameter("weight", [outputs, inputs], init.init(inputs, outputs));
         let bias = graph.parameter("bias", [outputs], Init::Zeros);
-        ops::linear(graph, x, weight, bias)
+        let y = ops::linear(graph, x, weight, bias)?;
+        adapted_linear(graph, y, x)
     })
 }
 
@@ -104,7 +161,8 @@ pub fn projection(
         let (shape, init) = ([outputs, inputs], init.init(inputs, outputs));
         let weight = graph.parameter_in_file("weight", shape, init, Layout::Projection, former("weight"));
         let bias = graph.parameter_in_file("bias", [outputs], Init::Zeros, Layout::Same, former("bias"));
-        ops::linear(graph, x, weight, bias)
+        let y = ops::linear(graph, x, weight, bias)?;
+        adapted_linear(graph, y, x)
     })
 }
 

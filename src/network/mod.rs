@@ -1,5 +1,6 @@
 //! Networks: what each is told, what it gives, how it is built, and the weights that its file has.
 
+mod adapted;
 mod attention_block;
 mod catalog;
 mod classifier;
@@ -15,6 +16,7 @@ mod transfer;
 mod unet2d;
 mod weights;
 
+pub use adapted::{Adapted, Adapter, merge};
 pub use catalog::{NETWORKS, NetworkClass, from_config};
 pub use classifier::{ClassifierConfig, FEATURES, LOGITS};
 pub use error::ModelError;

@@ -55,6 +55,21 @@ impl Pipeline {
         self.class.networks.iter().find(|part| part.role == role).map(|part| part.name)
     }
 
+    /// The pipeline with its adapters added to the weights, so that its networks have none.
+    ///
+    /// # Errors
+    /// [`ModelError::Adapter`] for adapters that do not fit.
+    pub fn merged(mut self) -> Result<Self, ModelError> {
+        for component in self.networks.values_mut() {
+            let network = component.network.clone();
+            if let Some(adapted) = network.adapted() {
+                component.weights = adapted.merge(std::mem::take(&mut component.weights))?;
+                component.network = adapted.network().clone();
+            }
+        }
+        Ok(self)
+    }
+
     /// The network that does what `role` says.
     ///
     /// # Errors

@@ -129,6 +129,7 @@ mod tests {
             dataset: open("digits", &OpenOptions::default()).unwrap().into(),
             options: TrainOptions::default(),
             initial_weights: None,
+            base: None,
             output: "none".into(),
             resume: false,
             checkpoint_every: CheckpointEvery::Steps(1),

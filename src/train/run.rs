@@ -9,7 +9,7 @@ use super::divergence::DivergenceCheck;
 use super::resume::{check_resume, checkpoint_to_resume};
 use super::sample_grid::SAMPLES_FOLDER;
 use super::{CheckpointEvery, LargestBatch, Task, TrainError, TrainOptions, Trainer, largest_batch};
-use crate::checkpoint::{self, TrainingState};
+use crate::checkpoint::{self, BaseModel, TrainingState};
 use crate::data::{BATCHES_AT_ONCE, DataError, Dataset, Fingerprint, Loader, LoaderOptions};
 use crate::device::{Device, DeviceError};
 use crate::image_size::{image_in_words, in_words};
@@ -30,6 +30,8 @@ pub struct Run {
     pub options: TrainOptions,
     /// The weights that a new run starts from; `None` for fresh ones.
     pub initial_weights: Option<Tensors>,
+    /// The model of a new run that trains adapters of it: checkpoints hold the adapters alone.
+    pub base: Option<BaseModel>,
     /// Folder of checkpoints and samples.
     pub output: PathBuf,
     /// Whether to go on from the newest checkpoint in `output`, if there is one.
@@ -141,7 +143,9 @@ async fn train_on<T: Task>(
     let mut resume = None;
     let newest = checkpoint_to_resume(run)?;
     let dataset = Fingerprint::of(run.dataset.as_ref())?;
+    let mut base = run.base.clone();
     if let Some(folder) = newest {
+        base = BaseModel::of_checkpoint(&folder)?;
         let pipeline = Pipeline::load_with(&folder, task.network())?;
         let state = TrainingState::load(&folder)?;
         check_resume(run, &task, &dataset, &pipeline, &state)?;
@@ -149,12 +153,24 @@ async fn train_on<T: Task>(
         resume = Some((pipeline, state));
     }
     let is_new = resume.is_none();
+    if task.network().adapted().is_some() && base.is_none() {
+        let message =
+            "the run trains adapters, and `base` does not say of which model; checkpoints need that";
+        return Err(TrainError::Options(message.to_owned()));
+    }
     let trainer = Trainer::new(&run.device, task.clone(), run.options.clone(), resume).await;
     let mut trainer = trainer.map_err(|error| with_largest_batch(run, &task, error))?;
     if let Some(weights) = run.initial_weights.as_ref().filter(|_| is_new) {
         trainer.set_weights(weights)?;
     }
-    go_on(run, &mut trainer, saved, dataset, stop, report).await
+    go_on(run, &mut trainer, Known { saved, dataset, base }, stop, report).await
+}
+
+/// What is known when a run begins or goes on.
+struct Known {
+    saved: Option<Saved>,
+    dataset: Fingerprint,
+    base: Option<BaseModel>,
 }
 
 /// The error of a plan that is too large for the device, with the largest batch that is not.
@@ -182,6 +198,7 @@ struct Course<'a, T: Task> {
     run: &'a Run,
     trainer: &'a mut Trainer<T>,
     dataset: Fingerprint,
+    base: Option<BaseModel>,
     log: Log,
     divergence: DivergenceCheck,
     saved: Option<Saved>,
@@ -206,8 +223,7 @@ impl<E: Into<TrainError>> From<E> for Halt {
 async fn go_on<T: Task>(
     run: &Run,
     trainer: &mut Trainer<T>,
-    saved: Option<Saved>,
-    dataset: Fingerprint,
+    Known { saved, dataset, base }: Known,
     stop: &AtomicBool,
     report: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Outcome, TrainError> {
@@ -220,7 +236,7 @@ async fn go_on<T: Task>(
     }
     let log = Log::open(&run.output, trainer.done());
     let divergence = DivergenceCheck::default();
-    let mut course = Course { run, trainer, dataset, log, divergence, saved, report };
+    let mut course = Course { run, trainer, dataset, base, log, divergence, saved, report };
     let outcome = match course.steps(stop).await {
         Ok(()) => course.save_last().await,
         Err(Halt::Inside(error)) => Err(error),
@@ -351,7 +367,10 @@ impl<T: Task> Course<'_, T> {
         self.log.sync();
         let pipeline = self.trainer.pipeline().await?;
         let state = TrainingState { dataset: Some(self.dataset.clone()), ..self.trainer.state().await? };
-        let folder = checkpoint::save(&self.run.output, &state, |folder| pipeline.write(folder))?;
+        let folder = checkpoint::save(&self.run.output, &state, |folder| match &self.base {
+            Some(base) => pipeline.write_adapters(folder, base),
+            None => pipeline.write(folder),
+        })?;
         (self.report)(Event::Checkpoint(folder.clone()));
         self.saved = Some(Saved { step: self.trainer.done(), folder: folder.clone() });
         checkpoint::prune(&self.run.output, self.run.checkpoints_to_keep, &folder)?;

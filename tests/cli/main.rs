@@ -17,6 +17,7 @@ mod guidance;
 mod images;
 mod import;
 mod kernels;
+mod lora;
 mod models;
 mod objectives;
 mod pairs;

@@ -231,6 +231,7 @@ fn run_in(output: PathBuf, steps: u64, resume: bool) -> Run {
         device: Device::Cpu,
         dataset: Arc::from(dataset),
         initial_weights: None,
+        base: None,
         options: TrainOptions {
             steps,
             batch_size: 2,

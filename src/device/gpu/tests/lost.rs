@@ -98,6 +98,7 @@ fn run(device: Device, output: &Path, resume: bool) -> Run {
         device,
         dataset: data::open("digits", &OpenOptions::default()).unwrap().into(),
         initial_weights: None,
+        base: None,
         options: TrainOptions { batch_size: 4, steps: 4, ..TrainOptions::default() },
         output: output.to_owned(),
         resume,
