@@ -117,6 +117,29 @@ fn the_layers_that_can_have_adapters_are_found() {
     assert!(all.iter().all(|layer| weights[&format!("{layer}.weight")].shape.len() >= 2));
 }
 
+/// No block makes a layer by itself that then could have no adapter.
+#[test]
+fn every_layer_of_every_golden_network_can_have_an_adapter() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let names =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<String> = names.filter(|name| name.starts_with("unet_")).collect();
+    assert!(names.len() >= 9, "{names:?}");
+    for name in names {
+        let golden = Golden::read(name.trim_end_matches(".safetensors"));
+        let network: Arc<dyn Network> = Arc::new(UNetConfig::from_json(golden.metadata("config")).unwrap());
+        let layers = Adapted::layers_of(&network).unwrap();
+        for (name, tensor) in network.fresh_weights(0).unwrap() {
+            // Tables, of which rows are looked up, are no layers of x.
+            let is_table = ["class_embedding.weight", "time_proj.weight"].contains(&name.as_str());
+            if let Some(layer) = name.strip_suffix(".weight").filter(|_| tensor.shape.len() > 1 && !is_table)
+            {
+                assert!(layers.contains(layer), "{layer}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_forward_pass_is_that_of_peft_and_of_the_merged_model() {
     let golden = golden();
