@@ -102,8 +102,8 @@ def diffusers_to_ours(args, folder):
 def schedulers_and_back(args, folder):
     unet = make_unet(CONFIG, seed=args.seed)
     for name, (_, choices) in CASES.items():
-        # The last choices of each class are the least usual ones.
-        scheduler = getattr(diffusers, name)(**choices[-1] | V)
+        # Any but the usual choices, of those that ddpm-gpu has for networks that predict v.
+        scheduler = getattr(diffusers, name)(**choices[-2] | V)
         saved, exported = folder / name, folder / f"{name}-exported"
         DDPMPipeline(unet, scheduler).save_pretrained(saved)
         run_binary(args.binary, "export", saved, "--output", exported)
