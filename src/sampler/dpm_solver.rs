@@ -41,7 +41,7 @@ pub(super) const DPM_2M: Sampler = Sampler {
 
 pub(super) const DPMPP_2S: Sampler = Sampler {
     name: "dpmpp_2s",
-    description: "DPM-Solver++ 2S (Lu et al. 2022): in single steps of two evaluations, which --steps counts",
+    description: "DPM-Solver++ 2S (Lu et al. 2022): in single steps of two evaluations, which the number of steps counts",
     slots: 3,
     steps: |process| single_steps(process, Prediction::X0),
     ..DPMPP_2M
