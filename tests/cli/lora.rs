@@ -177,6 +177,50 @@ fn a_base_that_is_gone_or_another_is_said() {
 }
 
 #[test]
+fn adapters_of_a_file_are_added_to_a_model() {
+    let workspace = with_base();
+    train(&workspace, "run", 3, "");
+    let expected = predict(&workspace, "run", "");
+    let checkpoint = "run/checkpoint-000003";
+    let file = "pytorch_lora_weights.safetensors";
+    let said = workspace.succeeds(&format!("export base --lora {checkpoint}/{file} --output merged")).stderr;
+    assert!(said.contains("adapters of 16 layers are added"), "{said}");
+    for (model, more) in [("merged", String::new()), ("base", format!("--lora {checkpoint}"))] {
+        assert_eq!(difference(&predict(&workspace, model, &more), &expected), 0.0, "{model} {more}");
+    }
+    // peft's file, with its settings beside it, and without: then alpha counts as the rank.
+    fs::create_dir(workspace.path("peft")).unwrap();
+    for name in ["adapter_model.safetensors", "adapter_config.json"] {
+        fs::copy(workspace.path(checkpoint).join(name), workspace.path("peft").join(name)).unwrap();
+    }
+    assert_eq!(difference(&predict(&workspace, "base", "--lora peft"), &expected), 0.0);
+    let config = fs::read_to_string(workspace.path("peft/adapter_config.json")).unwrap();
+    fs::remove_file(workspace.path("peft/adapter_config.json")).unwrap();
+    let said = workspace.succeeds("export base --lora peft --output other").stderr;
+    assert!(said.contains("taken to count once"), "{said}");
+    assert!(difference(&predict(&workspace, "other", ""), &expected) > 1e-3);
+
+    let export = "export base --output x --lora";
+    fs::write(
+        workspace.path("peft/adapter_config.json"),
+        config.replace("\"use_dora\": false", "\"use_dora\": true"),
+    )
+    .unwrap();
+    workspace.fails(&format!("{export} peft"), 1, &["adapter_model.safetensors", "use_dora = true"]);
+    workspace.fails(
+        &format!("{export} base/checkpoint-000003"),
+        1,
+        &["expected pytorch_lora_weights.safetensors"],
+    );
+    let weights = "base/checkpoint-000003/unet/diffusion_pytorch_model.safetensors";
+    workspace.fails(&format!("{export} {weights}"), 1, &["is of no low-rank adapter", "lora_A.weight"]);
+    workspace.write_model("wide.json", "block_out_channels", serde_json::json!([8, 24]));
+    workspace.succeeds(&Workspace::train_line("wide", "--steps 1").replace("model.json", "wide.json"));
+    let line = format!("export wide --output x --lora {checkpoint}");
+    workspace.fails(&line, 1, &["the adapter of down_blocks.1.attentions.0.to_out.0", "[16, 3]", "[24, 24]"]);
+}
+
+#[test]
 fn adapters_that_make_no_sense_are_refused() {
     let workspace = with_base();
     let line = "train --dataset digits --batch-size 4 --device cpu --sample-every 0 --steps 1 --output run";
