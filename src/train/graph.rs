@@ -26,7 +26,8 @@ pub struct Optimizer {
 
 /// The values of a training step that the host reads and writes.
 ///
-/// The weights that are trained, their moments and averages are packed end to end, each into as few flat values as fit WebGPU's binding limit.
+/// The weights that are trained, their moments and averages are packed end to end, each into as few flat values as fit
+/// WebGPU's binding limit.
 #[derive(Clone, Debug)]
 pub struct TrainingGraph {
     /// The loss, one term for each micro-batch.

@@ -56,7 +56,8 @@ fn a_run_starts_from_the_averaged_weights_of_another() {
     let said = workspace.succeeds(&format!("{line} {NO_STEP} --output second")).stderr;
     for words in [
         "starting from the weights in first/checkpoint-000003, averaged with decay 0.9",
-        "noise schedule of that model: num_train_timesteps 1000, beta_schedule \"squaredcos_cap_v2\", prediction_type \"v_prediction\"",
+        "noise schedule of that model: num_train_timesteps 1000, beta_schedule \"squaredcos_cap_v2\", prediction_type",
+        "\"v_prediction\"",
     ] {
         assert!(said.contains(words), "`{words}` is not in:\n{said}");
     }
