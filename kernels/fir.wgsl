@@ -1,8 +1,12 @@
-// Resampling by two with the filter 1 3 3 1 along height and width, zeros beyond the edges (Karras et al. 2019, StyleGAN2;
-// diffusers' downsample_2d and upsample_2d with kernel (1, 3, 3, 1)). With w = (1, 3, 3, 1):
+// Resampling by two with the filter 1 3 3 1 along height and width (Karras et al. 2019, StyleGAN2). With w = (1, 3, 3, 1):
 //   coarse[h, w] = scale  sum over i, j in 0..4 of w[i] w[j] fine[2h + i - 1, 2w + j - 1]       down, scale 1/64
 //   fine[h, w]   = scale  the same products, of the 2 x 2 pixels of coarse that reach it          up, scale 1/16
-// Each is the transposed of the other, so that the gradient of down is up with down's scale, and the other way round.
+// What lies beyond the edges says EDGES:
+//   0, zero:    zeros (diffusers' downsample_2d and upsample_2d). Each is the transposed of the other, so that the gradient of
+//               down is up with down's scale, and the other way round.
+//   1, mirror:  the pixels within, mirrored at the outermost one (diffusers' KDownsample2D and KUpsample2D).
+//   2, folded:  the transposed of the other one with mirrored edges, which is its gradient.
+// Mirroring and folding change no more than a weight or a neighbour next to the edges.
 // One invocation per element of the result, or in `_vec4` per four channels: down reads 16 pixels, up 4.
 // Run it: ddpm-gpu kernels bench fir --cases --device NAME.
 
@@ -18,24 +22,37 @@ struct Params { length: u32, height: u32, width: u32, channels: u32, scale: f32 
 @group(0) @binding(4) var<storage, read_write> y_vec4: array<Activation4>;
 
 override WORKGROUP: u32 = 64;
+override EDGES: u32 = 0u;
 
-// Weight of a tap.
-fn weight(tap: u32) -> f32 { return select(1.0, 3.0, tap == 1u || tap == 2u); }
-
-// The first of the four fine pixels of coarse pixel i, or -1; and how many taps are cut off before it.
-struct Taps { start: u32, first: u32, end: u32 }
+// The fine pixels first..end that coarse pixel i of `size` reads along an axis; pixel f is number f + 1 - 2i of the filter.
+struct Taps { first: u32, end: u32 }
 fn fine_taps(i: u32, size: u32) -> Taps {
-    // Pixel 2i + tap - 1 lies within 2 size.
-    return Taps(2u * i, select(0u, 1u, i == 0u), select(4u, 3u, i + 1u == size));
+    var taps = Taps(select(2u * i - 1u, 0u, i == 0u), min(2u * i + 3u, 2u * size));
+    if EDGES == 2u && i == 1u { taps.first = 0u; }
+    if EDGES == 2u && i + 2u == size { taps.end = 2u * size; }
+    return taps;
+}
+fn fine_weight(f: u32, i: u32, size: u32) -> f32 {
+    let is_inner = f == 2u * i || f == 2u * i + 1u;
+    // The pixel beyond the edge is the inner one that is farther from it.
+    let is_twice = EDGES == 1u && ((i == 0u && f == 1u) || (i + 1u == size && f + 2u == 2u * size));
+    return select(1.0, 3.0, is_inner) + select(0.0, 1.0, is_twice);
 }
 
-// The two coarse pixels that reach fine pixel i: the one that it lies in with tap 1 or 2, and a neighbour with tap 3 or 0.
-struct Pair { near: u32, far: u32, has_far: bool }
+// The two coarse pixels that fine pixel i reads along an axis: the one that it lies in, and the neighbour on its side, which has
+// the weight 1, or 0 where it is none.
+struct Pair { near: u32, far: u32, weight: f32, far_weight: f32 }
 fn coarse_pair(i: u32, size: u32) -> Pair {
     let near = i / 2u;
     let is_left = i % 2u == 0u;
-    let has_far = select(near + 1u < size, near > 0u, is_left);
-    return Pair(near, select(near + 1u, near - 1u, is_left), has_far);
+    var has_far = select(near + 1u < size, near > 0u, is_left);
+    var far = select(min(near + 1u, size - 1u), max(near, 1u) - 1u, is_left);
+    if EDGES == 1u && !has_far {
+        has_far = true;
+        far = select(size - 2u, 1u, is_left);
+    }
+    let is_folded = EDGES == 2u && (i == 1u || i + 2u == 2u * size);
+    return Pair(near, far, select(3.0, 4.0, is_folded), select(0.0, 1.0, has_far));
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -44,16 +61,18 @@ fn down_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroup
     let i = flat_index(workgroup, workgroups, local, WORKGROUP);
     if i >= params.length { return; }
     let pixel = i / params.channels;
-    let row = pixel / params.width;
-    let rows = fine_taps(row % params.height, params.height);
-    let columns = fine_taps(pixel % params.width, params.width);
-    let image = row / params.height * 2u * params.height;
-    var sum = vec4(0.0);
+    let row = pixel / params.width % params.height;
+    let column = pixel % params.width;
+    let rows = fine_taps(row, params.height);
+    let columns = fine_taps(column, params.width);
+    let image = pixel / params.width / params.height * 2u * params.height;
+    var sum = vec4<f32>(0.0);
     for (var a = rows.first; a < rows.end; a++) {
-        let line = (image + rows.start + a - 1u) * 2u * params.width;
+        let line = (image + a) * 2u * params.width;
+        let of_row = fine_weight(a, row, params.height);
         for (var b = columns.first; b < columns.end; b++) {
-            let at = (line + columns.start + b - 1u) * params.channels + i % params.channels;
-            sum += weight(a) * weight(b) * vec4<f32>(x_vec4[at]);
+            let at = (line + b) * params.channels + i % params.channels;
+            sum += of_row * fine_weight(b, column, params.width) * vec4<f32>(x_vec4[at]);
         }
     }
     y_vec4[i] = Activation4(params.scale * sum);
@@ -65,16 +84,18 @@ fn down(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     let i = flat_index(workgroup, workgroups, local, WORKGROUP);
     if i >= params.length { return; }
     let pixel = i / params.channels;
-    let row = pixel / params.width;
-    let rows = fine_taps(row % params.height, params.height);
-    let columns = fine_taps(pixel % params.width, params.width);
-    let image = row / params.height * 2u * params.height;
-    var sum = 0.0;
+    let row = pixel / params.width % params.height;
+    let column = pixel % params.width;
+    let rows = fine_taps(row, params.height);
+    let columns = fine_taps(column, params.width);
+    let image = pixel / params.width / params.height * 2u * params.height;
+    var sum = f32(0.0);
     for (var a = rows.first; a < rows.end; a++) {
-        let line = (image + rows.start + a - 1u) * 2u * params.width;
+        let line = (image + a) * 2u * params.width;
+        let of_row = fine_weight(a, row, params.height);
         for (var b = columns.first; b < columns.end; b++) {
-            let at = (line + columns.start + b - 1u) * params.channels + i % params.channels;
-            sum += weight(a) * weight(b) * f32(x[at]);
+            let at = (line + b) * params.channels + i % params.channels;
+            sum += of_row * fine_weight(b, column, params.width) * f32(x[at]);
         }
     }
     y[i] = Activation(params.scale * sum);
@@ -93,11 +114,11 @@ fn up_vec4(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups)
     let channel = i % params.channels;
     let near = (image + rows.near) * params.width;
     let far = (image + rows.far) * params.width;
-    var sum = 9.0 * vec4<f32>(x_vec4[(near + columns.near) * params.channels + channel]);
-    if columns.has_far { sum += 3.0 * vec4<f32>(x_vec4[(near + columns.far) * params.channels + channel]); }
-    if rows.has_far { sum += 3.0 * vec4<f32>(x_vec4[(far + columns.near) * params.channels + channel]); }
-    if rows.has_far && columns.has_far { sum += vec4<f32>(x_vec4[(far + columns.far) * params.channels + channel]); }
-    y_vec4[i] = Activation4(params.scale * sum);
+    let upper = columns.weight * vec4<f32>(x_vec4[(near + columns.near) * params.channels + channel]) +
+        columns.far_weight * vec4<f32>(x_vec4[(near + columns.far) * params.channels + channel]);
+    let lower = columns.weight * vec4<f32>(x_vec4[(far + columns.near) * params.channels + channel]) +
+        columns.far_weight * vec4<f32>(x_vec4[(far + columns.far) * params.channels + channel]);
+    y_vec4[i] = Activation4(params.scale * (rows.weight * upper + rows.far_weight * lower));
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -113,9 +134,9 @@ fn up(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) work
     let channel = i % params.channels;
     let near = (image + rows.near) * params.width;
     let far = (image + rows.far) * params.width;
-    var sum = 9.0 * f32(x[(near + columns.near) * params.channels + channel]);
-    if columns.has_far { sum += 3.0 * f32(x[(near + columns.far) * params.channels + channel]); }
-    if rows.has_far { sum += 3.0 * f32(x[(far + columns.near) * params.channels + channel]); }
-    if rows.has_far && columns.has_far { sum += f32(x[(far + columns.far) * params.channels + channel]); }
-    y[i] = Activation(params.scale * sum);
+    let upper = columns.weight * f32(x[(near + columns.near) * params.channels + channel]) +
+        columns.far_weight * f32(x[(near + columns.far) * params.channels + channel]);
+    let lower = columns.weight * f32(x[(far + columns.near) * params.channels + channel]) +
+        columns.far_weight * f32(x[(far + columns.far) * params.channels + channel]);
+    y[i] = Activation(params.scale * (rows.weight * upper + rows.far_weight * lower));
 }

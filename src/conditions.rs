@@ -6,6 +6,10 @@ use std::ops::Range;
 /// The condition with the class of each image, by the name that diffusers' networks have for it.
 pub const CLASS_LABELS: &str = "class_labels";
 
+/// The condition with an image of the size of each image, which the network takes as further channels: `[N, H, W, C]`, such as
+/// a sketch (Saharia et al. 2022, "Palette"), or a smaller image, enlarged (Ho et al. 2021, "Cascaded diffusion models").
+pub const CONDITION_IMAGE: &str = "condition_image";
+
 /// The numbers of a tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Numbers {
@@ -136,6 +140,14 @@ impl Conditions {
     /// The one of a name.
     pub fn get(&self, name: &str) -> Option<&Condition> {
         self.0.get(name)
+    }
+
+    /// The floats of one of a name, to be changed.
+    pub fn floats_mut(&mut self, name: &str) -> Option<&mut [f32]> {
+        match &mut self.0.get_mut(name)?.numbers {
+            Numbers::Floats(numbers) => Some(numbers),
+            Numbers::Whole(_) => None,
+        }
     }
 
     /// All of them with their names.

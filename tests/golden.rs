@@ -11,8 +11,8 @@ use std::path::Path;
 use ddpm_gpu::device::Device;
 use ddpm_gpu::graph::{DType, Graph, TensorType, ValueId, gradients};
 use ddpm_gpu::network::{
-    CLASS_LABELS, ClassifierConfig, LOGITS, NamedValues, Network, SAMPLE, TIMESTEPS, Tensor, Tensors,
-    UNetConfig, from_tensors, to_tensors,
+    CLASS_LABELS, CONDITION_IMAGE, ClassifierConfig, LOGITS, NamedValues, Network, SAMPLE, TIMESTEPS, Tensor,
+    Tensors, UNetConfig, from_tensors, to_tensors,
 };
 use ddpm_gpu::ops::adamw::AdamW;
 use ddpm_gpu::ops::{cross_entropy, mse_loss, weighted_mean};
@@ -75,6 +75,9 @@ fn write_inputs(golden: &Golden, network: &GoldenNetwork, executor: &mut ddpm_gp
     }
     executor.write(network.inputs.get(SAMPLE).unwrap(), &images(golden, "input.sample").1).unwrap();
     executor.write(network.inputs.get(TIMESTEPS).unwrap(), &golden.floats("input.timesteps")).unwrap();
+    if let Ok(beside) = network.inputs.get(CONDITION_IMAGE) {
+        executor.write(beside, &images(golden, "input.condition_image").1).unwrap();
+    }
     if let Ok(labels) = network.inputs.get(CLASS_LABELS) {
         let data = golden.floats("input.class_labels");
         match network.graph.ty(labels).dtype {

@@ -5,7 +5,7 @@ mod common;
 
 use ddpm_gpu::graph::{Graph, GraphError, TensorType, ValueId, gradients};
 use ddpm_gpu::ops::conv2d::Padding;
-use ddpm_gpu::ops::{self, Attention, Gelu, Window};
+use ddpm_gpu::ops::{self, Attention, Edges, Gelu, Window};
 use pollster::block_on;
 
 use common::golden::Golden;
@@ -28,8 +28,10 @@ fn build(graph: &mut Graph, name: &str, operands: &[ValueId]) -> Result<ValueId,
         "relu" => ops::relu(graph, x),
         "mish" => ops::mish(graph, x),
         "affine" => ops::affine(graph, x, 2.0, -1.0),
-        "fir_downsample" => ops::fir_downsample(graph, x),
-        "fir_upsample" => ops::fir_upsample(graph, x),
+        "fir_downsample" => ops::fir_downsample(graph, x, Edges::Zero),
+        "fir_upsample" => ops::fir_upsample(graph, x, Edges::Zero),
+        "fir_downsample_mirror" => ops::fir_downsample(graph, x, Edges::Mirror),
+        "fir_upsample_mirror" => ops::fir_upsample(graph, x, Edges::Mirror),
         "geglu" => {
             let hidden_and_gate = ops::linear(graph, x, operands[1], operands[2])?;
             ops::geglu(graph, hidden_and_gate)

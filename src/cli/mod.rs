@@ -6,6 +6,7 @@ mod terminal;
 
 mod bounds;
 mod checkpoint;
+mod condition_image;
 mod config;
 mod dashboard;
 mod data;

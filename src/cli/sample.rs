@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use ddpm_gpu::conditions::{CLASS_LABELS, Conditions};
+use ddpm_gpu::conditions::{CLASS_LABELS, CONDITION_IMAGE, Conditions};
 use ddpm_gpu::diffusion::{MOST_TIMESTEPS, Respacing};
 use ddpm_gpu::image_size::image_in_words;
 use ddpm_gpu::output::{
@@ -15,6 +15,7 @@ use ddpm_gpu::sampler::{self, SamplerOptions};
 
 use super::bounds::{MOST, MOST_IMAGES, count_in, count_u64_in};
 use super::checkpoint::{CheckpointArgs, load_model};
+use super::condition_image::{ConditionImageArgs, condition};
 use super::images::{SOURCES, check_outputs, read_floats, read_images, wrote_grid};
 use super::sampling::{
     GuidanceArgs, SamplerArgs, SamplingProgress, classes_in_turn, sampler_or_default, warn_of,
@@ -58,6 +59,8 @@ pub(super) struct Args {
         "The images that a super-resolution model is to enlarge: {SOURCES}"
     ))]
     low_resolution: Option<String>,
+    #[command(flatten)]
+    condition_image: ConditionImageArgs,
     /// Enlarge what is drawn with this super-resolution model; may be given several times, from small to large. The images keep
     /// their classes, and guidance does not reach these models
     #[arg(long, value_name = "DIR", conflicts_with_all = ["low_resolution", "animate"])]
@@ -156,6 +159,7 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
         args.class_label.as_deref().map(|text| parse_list("--class-label", text)).transpose()?;
     let guidance = args.guidance.guidance()?;
     let low_resolution = low_resolution(args, pipeline)?;
+    let condition_images = args.condition_image.read(network.as_ref(), args.num_images)?;
     // The classes of an unconditional model are those of the classifier that guides it.
     let classes = match (&guidance.classifier, &low_resolution) {
         (Some((classifier, _)), None) => Some(classifier.classifier()?.network.classes_told()?),
@@ -164,6 +168,9 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     let default_images = match (&init_noise, &labels, classes) {
         _ if low_resolution.is_some() => low_resolution.as_ref().map_or(0, |low| low.images.shape[0]),
         (Some(noise), ..) => noise.shape[0],
+        _ if condition_images.as_ref().is_some_and(|images| images.shape[0] > 1) => {
+            condition_images.as_ref().map_or(0, |images| images.shape[0])
+        }
         (None, Some(labels), _) if labels.len() > 1 => labels.len(),
         (None, None, Some(classes)) => 8 * classes,
         _ => 16,
@@ -190,7 +197,7 @@ fn request(args: &Args, pipeline: &Pipeline) -> anyhow::Result<SampleRequest> {
     Ok(SampleRequest {
         num_images,
         options: args.options.options(&pipeline.scheduler, args.steps.clone()),
-        conditions: Conditions::of_classes(class_labels),
+        conditions: Conditions::of_classes(class_labels).and(condition(condition_images, num_images)?),
         seed: args.seed,
         batch_size: args.batch_size,
         precision: args.precision.precision,
@@ -256,8 +263,8 @@ fn stages(
                 None => sampler_or_default(None, &next)?,
             },
             conditions: match network.takes(CLASS_LABELS) {
-                true => request.conditions.clone(),
-                false => request.conditions.clone().without(CLASS_LABELS),
+                true => request.conditions.clone().without(CONDITION_IMAGE),
+                false => request.conditions.clone().without(CLASS_LABELS).without(CONDITION_IMAGE),
             },
             low_resolution: Some(LowResolution { images, augmentation }),
             init_noise: None,

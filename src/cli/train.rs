@@ -18,6 +18,7 @@ use objective::ObjectiveArgs;
 
 use super::DeviceArgs;
 use super::bounds::{MOST_STEPS, count_in, count_u64_in, finite_f32_in, finite_in, parse_image_size};
+use super::condition_image::{self, PairArgs};
 use super::origin::{Beginning, Origin};
 use super::process::ProcessArgs;
 use super::training::{DataArgs, TrainingArgs, Watch};
@@ -49,6 +50,8 @@ pub(super) struct Args {
     /// rely on what another model draws badly; 200 by default, 0 for none
     #[arg(long, value_name = "N", requires = "super_resolution", value_parser = count_in(0..=MOST_TIMESTEPS))]
     noise_augmentation: Option<usize>,
+    #[command(flatten)]
+    pairs: PairArgs,
     /// Share of activations to drop; overrides the model's
     #[arg(long, value_name = "P", value_parser = finite_f32_in(0.0..1.0))]
     dropout: Option<f32>,
@@ -72,7 +75,7 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     let origin = args.training.origin.open(&args.output, args.training.resume)?;
     let model = args.data.model(origin.as_ref())?;
     let scheduler = args.process.scheduler(origin.as_ref().map(Origin::scheduler))?;
-    let dataset = args.data.open(&model)?;
+    let dataset = args.pairs.pair(args.data.open(&model)?, &model, args.data.skip_bad_images)?;
     let config = fit(model, dataset.as_ref(), &scheduler, origin.is_some(), &args)?;
     config.check()?;
     let options = options(&args)?;
@@ -146,6 +149,7 @@ fn fit(
         config.super_resolution =
             Some(SuperResolution { low_size, augmentation: args.noise_augmentation.unwrap_or(200) });
     }
+    condition_image::fit(&mut config, dataset);
     if let Some(dropout) = args.dropout {
         config.dropout = dropout;
     }

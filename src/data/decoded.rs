@@ -195,6 +195,10 @@ impl Dataset for Decoded {
         self.pictures.location(self.indices[index]).display().to_string()
     }
 
+    fn key(&self, index: usize) -> Option<String> {
+        self.pictures.key(self.indices[index])
+    }
+
     fn label(&self, index: usize) -> Option<u32> {
         self.pictures.label(self.indices[index])
     }

@@ -38,6 +38,19 @@ pub enum DataError {
         advice: String,
     },
 
+    /// Images and condition images that are no pairs.
+    #[error("{images} and the condition images of {conditions} are no pairs: {reason}; {advice}")]
+    Unpaired {
+        /// The data set of images.
+        images: String,
+        /// The data set of condition images.
+        conditions: String,
+        /// Why they are none.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
+
     /// A file was read, and its content is damaged, hostile or of another format.
     #[error("{}: expected {expected}, found {found}; {advice}", .path.display())]
     BadFile {

@@ -30,6 +30,7 @@ const NAMED: usize = 3;
 /// has images directly in it, it is unclear at which depth the classes are, and the folder is refused. Names that start
 /// with a dot are passed over.
 struct Folder {
+    path: PathBuf,
     classes: Vec<String>,
     /// Sorted by path, so that an index means the same image on every machine.
     images: Vec<ImageFile>,
@@ -62,7 +63,8 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
     match (direct.is_empty(), labelled.is_empty()) {
         (false, true) => {
             let images = direct.into_iter().map(|path| ImageFile { path, label: None }).collect();
-            Ok(Box::new(Folder { classes: Vec::new(), images, passed_over: rest.sorted() }))
+            let path = path.to_owned();
+            Ok(Box::new(Folder { path, classes: Vec::new(), images, passed_over: rest.sorted() }))
         }
         (false, false) => {
             let found = format!(
@@ -103,7 +105,7 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn Pictures>, DataErr
                     paths.into_iter().map(move |path| ImageFile { path, label: Some(label) })
                 })
                 .collect();
-            Ok(Box::new(Folder { classes, images, passed_over: rest.sorted() }))
+            Ok(Box::new(Folder { path: path.to_owned(), classes, images, passed_over: rest.sorted() }))
         }
     }
 }
@@ -151,6 +153,11 @@ impl Pictures for Folder {
 
     fn location(&self, index: usize) -> PathBuf {
         self.images[index].path.clone()
+    }
+
+    fn key(&self, index: usize) -> Option<String> {
+        let path = &self.images[index].path;
+        Some(path.strip_prefix(&self.path).ok()?.with_extension("").display().to_string())
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -40,6 +40,11 @@ pub(super) trait Pictures: Send + Sync {
     /// What messages call a picture: its file, or its place in a file.
     fn location(&self, index: usize) -> PathBuf;
 
+    /// As [`Dataset::key`](super::Dataset::key).
+    fn key(&self, _index: usize) -> Option<String> {
+        None
+    }
+
     /// The files that the pictures come from: when one of them changes, so may the pictures.
     fn files(&self) -> Vec<PathBuf>;
 

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::order::{self, Order};
 use super::{DataError, Dataset, ImageShape};
-use crate::conditions::Conditions;
+use crate::conditions::{CONDITION_IMAGE, Conditions};
 
 /// Batches that wait in the channel; one more is being read.
 const BATCHES_AHEAD: usize = 2;
@@ -61,9 +61,10 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// The training step of the first batch; a resumed run passes the step it stopped at.
     pub first_step: u64,
-    /// Mirror each image left to right with probability one half.
+    /// Mirror each image left to right with probability one half, and its condition image with it.
     pub random_flip: bool,
-    /// Shift each image by up to so many pixels in each direction, after the mirroring; its edges are repeated.
+    /// Shift each image by up to so many pixels in each direction, after the mirroring, and its condition image with it; edges
+    /// are repeated.
     pub random_shift: usize,
 }
 
@@ -209,12 +210,16 @@ impl Reader {
                     return Err(DataError::Stopped { dataset: self.dataset.name().to_owned() }.into());
                 }
                 let read = self.dataset.read(index, pixels);
-                let conditions = read.map_err(|error| Failure { image: Some(index), error })?;
-                if flip {
-                    mirror(pixels, shape.width, shape.channels);
-                }
-                if by != [0, 0] {
-                    shift(pixels, shape, by);
+                let mut conditions = read.map_err(|error| Failure { image: Some(index), error })?;
+                let condition_image =
+                    self.dataset.condition_image().zip(conditions.floats_mut(CONDITION_IMAGE));
+                for (shape, pixels) in [(shape, pixels)].into_iter().chain(condition_image) {
+                    if flip {
+                        mirror(pixels, shape.width, shape.channels);
+                    }
+                    if by != [0, 0] {
+                        shift(pixels, shape, by);
+                    }
                 }
                 Ok(conditions)
             })

@@ -23,6 +23,7 @@ mod in_memory;
 mod loader;
 mod numpy;
 mod order;
+mod paired;
 mod picture;
 mod positioned;
 mod survey;
@@ -41,6 +42,7 @@ pub use fingerprint::{Content, Fingerprint};
 pub(crate) use loader::BATCHES_AT_ONCE;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use numpy::{ArrayImages, read_array};
+pub use paired::Paired;
 pub use survey::{Survey, survey};
 
 use crate::conditions::Conditions;
@@ -82,6 +84,17 @@ pub trait Dataset: Send + Sync {
     /// When the file is damaged or gone, when `index` is not less than `len`, and when `pixels` has another
     /// length than the image.
     fn read(&self, index: usize, pixels: &mut [f32]) -> Result<Conditions, DataError>;
+
+    /// The shape of the condition image that [`read`](Dataset::read) gives with each image, where it gives one.
+    fn condition_image(&self) -> Option<ImageShape> {
+        None
+    }
+
+    /// What image `index` is called in other folders that hold images for the same things: its path in the data set without
+    /// the ending. `None` where images have no files of their own.
+    fn key(&self, _index: usize) -> Option<String> {
+        None
+    }
 
     /// The label of image `index`, without reading the image; `None` when there are no classes.
     fn label(&self, index: usize) -> Option<u32>;

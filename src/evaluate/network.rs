@@ -54,8 +54,7 @@ impl Network {
                 "a super-resolution model is told a smaller image, so images have no likelihood by it alone";
             return fault(why.to_owned());
         }
-        let taken = network.input(SAMPLE)?.shape;
-        let [height, width, channels] = [taken[0], taken[1], taken[2]];
+        let [height, width, channels] = network.image()?;
         let out_channels = network.out_channels()?;
         let shape = request.dataset.image_shape();
         let found = [shape.height, shape.width, shape.channels];

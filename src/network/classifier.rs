@@ -79,7 +79,7 @@ impl Network for ClassifierConfig {
 
     fn inputs(&self) -> Result<Vec<Input>, ModelError> {
         let mut inputs = Network::inputs(&self.encoder)?;
-        // A classifier is not told the class.
+        // A classifier is not told the class, nor given another image.
         inputs.retain(|input| [SAMPLE, TIMESTEPS].contains(&input.name));
         Ok(inputs)
     }

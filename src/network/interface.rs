@@ -19,7 +19,7 @@ use crate::ops;
 pub const SAMPLE: &str = "sample";
 /// The input with the timestep of each image.
 pub const TIMESTEPS: &str = "timesteps";
-pub use crate::conditions::CLASS_LABELS;
+pub use crate::conditions::{CLASS_LABELS, CONDITION_IMAGE};
 
 /// What the numbers of an input are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +63,18 @@ impl Input {
         self.shape.iter().product()
     }
 
+    /// Its name, in the plural.
+    fn in_words(&self) -> &'static str {
+        match self.name {
+            CLASS_LABELS => "class labels",
+            CONDITION_IMAGE => "condition images",
+            other => other,
+        }
+    }
+
     /// Refuses what is not for so many images, or not among the classes; in one sentence.
     fn check(&self, condition: &Condition, images: usize) -> Result<(), String> {
-        let name = if self.name == CLASS_LABELS { "class labels" } else { self.name };
+        let name = self.in_words();
         if condition.rows() != images {
             return Err(format!("there are {} {name} for {images} images", condition.rows()));
         }
@@ -214,7 +223,7 @@ pub trait Network: Debug + Send + Sync {
         None
     }
 
-    /// What the further channels of the images are, where they are smaller images to enlarge.
+    /// What the condition images are, where they are smaller images to enlarge.
     fn super_resolution(&self) -> Option<SuperResolution> {
         None
     }
@@ -253,15 +262,12 @@ impl dyn Network + '_ {
         self.input(name).is_ok()
     }
 
-    /// Height, width and channels of the images x_t: what is left of the input without smaller images beside it.
+    /// Height, width and channels of the images x_t.
     ///
     /// # Errors
     /// [`ModelError`] for a network without images.
     pub fn image(&self) -> Result<[usize; 3], ModelError> {
         match self.input(SAMPLE)?.shape[..] {
-            [height, width, channels] if self.super_resolution().is_some() => {
-                Ok([height, width, channels / 2])
-            }
             [height, width, channels] => Ok([height, width, channels]),
             _ => Err(ModelError::NoValue { name: format!("{SAMPLE} of height, width and channels") }),
         }
@@ -317,8 +323,11 @@ impl dyn Network + '_ {
                         "the model is conditional on {classes} classes; say which class to draw"
                     ));
                 }
+                // Low-resolution images make it, and are checked for themselves.
+                (None, _) if input.name == CONDITION_IMAGE && self.super_resolution().is_some() => {}
                 (None, _) => {
-                    return Err(format!("the model is told {} of each image; give them", input.name));
+                    let name = input.in_words();
+                    return Err(format!("the model is told more of each image, its {name}; give them"));
                 }
             }
         }

@@ -14,7 +14,8 @@ pub enum WeightInit {
 }
 
 impl WeightInit {
-    fn init(self, fan_in: usize, fan_out: usize) -> Init {
+    /// How numbers with so many inputs and outputs are drawn.
+    pub fn init(self, fan_in: usize, fan_out: usize) -> Init {
         let scale = match self {
             Self::FanAverage => 1.0,
             Self::NearZero => 1e-10,

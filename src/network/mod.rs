@@ -21,7 +21,7 @@ pub use catalog::{NETWORKS, NetworkClass, from_config};
 pub use classifier::{ClassifierConfig, FEATURES, LOGITS};
 pub use error::ModelError;
 pub use interface::{
-    CLASS_LABELS, Component, Element, Input, Misfit, NamedValues, Network, SAMPLE, TIMESTEPS,
+    CLASS_LABELS, CONDITION_IMAGE, Component, Element, Input, Misfit, NamedValues, Network, SAMPLE, TIMESTEPS,
 };
 pub use null_class::with_null_class;
 pub use precision::Precision;

@@ -6,8 +6,7 @@ use super::SampleSize;
 
 /// A model of images given smaller ones.
 ///
-/// Its input is x_t and then, as further channels, the smaller image: enlarged bilinearly, and noised by s steps of the
-/// forward process.
+/// Its condition image is the smaller image, enlarged bilinearly, and noised by s steps of the forward process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuperResolution {
     /// Height and width of the smaller images.

@@ -1,24 +1,48 @@
 //! Resampling by two with the filter 1 3 3 1.
 
 use super::cpu::par_rows;
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, Word, expect, expect_nhwc};
+use super::{
+    Case, Fill, GradientCall, Grid, Op, Operands, Pass, Requirements, Types, Variant, Word, expect,
+    expect_nhwc,
+};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
-/// Images `[N, 2H, 2W, C]` filtered and halved to `[N, H, W, C]` (Karras et al. 2019; diffusers' `downsample_2d` with the
-/// kernel 1 3 3 1).
+/// What the filter reads beyond the edges of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edges {
+    /// Zeros: diffusers' `downsample_2d` and `upsample_2d`.
+    Zero,
+    /// The pixels within, mirrored at the outermost one: diffusers' `KDownsample2D` and `KUpsample2D`.
+    Mirror,
+    /// Nothing: the transposed of the other direction with [`Edges::Mirror`], whose gradient it is.
+    Folded,
+}
+
+impl Edges {
+    /// The edges of the other direction that is the transposed of this one.
+    fn transposed(self) -> Self {
+        match self {
+            Self::Zero => Self::Zero,
+            Self::Mirror => Self::Folded,
+            Self::Folded => Self::Mirror,
+        }
+    }
+}
+
+/// Images `[N, 2H, 2W, C]` filtered and halved to `[N, H, W, C]` (Karras et al. 2019).
 ///
 /// # Errors
 /// [`GraphError::Shape`] for images of an odd height or width.
-pub fn fir_downsample(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
-    graph.apply_one(Down { scale: 1.0 / 64.0 }, &[x])
+pub fn fir_downsample(graph: &mut Graph, x: ValueId, edges: Edges) -> Result<ValueId, GraphError> {
+    graph.apply_one(Down { scale: 1.0 / 64.0, edges }, &[x])
 }
 
-/// Images `[N, H, W, C]` doubled and filtered to `[N, 2H, 2W, C]` (diffusers' `upsample_2d` with the kernel 1 3 3 1).
+/// Images `[N, H, W, C]` doubled and filtered to `[N, 2H, 2W, C]`.
 ///
 /// # Errors
-/// [`GraphError::Shape`] if `x` is not an image batch.
-pub fn fir_upsample(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
-    graph.apply_one(Up { scale: 1.0 / 16.0 }, &[x])
+/// [`GraphError::Shape`] if `x` is not an image batch, or has a single row or column and mirrored edges.
+pub fn fir_upsample(graph: &mut Graph, x: ValueId, edges: Edges) -> Result<ValueId, GraphError> {
+    graph.apply_one(Up { scale: 1.0 / 16.0, edges }, &[x])
 }
 
 /// Weights of a coarse pixel's four fine pixels, the second and third of which lie in it.
@@ -27,29 +51,13 @@ const WEIGHTS: [f32; 4] = [1.0, 3.0, 3.0, 1.0];
 #[derive(Debug)]
 struct Down {
     scale: f32,
+    edges: Edges,
 }
 
 #[derive(Debug)]
 struct Up {
     scale: f32,
-}
-
-/// The fine pixels that coarse pixel `i` of `size` is made of along an axis, and their weights.
-fn fine_of(i: usize, size: usize) -> impl Iterator<Item = (usize, f32)> {
-    let taps = WEIGHTS.into_iter().enumerate();
-    taps.filter_map(move |(tap, weight)| {
-        let at = (2 * i + tap).checked_sub(1)?;
-        (at < 2 * size).then_some((at, weight))
-    })
-}
-
-/// The coarse pixels that fine pixel `i` is made of along an axis: those that [`fine_of`] names it for.
-fn coarse_of(i: usize, size: usize) -> impl Iterator<Item = (usize, f32)> {
-    let around = (i / 2).saturating_sub(1)..(i / 2 + 2).min(size);
-    around.filter_map(move |coarse| {
-        let (_, weight) = fine_of(coarse, size).find(|&(at, _)| at == i)?;
-        Some((coarse, weight))
-    })
+    edges: Edges,
 }
 
 /// The kernel that takes four channels for one element, where they are a multiple of four, and the other.
@@ -58,9 +66,10 @@ fn variants(
     coarse: &TensorType,
     length: usize,
     scale: f32,
+    edges: Edges,
 ) -> Vec<Variant> {
     let [_, h, w, c] = super::dims(coarse);
-    let single = |entry, wide: usize| {
+    let variant = |entry, wide: usize| {
         let params: Vec<(&'static str, Word)> = vec![
             ("length", (length / wide).into()),
             ("height", h.into()),
@@ -68,31 +77,77 @@ fn variants(
             ("channels", (c / wide).into()),
             ("scale", scale.into()),
         ];
-        Variant::single(entry, Grid::Invocations(length / wide), params)
+        let pass = Pass::new(entry, Grid::Invocations(length / wide), params);
+        Variant {
+            name: entry,
+            requires: Requirements::default(),
+            scratch: Vec::new(),
+            passes: vec![Pass { overrides: vec![("EDGES", f64::from(edges as u8))], ..pass }],
+        }
     };
-    let vec4 = c.is_multiple_of(4).then(|| single(vec4, 4));
-    vec4.into_iter().chain([single(plain, 1)]).collect()
+    let vec4 = c.is_multiple_of(4).then(|| variant(vec4, 4));
+    vec4.into_iter().chain([variant(plain, 1)]).collect()
 }
 
-/// Each pixel of y as the weighted sum of the pixels of x that `sources` names along height and along width.
-fn filter<I: Iterator<Item = (usize, f32)>>(
-    operands: Operands<'_>,
-    scale: f32,
-    sources: impl Fn(usize, usize) -> I + Sync,
-    coarse: [usize; 2],
-) {
+/// A row of a filter's matrix: where it is not zero, and its numbers there.
+type Row = Vec<(usize, f32)>;
+
+/// The filter along an axis as a matrix whose rows are the pixels that it makes: of `size` coarse pixels for [`Down`], of
+/// twice as many fine ones for [`Up`].
+///
+/// From the definition: the four fine pixels of coarse pixel i begin at 2 i - 1. What lies beyond an edge is left out, or
+/// mirrored.
+fn rows(size: usize, is_down: bool, edges: Edges) -> Vec<Row> {
+    let (made, read) = if is_down { (size, 2 * size) } else { (2 * size, size) };
+    if edges == Edges::Folded {
+        // The transposed of the other direction.
+        let mut folded = vec![Row::new(); made];
+        for (column, row) in rows(size, !is_down, Edges::Mirror).into_iter().enumerate() {
+            row.into_iter().for_each(|(at, weight)| folded[at].push((column, weight)));
+        }
+        return folded;
+    }
+    let mut all = Vec::with_capacity(made);
+    for i in 0..made as isize {
+        let mut row = Row::new();
+        // One pixel beyond either edge, at most.
+        for at in -1..=read as isize {
+            let (fine, coarse) = if is_down { (at, i) } else { (i, at) };
+            let Some(&weight) = usize::try_from(fine + 1 - 2 * coarse).ok().and_then(|tap| WEIGHTS.get(tap))
+            else {
+                continue;
+            };
+            let last = read as isize - 1;
+            let inside = match at {
+                at if (0..=last).contains(&at) => at,
+                _ if edges == Edges::Zero => continue,
+                -1 => 1,
+                _ => last - 1,
+            };
+            match row.iter_mut().find(|(there, _)| *there == inside as usize) {
+                Some((_, sum)) => *sum += weight,
+                None => row.push((inside as usize, weight)),
+            }
+        }
+        all.push(row);
+    }
+    all
+}
+
+/// Each pixel of y as the weighted sum of the pixels of x that two matrices name, along height and along width.
+fn filter(operands: Operands<'_>, scale: f32, [of_height, of_width]: [&[Row]; 2]) {
     let ([x], [y]) = operands.split();
     let [_, h, w, c] = super::dims(y.ty);
     let [_, x_h, x_w, _] = super::dims(x.ty);
-    par_rows(y.data, w * c, |first, rows| {
-        for (y, row) in rows.chunks_exact_mut(w * c).zip(first..) {
-            let image = row / h * x_h;
-            for (y, column) in y.chunks_exact_mut(c).zip(0..) {
+    par_rows(y.data, w * c, |first, lines| {
+        for (y, line) in lines.chunks_exact_mut(w * c).zip(first..) {
+            let image = line / h * x_h;
+            for (y, of_pixel) in y.chunks_exact_mut(c).zip(of_width) {
                 y.fill(0.0);
-                for (line, of_row) in sources(row % h, coarse[0]) {
-                    for (at, of_column) in sources(column, coarse[1]) {
+                for &(row, of_row) in &of_height[line % h] {
+                    for &(column, of_column) in of_pixel {
                         let weight = scale * of_row * of_column;
-                        let x = &x.data[((image + line) * x_w + at) * c..];
+                        let x = &x.data[((image + row) * x_w + column) * c..];
                         y.iter_mut().zip(x).for_each(|(y, x)| *y += weight * x);
                     }
                 }
@@ -101,34 +156,18 @@ fn filter<I: Iterator<Item = (usize, f32)>>(
     });
 }
 
-/// The filter along an axis as a matrix `[coarse, fine]`, from its definition: the four fine pixels of coarse pixel i begin at
-/// 2 i - 1, and what lies beyond the edges is left out.
-fn matrix(size: usize) -> Vec<Vec<f64>> {
-    let row = |i: usize| {
-        let mut padded = vec![0.0; 2 * size + 2];
-        padded[2 * i..2 * i + 4].copy_from_slice(&WEIGHTS.map(f64::from));
-        padded[1..=2 * size].to_vec()
-    };
-    (0..size).map(row).collect()
-}
-
-/// A matrix with rows for columns.
-fn transposed(matrix: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let columns = matrix.first().map_or(0, Vec::len);
-    (0..columns).map(|column| matrix.iter().map(|row| row[column]).collect()).collect()
-}
-
-/// Images times a matrix along height, `[h, x_h]`, and one along width, `[w, x_w]`, in f64.
-fn multiply(operands: Operands<'_>, scale: f32, rows: &[Vec<f64>], columns: &[Vec<f64>]) {
+/// As [`filter`], in f64.
+fn reference(operands: Operands<'_>, scale: f32, [of_height, of_width]: [&[Row]; 2]) {
     let ([x], [y]) = operands.split();
     let [_, h, w, c] = super::dims(y.ty);
     let [_, x_h, x_w, _] = super::dims(x.ty);
     for (i, y) in y.data.iter_mut().enumerate() {
         let (n, row, column, channel) = (i / (h * w * c), i / (w * c) % h, i / c % w, i % c);
         let mut sum = 0.0;
-        for (a, of_row) in rows[row].iter().enumerate() {
-            for (b, of_column) in columns[column].iter().enumerate() {
-                sum += of_row * of_column * f64::from(x.data[((n * x_h + a) * x_w + b) * c + channel]);
+        for &(a, of_row) in &of_height[row] {
+            for &(b, of_column) in &of_width[column] {
+                let x = f64::from(x.data[((n * x_h + a) * x_w + b) * c + channel]);
+                sum += f64::from(of_row) * f64::from(of_column) * x;
             }
         }
         *y = (f64::from(scale) * sum) as f32;
@@ -156,18 +195,20 @@ impl Op for Down {
         call: &GradientCall<'_>,
     ) -> Result<Vec<Option<ValueId>>, GraphError> {
         let d_y = call.d_output(graph, self)?;
-        Ok(vec![Some(graph.apply_one(Up { scale: self.scale }, &[d_y])?)])
+        Ok(vec![Some(graph.apply_one(Up { scale: self.scale, edges: self.edges.transposed() }, &[d_y])?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["down_vec4", "down"], &types.outputs[0], types.outputs[0].len(), self.scale)
+        variants(["down_vec4", "down"], &types.outputs[0], types.outputs[0].len(), self.scale, self.edges)
     }
     fn reference(&self, operands: Operands<'_>) {
         let [_, h, w, _] = super::dims(operands.outputs[0].ty);
-        multiply(operands, self.scale, &matrix(h), &matrix(w));
+        let of_axis = |size| rows(size, true, self.edges);
+        reference(operands, self.scale, [&of_axis(h), &of_axis(w)]);
     }
     fn compute(&self, operands: Operands<'_>) {
         let [_, h, w, _] = super::dims(operands.outputs[0].ty);
-        filter(operands, self.scale, fine_of, [h, w]);
+        let of_axis = |size| rows(size, true, self.edges);
+        filter(operands, self.scale, [&of_axis(h), &of_axis(w)]);
     }
 }
 
@@ -183,6 +224,10 @@ impl Op for Up {
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [n, h, w, c] = expect_nhwc("x", inputs[0])?;
+        let is_wide = self.edges != Edges::Mirror || (h > 1 && w > 1);
+        expect(is_wide, || {
+            "height and width of x must be at least 2, to be mirrored at the edges".to_owned()
+        })?;
         Ok(vec![inputs[0].with_shape([n, 2 * h, 2 * w, c])])
     }
     fn gradient(
@@ -191,35 +236,56 @@ impl Op for Up {
         call: &GradientCall<'_>,
     ) -> Result<Vec<Option<ValueId>>, GraphError> {
         let d_y = call.d_output(graph, self)?;
-        Ok(vec![Some(graph.apply_one(Down { scale: self.scale }, &[d_y])?)])
+        Ok(vec![Some(graph.apply_one(Down { scale: self.scale, edges: self.edges.transposed() }, &[d_y])?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["up_vec4", "up"], &types.inputs[0], types.outputs[0].len(), self.scale)
+        variants(["up_vec4", "up"], &types.inputs[0], types.outputs[0].len(), self.scale, self.edges)
     }
     fn reference(&self, operands: Operands<'_>) {
         let [_, h, w, _] = super::dims(operands.inputs[0].ty);
-        multiply(operands, self.scale, &transposed(&matrix(h)), &transposed(&matrix(w)));
+        let of_axis = |size| rows(size, false, self.edges);
+        reference(operands, self.scale, [&of_axis(h), &of_axis(w)]);
     }
     fn compute(&self, operands: Operands<'_>) {
         let [_, h, w, _] = super::dims(operands.inputs[0].ty);
-        filter(operands, self.scale, coarse_of, [h, w]);
+        let of_axis = |size| rows(size, false, self.edges);
+        filter(operands, self.scale, [&of_axis(h), &of_axis(w)]);
     }
 }
 
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
-    let down = || Down { scale: 1.0 / 64.0 };
-    let up = || Up { scale: 1.0 / 16.0 };
-    vec![
-        Case::new("ragged", down(), vec![Fill::normal([2, 10, 6, 7])]),
-        Case::new("ragged, in fours", down(), vec![Fill::normal([2, 6, 10, 12])]),
+    let mut cases = Vec::new();
+    for edges in [Edges::Zero, Edges::Mirror, Edges::Folded] {
+        let named = |name: &str| format!("{name}, {edges:?}").to_lowercase();
+        let down = || Down { scale: 1.0 / 64.0, edges };
+        let up = || Up { scale: 1.0 / 16.0, edges };
+        cases.extend([
+            Case::new(named("ragged"), down(), vec![Fill::normal([2, 10, 6, 7])]),
+            Case::new(named("ragged, in fours"), down(), vec![Fill::normal([2, 6, 10, 12])]),
+            Case::new(named("two pixels"), down(), vec![Fill::normal([3, 4, 4, 5])]),
+            Case::new(
+                named("another scale"),
+                Down { scale: 1.0 / 16.0, edges },
+                vec![Fill::normal([2, 4, 6, 3])],
+            ),
+            Case::new(named("ragged"), up(), vec![Fill::normal([2, 5, 3, 7])]),
+            Case::new(named("ragged, in fours"), up(), vec![Fill::normal([2, 3, 5, 12])]),
+            Case::new(named("two pixels"), up(), vec![Fill::normal([3, 2, 2, 5])]),
+            Case::new(
+                named("another scale"),
+                Up { scale: 1.0 / 64.0, edges },
+                vec![Fill::normal([2, 2, 3, 3])],
+            ),
+        ]);
+    }
+    let (down, up) =
+        (|| Down { scale: 1.0 / 64.0, edges: Edges::Zero }, || Up { scale: 1.0 / 16.0, edges: Edges::Zero });
+    cases.extend([
         Case::new("one pixel", down(), vec![Fill::normal([3, 2, 2, 5])]),
-        Case::new("another scale", Down { scale: 1.0 / 16.0 }, vec![Fill::normal([2, 4, 6, 3])]),
-        Case::new("image", down(), vec![Fill::normal([4, 32, 16, 64])]),
-        Case::new("ragged", up(), vec![Fill::normal([2, 5, 3, 7])]),
-        Case::new("ragged, in fours", up(), vec![Fill::normal([2, 3, 5, 12])]),
         Case::new("one pixel", up(), vec![Fill::normal([3, 1, 1, 5])]),
-        Case::new("another scale", Up { scale: 1.0 / 64.0 }, vec![Fill::normal([2, 2, 3, 3])]),
+        Case::new("image", down(), vec![Fill::normal([4, 32, 16, 64])]),
         Case::new("image", up(), vec![Fill::normal([4, 16, 8, 64])]),
-    ]
+    ]);
+    cases
 }

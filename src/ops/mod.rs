@@ -71,7 +71,7 @@ pub use divide::divide;
 pub use dropout::dropout;
 pub use dynamic_threshold::dynamic_threshold;
 pub use embedding::embedding;
-pub use fir::{fir_downsample, fir_upsample};
+pub use fir::{Edges, fir_downsample, fir_upsample};
 pub use fourier_embedding::fourier_embedding;
 pub use geglu::geglu;
 pub use gelu::{Gelu, gelu};

@@ -1,7 +1,6 @@
 //! Batch after batch of images, from noise to the finished image.
 
-use super::{Denoiser, Images, LOW_RESOLUTION, SampleError, SampleRequest, check_finite};
-use crate::conditions::{Condition, Conditions, Numbers};
+use super::{Denoiser, Images, SampleError, SampleRequest, check_finite};
 use crate::device::Device;
 use crate::pipeline::Pipeline;
 use crate::random::{Purpose, Stream, normals};
@@ -50,10 +49,7 @@ pub(crate) async fn sample_with(
 ) -> Result<Sampled, SampleError> {
     let image = pipeline.denoiser()?.network.image()?;
     let steps = request.sampler.start(&pipeline.scheduler, &request.options)?;
-    let low_resolution = match &request.low_resolution {
-        Some(low) => Some(low.prepare(pipeline, request.seed)?),
-        None => None,
-    };
+    let conditions = request.told(pipeline)?;
     let batch = request.batch_size.min(request.num_images);
     let elements: usize = image.iter().product();
     let batches = request.num_images.div_ceil(batch);
@@ -67,14 +63,7 @@ pub(crate) async fn sample_with(
         };
         // The last batch may be short: the rest of it is denoised from zeros and thrown away.
         x_t.resize(batch * elements, 0.0);
-        let mut conditions = request.batch_conditions(first, count, batch);
-        if let Some(low) = &low_resolution {
-            let low = low[first * elements..(first + count) * elements].to_vec();
-            let low = Condition::new(elements, Numbers::Floats(low));
-            let low = low.map(|low| Conditions::default().with(LOW_RESOLUTION, low).resized(batch));
-            conditions = conditions.and(low.unwrap_or_default());
-        }
-        denoiser.start(&x_t, &conditions)?;
+        denoiser.start(&x_t, &conditions.rows(first..first + count).resized(batch))?;
         let mut run = steps.run(count);
         let mut frame = 0;
         let mut measured: Vec<Measured> = vec![Measured::default(); count];

@@ -3,9 +3,9 @@
 //! What changes the output whatever the sampler (guidance, say) belongs here: the sampler only sees the value that
 //! [`Evaluation::output`] names.
 
+use super::SampleError;
 use super::guidance::{Guidance, Shift};
-use super::{LOW_RESOLUTION, SampleError};
-use crate::conditions::{CLASS_LABELS, Condition, Conditions, Numbers};
+use crate::conditions::{CLASS_LABELS, Conditions};
 use crate::device::{DeviceError, Executor};
 use crate::graph::{Graph, GraphError, TensorType, ValueId, gradients};
 use crate::network::{Input, LOGITS, NamedValues, Precision, SAMPLE, TIMESTEPS};
@@ -24,7 +24,6 @@ pub(super) struct Evaluation {
     conditions: Vec<(Input, ValueId)>,
     /// Whether the first half of the rows is told nothing: classifier-free guidance.
     is_doubled: bool,
-    low_resolution: Option<ValueId>,
     classifier: Option<ClassifierInputs>,
 }
 
@@ -67,14 +66,10 @@ impl Evaluation {
             inputs = inputs.with(input.name, value);
             conditions.push((input, value));
         }
-        let low_resolution = network.super_resolution().map(|_| graph.input(LOW_RESOLUTION, image.clone()));
-        let sample = graph.scoped("guidance", |graph| -> Result<ValueId, GraphError> {
-            let sample = match low_resolution {
-                Some(low) => ops::concat(graph, x, low)?,
-                None => x,
-            };
-            if is_doubled { guide::double(graph, sample) } else { Ok(sample) }
-        })?;
+        let sample = match is_doubled {
+            true => graph.scoped("guidance", |graph| guide::double(graph, x))?,
+            false => x,
+        };
         let inputs = inputs.with(SAMPLE, sample);
         let mut output = network.apply(graph, precision, &inputs, None)?.get(SAMPLE)?;
         if is_doubled {
@@ -83,8 +78,7 @@ impl Evaluation {
                 guide::classifier_free(graph, output, image.channels(), scale, rescale)
             })?;
         }
-        let mut evaluation =
-            Self { output, timesteps, conditions, is_doubled, low_resolution, classifier: None };
+        let mut evaluation = Self { output, timesteps, conditions, is_doubled, classifier: None };
         if guidance.classifier.is_some() {
             evaluation.add_classifier(graph, pipeline, precision, guidance, sampler, x)?;
         }
@@ -157,10 +151,6 @@ impl Evaluation {
 
     /// Sets what the network is told of a batch.
     pub(super) fn start(&self, executor: &mut Executor, conditions: &Conditions) -> Result<(), SampleError> {
-        let low = conditions.get(LOW_RESOLUTION).map(Condition::numbers);
-        if let (Some(id), Some(Numbers::Floats(low))) = (self.low_resolution, low) {
-            executor.write(id, low)?;
-        }
         if let (Some(classifier), Some(labels)) = (&self.classifier, conditions.class_labels()) {
             executor.write(classifier.class_labels, labels)?;
             executor.write(classifier.d_cross_entropy, &vec![-1.0f32; labels.len()])?;

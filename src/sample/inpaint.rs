@@ -159,6 +159,7 @@ pub async fn inpaint(
     let (sampler, clip) = (request.sampler, request.options.clip);
     let mut denoiser =
         Denoiser::new(device, pipeline, batch, request.precision, sampler, clip, &request.guidance).await?;
+    let conditions = request.told(pipeline)?;
     let total = path.moves.len() * count.div_ceil(batch);
     let mut done = 0;
     let mut data = Vec::with_capacity(images.data.len());
@@ -174,7 +175,7 @@ pub async fn inpaint(
         };
         let mut x = init_noise(seed, first, here, elements);
         x.resize(batch * elements, 0.0);
-        denoiser.start(&x, &request.batch_conditions(first, here, batch))?;
+        denoiser.start(&x, &conditions.rows(first..first + here).resized(batch))?;
         for (number, &next) in path.moves.iter().enumerate() {
             match next {
                 Move::Denoise(step) => {

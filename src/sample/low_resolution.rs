@@ -2,11 +2,9 @@
 
 use super::forward_process::forward_noise;
 use super::{Images, SampleError};
+use crate::conditions::{Condition, Numbers};
 use crate::diffusion::Mixing;
 use crate::pipeline::Pipeline;
-
-/// The condition that holds them, enlarged and with their noise, `[N, H, W, C]`.
-pub const LOW_RESOLUTION: &str = "low_resolution";
 
 /// The smaller images that a super-resolution model enlarges.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,8 +16,8 @@ pub struct LowResolution {
 }
 
 impl LowResolution {
-    /// Images `[N, H, W, C]` as the model takes them, with noise that `seed` decides.
-    pub(super) fn prepare(&self, pipeline: &Pipeline, seed: u64) -> Result<Vec<f32>, SampleError> {
+    /// The condition images `[N, H, W, C]` that they make, with noise that `seed` decides.
+    pub(super) fn prepare(&self, pipeline: &Pipeline, seed: u64) -> Result<Condition, SampleError> {
         let fault = |text: String| Err(SampleError::Request(text));
         let network = &pipeline.denoiser()?.network;
         let [height, width, channels] = network.image()?;
@@ -48,8 +46,9 @@ impl LowResolution {
         let mixing = Mixing::at(schedule.alphas_cumprod_after(self.augmentation));
         let elements = enlarged.len() / n.max(1);
         let noised = enlarged.chunks(elements.max(1)).enumerate();
-        Ok(noised
-            .flat_map(|(index, image)| mixing.mix(image, &forward_noise(seed, index, elements)))
-            .collect())
+        let noised =
+            noised.flat_map(|(index, image)| mixing.mix(image, &forward_noise(seed, index, elements)));
+        let condition = Condition::new(elements, Numbers::Floats(noised.collect()));
+        condition.map_or_else(|| fault("the low-resolution images are not whole".to_owned()), Ok)
     }
 }

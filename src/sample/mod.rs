@@ -26,7 +26,7 @@ pub use image_to_image::image_to_image;
 pub use images::Images;
 pub use inpaint::{Inpainting, inpaint};
 pub use interpolate::{invert, noise_of_seed, slerp};
-pub use low_resolution::{LOW_RESOLUTION, LowResolution};
+pub use low_resolution::LowResolution;
 pub(crate) use noised::Noised;
 pub use predict::predict;
 pub use request::SampleRequest;

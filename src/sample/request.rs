@@ -1,7 +1,7 @@
 //! What to draw, and whether the model can.
 
 use super::{Denoiser, Guidance, Images, LowResolution, SampleError};
-use crate::conditions::{CLASS_LABELS, Conditions};
+use crate::conditions::{CLASS_LABELS, CONDITION_IMAGE, Conditions};
 use crate::device::Device;
 use crate::diffusion::SchedulerConfig;
 use crate::image_size::in_words;
@@ -101,9 +101,13 @@ impl SampleRequest {
         Denoiser::new(device, pipeline, batch, self.precision, sampler, clip, &self.guidance).await
     }
 
-    /// What the model is told of images `first..first + count`, filled up to a whole batch.
-    pub(super) fn batch_conditions(&self, first: usize, count: usize, batch: usize) -> Conditions {
-        self.conditions.rows(first..first + count).resized(batch)
+    /// What the model is told of all images; of low-resolution images, as the model takes them.
+    pub(super) fn told(&self, pipeline: &Pipeline) -> Result<Conditions, SampleError> {
+        let conditions = self.conditions.clone();
+        match &self.low_resolution {
+            Some(low) => Ok(conditions.with(CONDITION_IMAGE, low.prepare(pipeline, self.seed)?)),
+            None => Ok(conditions),
+        }
     }
 }
 

@@ -14,9 +14,12 @@ use crate::data::Dataset;
 use crate::device::Executor;
 use crate::diffusion::{LearnedSchedule, Mixing, Schedule, SchedulerConfig};
 use crate::graph::{Graph, TensorType, ValueId};
+use crate::image_size::image_in_words;
 use crate::log::Log;
-use crate::network::{Element, Input, NamedValues, Network, SAMPLE, SuperResolution, TIMESTEPS};
-use crate::ops::{concat, q_sample};
+use crate::network::{
+    CONDITION_IMAGE, Element, Input, NamedValues, Network, SAMPLE, SuperResolution, TIMESTEPS,
+};
+use crate::ops::q_sample;
 use crate::pipeline::{Pipeline, Role};
 use crate::random::{Purpose, Stream};
 use crate::sample::Noised;
@@ -47,6 +50,29 @@ pub struct Inputs {
     /// For a super-resolution model, the enlarged images `[N, H, W, C]` and rows of factors for q_sample, `[N, 4]`.
     low: Option<[ValueId; 2]>,
     loss: Loss,
+}
+
+/// Refuses condition images that are not those that the network takes.
+fn check_condition_images(network: &dyn Network, dataset: &dyn Dataset) -> Result<(), TrainError> {
+    let taken = network.input(CONDITION_IMAGE).ok().filter(|_| network.super_resolution().is_none());
+    let given = dataset.condition_image();
+    let name = dataset.name();
+    let message = match (taken, given) {
+        (None, None) => return Ok(()),
+        (Some(taken), Some(given)) if taken.shape == [given.height, given.width, given.channels] => {
+            return Ok(());
+        }
+        (Some(taken), Some(given)) => {
+            let found = image_in_words([given.height, given.width, given.channels]);
+            let wanted = image_in_words([taken.shape[0], taken.shape[1], taken.shape[2]]);
+            format!("the condition images of {name} are of {found}, the model takes {wanted}")
+        }
+        (Some(_), None) => {
+            format!("the model is given a condition image beside each image, and {name} has none")
+        }
+        (None, Some(_)) => format!("{name} has a condition image for each image, and the model takes none"),
+    };
+    Err(TrainError::setting(&["dataset", "condition_image", "config"], message))
 }
 
 /// A checkpoint whose training state is not whole.
@@ -175,6 +201,7 @@ impl Task for Denoise {
     }
 
     fn check_dataset(&self, dataset: &dyn Dataset) -> Result<(), TrainError> {
+        check_condition_images(self.network.as_ref(), dataset)?;
         let classes = dataset.classes().len();
         match self.network.num_classes() {
             Some(embeds) if embeds < classes || classes == 0 => {
@@ -213,23 +240,23 @@ impl Task for Denoise {
         let timesteps = graph.input(TIMESTEPS, TensorType::f32([batch]));
         let mut given = NamedValues::default().with(TIMESTEPS, timesteps);
         let mut conditions = Vec::new();
+        let mut low = None;
         for input in self.network.conditions()? {
+            if input.name == CONDITION_IMAGE && self.network.super_resolution().is_some() {
+                let images = graph.input("low", input.ty(batch));
+                let coefficients = graph.input("low_coefficients", TensorType::f32([batch, 4]));
+                let (noised_low, _) = graph.scoped("low_resolution", |graph| {
+                    q_sample(graph, images, coefficients, noised.key_step_sample)
+                })?;
+                given = given.with(input.name, noised_low);
+                low = Some([images, coefficients]);
+                continue;
+            }
             let value = graph.input(input.name, input.ty(batch));
             given = given.with(input.name, value);
             conditions.push((input, value));
         }
-        let mut low = None;
-        let mut sample = noised.x_t;
-        if self.network.super_resolution().is_some() {
-            let images = graph.input("low", graph.ty(noised.x_start).clone());
-            let coefficients = graph.input("low_coefficients", TensorType::f32([batch, 4]));
-            sample = graph.scoped("low_resolution", |graph| {
-                let (noised_low, _) = q_sample(graph, images, coefficients, noised.key_step_sample)?;
-                concat(graph, noised.x_t, noised_low)
-            })?;
-            low = Some([images, coefficients]);
-        }
-        let given = given.with(SAMPLE, sample);
+        let given = given.with(SAMPLE, noised.x_t);
         let dropout = Some(noised.key_step_sample);
         let output = self.network.apply(graph, options.precision, &given, dropout)?.get(SAMPLE)?;
         let loss = Loss::build(graph, options, output, noised.target, noised.x_start)?;

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::bench::median;
 use super::{WorkbenchError, random_batch};
-use crate::conditions::{Condition, Numbers};
 use crate::data::Batch;
 use crate::device::{Device, Executor, Timing};
 use crate::diffusion::SchedulerConfig;
@@ -16,7 +15,7 @@ use crate::graph::{BufferRole, Plan};
 use crate::network::{Network, Precision};
 use crate::ops::Types;
 use crate::pipeline::{Pipeline, Role};
-use crate::sample::{Denoiser, Guidance, LOW_RESOLUTION, SampleError};
+use crate::sample::{Denoiser, Guidance, SampleError};
 use crate::sampler::{self, SamplerOptions, Step};
 use crate::train::Trainer;
 
@@ -69,11 +68,7 @@ impl SamplingSteps {
         let guidance = Guidance::default();
         let mut denoiser =
             Denoiser::new(device, &pipeline, batch_size, precision, ddim, options.clip, &guidance).await?;
-        let Batch { images, mut conditions } = random_batch(network.as_ref(), batch_size)?;
-        if network.super_resolution().is_some() {
-            let low = Condition::new(images.len() / batch_size, Numbers::Floats(images.clone()));
-            conditions = low.map_or(conditions.clone(), |low| conditions.with(LOW_RESOLUTION, low));
-        }
+        let Batch { images, conditions } = random_batch(network.as_ref(), batch_size)?;
         denoiser.start(&images, &conditions)?;
         let steps = ddim.start(&scheduler, &options).map_err(SampleError::from)?;
         let mut run = steps.run(batch_size);

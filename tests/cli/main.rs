@@ -3,6 +3,7 @@
 
 mod arrays;
 mod bounds;
+mod condition_image;
 mod config;
 mod data;
 mod devices;

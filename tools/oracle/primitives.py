@@ -15,8 +15,8 @@ import argparse
 import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
-from diffusers.models.downsampling import downsample_2d
-from diffusers.models.upsampling import upsample_2d
+from diffusers.models.downsampling import KDownsample2D, downsample_2d
+from diffusers.models.upsampling import KUpsample2D, upsample_2d
 
 from common import randn, save_golden
 
@@ -111,6 +111,8 @@ def cases():
     yield "affine", lambda x: 2 * x - 1, [randn(47, 3, 7)]
     fir = (1, 3, 3, 1)
     yield "fir_downsample", lambda x: nhwc(downsample_2d(nchw(x), fir)), [randn(48, 2, 6, 10, 3)]
+    yield "fir_downsample_mirror", lambda x: nhwc(KDownsample2D().to(x.dtype)(nchw(x))), [randn(50, 2, 8, 6, 3)]
+    yield "fir_upsample_mirror", lambda x: nhwc(KUpsample2D().to(x.dtype)(nchw(x))), [randn(51, 2, 4, 3, 4)]
     yield "fir_upsample", lambda x: nhwc(upsample_2d(nchw(x), fir)), [randn(49, 2, 3, 5, 4)]
 
 

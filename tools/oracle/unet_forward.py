@@ -21,6 +21,7 @@ from common import make_unet, max_abs_diff, randn, save_golden, unet_config
 PLAIN = {"down": ("DownBlock2D", "AttnDownBlock2D"), "up": ("UpBlock2D", "AttnUpBlock2D")}
 RESNET = {"down": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"), "up": ("ResnetUpsampleBlock2D", "AttnUpBlock2D")}
 SKIP = {"down": ("SkipDownBlock2D", "AttnSkipDownBlock2D"), "up": ("SkipUpBlock2D", "AttnSkipUpBlock2D")}
+K = {"down": ("KDownBlock2D",), "up": ("KUpBlock2D",)}
 # how the oldest files on the hub name the plain ones
 FORMER = {way: tuple("UNetRes" + name for name in names) for way, names in PLAIN.items()}
 
@@ -175,6 +176,24 @@ CASES = {
                attention_head_dim=4, downsample_type=None, upsample_type=None, downsample_padding=0),
         (2, 8, 8), [250, 750], None, False,
     ),
+    # residual blocks after k-diffusion, whose norms the time embedding scales and shifts; two levels of other widths
+    "k_blocks": (
+        config([32, 64], {}, K, sample_size=[8, 12], in_channels=1, out_channels=1, layers_per_block=1,
+               norm_num_groups=8, mid_block_type=None, act_fn="gelu", num_class_embeds=3),
+        (2, 8, 12), [30, 707], [1, 2], False,
+    ),
+    # one level of them, and its gradients
+    "k_block": (
+        config([32], {}, K, sample_size=[4, 6], in_channels=1, out_channels=1, layers_per_block=2, norm_num_groups=8,
+               mid_block_type=None, time_embedding_dim=24),
+        (2, 4, 6), [90, 550], None, True,
+    ),
+    # x_t and a condition image of two channels, which diffusers is given as one
+    "condition_image": (
+        config([8, 12], {}, sample_size=[8, 12], in_channels=5, out_channels=3, layers_per_block=1, norm_num_groups=4,
+               attention_head_dim=4, _condition_channels=2),
+        (2, 8, 12), [50, 810], None, True,
+    ),
 }
 
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -198,7 +217,9 @@ def forward_backward(model, sample, timesteps, labels, target):
 
 def generate(name, seed):
     settings, (batch, height, width), timesteps, labels, with_gradients = CASES[name]
-    model = make_unet(settings, seed)
+    # what diffusers does not know, and keeps in the file
+    own = {key: value for key, value in settings.items() if key.startswith("_")}
+    model = make_unet({key: value for key, value in settings.items() if key not in own}, seed)
     sample = randn(seed + 1, batch, settings["in_channels"], height, width)
     target = randn(seed + 2, batch, settings["out_channels"], height, width)
     timesteps = torch.tensor(timesteps)
@@ -218,6 +239,8 @@ def generate(name, seed):
 
     rename = old_name if name == "old_attention_names" else lambda n: n
     tensors = {"input.sample": sample, "input.timesteps": timesteps, "output.sample": output}
+    if beside := own.get("_condition_channels"):
+        tensors["input.sample"], tensors["input.condition_image"] = sample[:, :-beside], sample[:, -beside:]
     if labels is not None:
         tensors["input.class_labels"] = labels
     tensors |= {f"weights.{rename(n)}": p for n, p in model.named_parameters()}
@@ -228,7 +251,7 @@ def generate(name, seed):
 
     for n, p in model.named_parameters():
         assert p.numel() == 1 or p.std() > 0, f"{name}: {n} is constant"
-    save_golden(f"unet_{name}", tensors, {"config": unet_config(model), "f64_max_abs_diff": diff})
+    save_golden(f"unet_{name}", tensors, {"config": unet_config(model) | own, "f64_max_abs_diff": diff})
     print(f"  {sum(p.numel() for p in model.parameters()):,} parameters, output std {output.std():.3f}, to f64: {diff}")
 
 

@@ -1,5 +1,6 @@
 //! Down, mid and up blocks: residual blocks, attention and resampling of one level.
 
+mod k;
 mod skip;
 
 use super::UNetConfig;
@@ -16,6 +17,8 @@ use crate::ops::{self, Window};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
     pub(super) channels: usize,
+    /// Channels of the level behind it, on the way up; of the last one its own.
+    pub(super) next_channels: usize,
     /// Whether attention follows residual blocks.
     pub(super) attends: bool,
     /// Whether the block ends by halving (down) or doubling (up) the image.
@@ -38,33 +41,59 @@ pub(super) struct Flow {
 /// Appends a block of a level.
 type Build = fn(&mut Graph, Context<'_>, Level, &mut Flow) -> Result<(), GraphError>;
 
+/// Which blocks go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Plain,
+    /// Those that take and give an image beside the features.
+    Skip,
+    /// Those that are for networks of nothing else.
+    K,
+}
+
 /// A kind of block that a level can have.
 pub(super) struct BlockType {
     /// Its name in `down_block_types` or `up_block_types`.
     pub(super) name: &'static str,
     /// Whether it has attention, so that its channels must hold a head.
     pub(super) attends: bool,
-    /// Whether it takes and gives an image beside the features, of [`skip::CHANNELS`] channels.
-    pub(super) has_image: bool,
+    pub(super) family: Family,
     pub(super) build: Build,
 }
 
 /// The blocks on the way down.
 pub(super) const DOWN_BLOCKS: &[BlockType] = &[
-    BlockType { name: "DownBlock2D", attends: false, has_image: false, build: down_block },
-    BlockType { name: "AttnDownBlock2D", attends: true, has_image: false, build: attention_down_block },
-    BlockType { name: "ResnetDownsampleBlock2D", attends: false, has_image: false, build: resnet_down_block },
-    BlockType { name: "SkipDownBlock2D", attends: false, has_image: true, build: skip::down_block },
-    BlockType { name: "AttnSkipDownBlock2D", attends: true, has_image: true, build: skip::down_block },
+    BlockType { name: "DownBlock2D", attends: false, family: Family::Plain, build: down_block },
+    BlockType { name: "AttnDownBlock2D", attends: true, family: Family::Plain, build: attention_down_block },
+    BlockType {
+        name: "ResnetDownsampleBlock2D",
+        attends: false,
+        family: Family::Plain,
+        build: resnet_down_block,
+    },
+    BlockType { name: "SkipDownBlock2D", attends: false, family: Family::Skip, build: skip::down_block },
+    BlockType { name: "AttnSkipDownBlock2D", attends: true, family: Family::Skip, build: skip::down_block },
+    BlockType { name: "KDownBlock2D", attends: false, family: Family::K, build: k::down_block },
 ];
 
 /// The blocks on the way up.
 pub(super) const UP_BLOCKS: &[BlockType] = &[
-    BlockType { name: "UpBlock2D", attends: false, has_image: false, build: up_block },
-    BlockType { name: "AttnUpBlock2D", attends: true, has_image: false, build: attention_up_block },
-    BlockType { name: "ResnetUpsampleBlock2D", attends: false, has_image: false, build: resnet_up_block },
-    BlockType { name: "SkipUpBlock2D", attends: false, has_image: true, build: skip::up_block },
-    BlockType { name: "AttnSkipUpBlock2D", attends: true, has_image: true, build: skip::attention_up_block },
+    BlockType { name: "UpBlock2D", attends: false, family: Family::Plain, build: up_block },
+    BlockType { name: "AttnUpBlock2D", attends: true, family: Family::Plain, build: attention_up_block },
+    BlockType {
+        name: "ResnetUpsampleBlock2D",
+        attends: false,
+        family: Family::Plain,
+        build: resnet_up_block,
+    },
+    BlockType { name: "SkipUpBlock2D", attends: false, family: Family::Skip, build: skip::up_block },
+    BlockType {
+        name: "AttnSkipUpBlock2D",
+        attends: true,
+        family: Family::Skip,
+        build: skip::attention_up_block,
+    },
+    BlockType { name: "KUpBlock2D", attends: false, family: Family::K, build: k::up_block },
 ];
 
 pub(super) use skip::CHANNELS as IMAGE_CHANNELS;

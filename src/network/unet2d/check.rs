@@ -2,7 +2,7 @@
 
 use super::UNetConfig;
 use super::activation::{ACTIVATIONS, Activation};
-use super::blocks::{BlockType, DOWN_BLOCKS, IMAGE_CHANNELS, UP_BLOCKS, block_type};
+use super::blocks::{BlockType, DOWN_BLOCKS, Family, IMAGE_CHANNELS, UP_BLOCKS, block_type};
 use super::config::{CONV, RESNET, expect_text};
 use super::limits::check_sizes;
 use super::time_embedding::TimeEmbedding;
@@ -83,8 +83,9 @@ impl UNetConfig {
             return Err(unsupported("_null_class", true, expected));
         }
         self.check_super_resolution()?;
+        self.check_condition_channels()?;
         self.check_levels()?;
-        self.check_image_blocks()
+        self.check_families()
     }
 
     /// The blocks of all levels, down and then up, as they follow each other.
@@ -94,22 +95,43 @@ impl UNetConfig {
         Ok([down.collect::<Result<_, _>>()?, up.collect::<Result<_, _>>()?])
     }
 
-    /// Refuses blocks that take and give an image where there is none of the right size or number of channels.
-    fn check_image_blocks(&self) -> Result<(), ModelError> {
+    /// Refuses blocks that do not go together.
+    fn check_families(&self) -> Result<(), ModelError> {
         let [down, up] = self.blocks()?;
+        let is_k = |block: &&BlockType| block.family == Family::K;
+        let all = || down.iter().chain(&up).copied();
+        // A single level resamples nothing, and so leaves nothing out either.
+        if self.levels() > 1 && all().any(|block| is_k(&block)) && !all().all(|block| is_k(&block)) {
+            let mixed =
+                [("down_block_types", &self.down_block_types), ("up_block_types", &self.up_block_types)]
+                    .into_iter()
+                    .zip([&down, &up])
+                    .find(|(_, blocks)| !blocks.iter().all(|block| is_k(block)));
+            if let Some(((key, names), _)) = mixed {
+                let expected = "K blocks are for networks of nothing else, on both ways";
+                return Err(unsupported(key, format!("{names:?}"), expected));
+            }
+        }
+        self.check_image_blocks(&down, &up)?;
+        if all().any(|block| block.family != Family::Plain) { self.check_norms() } else { Ok(()) }
+    }
+
+    /// Refuses Skip blocks where there is no image of the right size or number of channels.
+    fn check_image_blocks(&self, down: &[&BlockType], up: &[&BlockType]) -> Result<(), ModelError> {
+        let has_image = |block: &BlockType| block.family == Family::Skip;
         // Those that resample: the last of either way does not.
         let resampling = |blocks: &[&BlockType]| -> Vec<bool> {
-            blocks[..blocks.len() - 1].iter().map(|block| block.has_image).collect()
+            blocks[..blocks.len() - 1].iter().map(|block| has_image(block)).collect()
         };
-        let (halving, doubling) = (resampling(&down), resampling(&up));
+        let (halving, doubling) = (resampling(down), resampling(up));
         if !halving.is_sorted_by(|before, after| before >= after) {
             let expected = "a Skip block takes the image from the one before: all that halve it before a Skip block must \
                             be Skip blocks";
             return Err(unsupported("down_block_types", format!("{:?}", self.down_block_types), expected));
         }
         // All blocks behind the first that gives an image take it, the last of all too.
-        let gives = doubling.iter().position(|&has_image| has_image);
-        if gives.is_some_and(|first| !up[first..].iter().all(|block| block.has_image)) {
+        let gives = doubling.iter().position(|&gives| gives);
+        if gives.is_some_and(|first| !up[first..].iter().all(|block| has_image(block))) {
             let expected =
                 "a Skip block gives an image to the one behind: all behind a Skip block must be Skip blocks";
             return Err(unsupported("up_block_types", format!("{:?}", self.up_block_types), expected));
@@ -123,10 +145,10 @@ impl UNetConfig {
                 return Err(unsupported(key, channels, expected));
             }
         }
-        if down.iter().chain(&up).any(|block| block.has_image) { self.check_norms() } else { Ok(()) }
+        Ok(())
     }
 
-    /// Refuses channels that the groups of a norm do not divide: those of Skip blocks follow from the channels of each layer.
+    /// Refuses channels that the groups of a norm do not divide: outside plain blocks they follow from the channels of each layer.
     fn check_norms(&self) -> Result<(), ModelError> {
         let mut graph = Graph::new();
         let inputs = (self as &dyn Network).declare_inputs(&mut graph, 1)?;
@@ -137,6 +159,21 @@ impl UNetConfig {
             }
             other => other.map(|_| ()),
         }
+    }
+
+    fn check_condition_channels(&self) -> Result<(), ModelError> {
+        let Some(channels) = self.condition_channels else { return Ok(()) };
+        let expected = match (self.super_resolution, channels) {
+            (Some(_), _) => {
+                "a super-resolution model is given smaller images and no others; leave it out".to_owned()
+            }
+            (None, 0) => "it must be at least 1, or left out".to_owned(),
+            (None, _) if channels >= self.in_channels => {
+                format!("in_channels is {} and must count x_t beside it", self.in_channels)
+            }
+            (None, _) => return Ok(()),
+        };
+        Err(unsupported("_condition_channels", channels, expected))
     }
 
     fn check_super_resolution(&self) -> Result<(), ModelError> {
@@ -178,8 +215,9 @@ impl UNetConfig {
         let [down, up] = self.blocks()?;
         let (groups, mid_groups) = (self.groups(), self.mid_groups());
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
-            // Skip blocks count their groups themselves.
-            let is_plain = !(down[level].has_image && up[levels - 1 - level].has_image);
+            // The other blocks count their groups themselves.
+            let is_plain =
+                [down[level], up[levels - 1 - level]].iter().any(|block| block.family == Family::Plain);
             let of_level = [
                 (level == 0 || is_plain).then_some(groups),
                 (level + 1 == levels && self.mid_block_type.is_some()).then_some(mid_groups),

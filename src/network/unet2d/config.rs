@@ -85,6 +85,9 @@ pub struct UNetConfig {
     /// name.
     #[serde(rename = "_num_attention_heads", skip_serializing_if = "Option::is_none")]
     pub num_attention_heads: Option<usize>,
+    /// How many of the input channels, the last ones, are those of a condition image; see `null_class` for the name.
+    #[serde(rename = "_condition_channels", skip_serializing_if = "Option::is_none")]
+    pub condition_channels: Option<usize>,
     /// What the second half of the input channels is, in a super-resolution model; see `null_class` for the name.
     #[serde(rename = "_super_resolution", skip_serializing_if = "Option::is_none")]
     pub super_resolution: Option<SuperResolution>,
@@ -131,6 +134,7 @@ impl Default for UNetConfig {
             null_class: false,
             timestep_scale: 1.0,
             num_attention_heads: None,
+            condition_channels: None,
             super_resolution: None,
         }
     }
@@ -227,6 +231,7 @@ impl UNetConfig {
             null_class: true,
             timestep_scale: 0.5,
             num_attention_heads: Some(1),
+            condition_channels: Some(1),
             super_resolution: Some(SuperResolution { low_size: SampleSize::Square(1), augmentation: 0 }),
             ..Self::default()
         };
@@ -308,7 +313,15 @@ impl UNetConfig {
 
     /// Channels of an image, which are those of x_t.
     pub fn image_channels(&self) -> usize {
-        if self.super_resolution.is_some() { self.in_channels / 2 } else { self.in_channels }
+        self.in_channels.saturating_sub(self.channels_of_condition())
+    }
+
+    /// Channels of the condition image; 0 for a network that is given none.
+    pub fn channels_of_condition(&self) -> usize {
+        match self.super_resolution {
+            Some(_) => self.in_channels / 2,
+            None => self.condition_channels.unwrap_or(0),
+        }
     }
 
     /// Number of resolutions.

@@ -17,7 +17,8 @@ use self::resnet_block::Context;
 use self::time_embedding::{ClassEmbedding, TimeEmbedding, time_embedding};
 use super::layers::{Conv, WeightInit, group_norm};
 use super::{
-    CLASS_LABELS, Element, Input, ModelError, NamedValues, Network, SAMPLE, SuperResolution, TIMESTEPS,
+    CLASS_LABELS, CONDITION_IMAGE, Element, Input, ModelError, NamedValues, Network, SAMPLE, SuperResolution,
+    TIMESTEPS,
 };
 use crate::graph::{Graph, ValueId};
 use crate::ops;
@@ -42,9 +43,12 @@ pub(super) fn encode<'a>(
     inputs: &NamedValues,
     dropout: Option<ValueId>,
 ) -> Result<Encoded<'a>, ModelError> {
-    let embedding = time_embedding(graph, config, inputs)?;
-    let context = Context { config, embedding, key_step_sample: dropout };
+    let [plain_embedding, embedding] = time_embedding(graph, config, inputs)?;
+    let context = Context { config, embedding, plain_embedding, key_step_sample: dropout };
     let mut image = inputs.get(SAMPLE)?;
+    if config.channels_of_condition() > 0 {
+        image = ops::concat(graph, image, inputs.get(CONDITION_IMAGE)?)?;
+    }
     if config.center_input_sample {
         // from 0..1 to -1..1
         image = ops::affine(graph, image, 2.0, -1.0)?;
@@ -54,7 +58,8 @@ pub(super) fn encode<'a>(
     for (index, name) in config.down_block_types.iter().enumerate() {
         let block = block_type(DOWN_BLOCKS, "down_block_types", name)?;
         let channels = config.block_out_channels[index];
-        let level = Level { channels, attends: block.attends, resamples: index + 1 < config.levels() };
+        let resamples = index + 1 < config.levels();
+        let level = Level { channels, next_channels: channels, attends: block.attends, resamples };
         graph.scoped(format!("down_blocks.{index}"), |graph| {
             (block.build)(graph, context, level, &mut flow)
         })?;
@@ -83,7 +88,7 @@ impl Network for UNetConfig {
         let mut inputs = vec![
             Input {
                 name: SAMPLE,
-                shape: vec![height, width, self.in_channels],
+                shape: vec![height, width, self.image_channels()],
                 element: Element::Activation,
             },
             Input { name: TIMESTEPS, shape: Vec::new(), element: Element::Float },
@@ -96,6 +101,12 @@ impl Network for UNetConfig {
             ClassEmbedding::Identity => (vec![self.time_embed_dim()], Element::Float),
         });
         inputs.extend(class.map(|(shape, element)| Input { name: CLASS_LABELS, shape, element }));
+        let condition = vec![height, width, self.channels_of_condition()];
+        inputs.extend((condition[2] > 0).then_some(Input {
+            name: CONDITION_IMAGE,
+            shape: condition,
+            element: Element::Activation,
+        }));
         Ok(inputs)
     }
 
@@ -149,7 +160,9 @@ impl UNetConfig {
         for (index, name) in self.up_block_types.iter().enumerate() {
             let block = block_type(UP_BLOCKS, "up_block_types", name)?;
             let channels = self.block_out_channels[levels - 1 - index];
-            let level = Level { channels, attends: block.attends, resamples: index + 1 < levels };
+            let next_channels = self.block_out_channels[levels.saturating_sub(2 + index)];
+            let level =
+                Level { channels, next_channels, attends: block.attends, resamples: index + 1 < levels };
             graph.scoped(format!("up_blocks.{index}"), |graph| {
                 (block.build)(graph, context, level, &mut flow)
             })?;

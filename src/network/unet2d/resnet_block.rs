@@ -12,8 +12,22 @@ pub(super) struct Context<'a> {
     pub(super) config: &'a UNetConfig,
     /// The non-linearity of the time embedding, `[N, time_embed_dim]`.
     pub(super) embedding: ValueId,
+    /// The time embedding itself, likewise.
+    pub(super) plain_embedding: ValueId,
     /// The generator's key, for dropout; `None` leaves dropout out.
     pub(super) key_step_sample: Option<ValueId>,
+}
+
+impl Context<'_> {
+    /// Drops some of h, while training.
+    pub(super) fn dropout(self, graph: &mut Graph, h: ValueId) -> Result<ValueId, GraphError> {
+        match (self.key_step_sample, self.config.dropout) {
+            (Some(key), p @ 0.0..) if p > 0.0 => {
+                graph.scoped("dropout", |graph| ops::dropout(graph, h, key, p))
+            }
+            _ => Ok(h),
+        }
+    }
 }
 
 /// Halves or doubles the height and width of images.
@@ -42,7 +56,7 @@ impl Residual {
         context: Context<'_>,
         x: ValueId,
     ) -> Result<ValueId, GraphError> {
-        let Context { config, embedding, key_step_sample } = context;
+        let Context { config, embedding, .. } = context;
         let Self { out_channels, groups, divisor, resample, has_shortcut } = self;
         let eps = config.norm_eps;
         let act = config.activation();
@@ -57,9 +71,7 @@ impl Residual {
         }
         h = Conv::three(out_channels).build(graph, "conv1", h)?;
         h = add_time(graph, config, embedding, h, groups[1], act)?;
-        if let (Some(key), true) = (key_step_sample, config.dropout > 0.0) {
-            h = graph.scoped("dropout", |graph| ops::dropout(graph, h, key, config.dropout))?;
-        }
+        h = context.dropout(graph, h)?;
         let conv2 = Conv { init: WeightInit::NearZero, ..Conv::three(out_channels) };
         let h = conv2.build(graph, "conv2", h)?;
         divided_sum(graph, shortcut, h, divisor)

@@ -88,15 +88,13 @@ fn embed(graph: &mut Graph, name: &str, x: ValueId, width: usize) -> Result<Valu
     })
 }
 
-/// The non-linearity of the embedding `[N, time_embed_dim]` of timesteps and, for a conditional model, of what it is told of
-/// the class.
-///
-/// Every residual block applies the non-linearity to the embedding first, so it is done once here.
+/// The embedding `[N, time_embed_dim]` of timesteps and, for a conditional model, of what it is told of the class; and its
+/// non-linearity, which most residual blocks apply to it first, so that it is done once here.
 pub(super) fn time_embedding(
     graph: &mut Graph,
     config: &UNetConfig,
     inputs: &NamedValues,
-) -> Result<ValueId, ModelError> {
+) -> Result<[ValueId; 2], ModelError> {
     let width = config.time_embed_dim();
     let projection = Projection::new(graph, config)?;
     let mut timesteps = inputs.get(TIMESTEPS)?;
@@ -121,5 +119,6 @@ pub(super) fn time_embedding(
         };
         embedding = graph.scoped("class_embedding", |graph| ops::add(graph, embedding, class))?;
     }
-    Ok(graph.scoped("time_embedding", |graph| config.activation().build(graph, embedding))?)
+    let activated = graph.scoped("time_embedding", |graph| config.activation().build(graph, embedding))?;
+    Ok([embedding, activated])
 }

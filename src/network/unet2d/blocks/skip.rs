@@ -9,13 +9,21 @@ use crate::network::attention_block::AttentionBlock;
 use crate::network::layers::{Conv, WeightInit, group_norm};
 use crate::network::unet2d::UNetConfig;
 use crate::network::unet2d::resnet_block::{Context, Resample, Residual};
-use crate::ops;
+use crate::ops::{self, Edges};
 
 /// Channels of the image: diffusers has no other number.
 pub(in crate::network::unet2d) const CHANNELS: usize = 3;
 
 /// Groups of attention norms: diffusers has no other number.
 const ATTENTION_GROUPS: usize = 32;
+
+fn halve(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    ops::fir_downsample(graph, x, Edges::Zero)
+}
+
+fn double(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    ops::fir_upsample(graph, x, Edges::Zero)
+}
 
 /// Groups of a norm over so many channels.
 fn groups(channels: usize) -> usize {
@@ -59,9 +67,9 @@ pub(super) fn down_block(
         flow.skips.push(flow.x);
     }
     if level.resamples {
-        let residual = resampling(level.channels, ops::fir_downsample);
+        let residual = resampling(level.channels, halve);
         let h = append_residual(graph, context, flow.x, None, residual, "resnet_down")?;
-        let image = graph.scoped("downsamplers.0", |graph| ops::fir_downsample(graph, flow.image))?;
+        let image = graph.scoped("downsamplers.0", |graph| halve(graph, flow.image))?;
         let of_image = Conv::one(level.channels).build(graph, "skip_conv", image)?;
         flow.x = ops::add(graph, of_image, h)?;
         flow.skips.push(flow.x);
@@ -91,7 +99,7 @@ fn up(
         flow.x = append_attention(graph, flow.x, scaled_attention(context.config, level.channels), 0)?;
     }
     if let Some(output) = flow.output {
-        flow.output = Some(graph.scoped("upsampler", |graph| ops::fir_upsample(graph, output))?);
+        flow.output = Some(graph.scoped("upsampler", |graph| double(graph, output))?);
     }
     if level.resamples {
         let of_features = image_of(graph, context, level, flow.x)?;
@@ -99,7 +107,7 @@ fn up(
             Some(output) => ops::add(graph, output, of_features)?,
             None => of_features,
         });
-        let residual = resampling(level.channels, ops::fir_upsample);
+        let residual = resampling(level.channels, double);
         flow.x = append_residual(graph, context, flow.x, None, residual, "resnet_up")?;
     }
     Ok(())
