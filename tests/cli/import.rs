@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ddpm_gpu::device::{Device, Selection, adapters};
 use ddpm_gpu::graph::Graph;
-use ddpm_gpu::network::{Component, LOGITS, Network, Precision, SAMPLE, TIMESTEPS, WeightsError, prepare};
+use ddpm_gpu::network::{CONDITION_IMAGE, Component, LOGITS, Network, Precision, SAMPLE, TIMESTEPS, WeightsError, prepare};
 use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw};
 use ddpm_gpu::pipeline::Pipeline;
 use flate2::read::GzDecoder;
@@ -56,12 +56,7 @@ impl From<ddpm_gpu::device::DeviceError> for Failed {
 fn output(device: &Device, component: &Component, golden: &Golden, case: &str) -> Vec<f32> {
     let network: &dyn Network = component.network.as_ref();
     let named = |name: &str| format!("{case}.{name}");
-    let ([n, h, w, c], mut x) = images(golden, &named("sample"));
-    if let Some(of) = network.super_resolution() {
-        let (_, low) = images(golden, &named("low_resolution"));
-        let low = of.enlarge(&low, c, [h, w]);
-        x = x.chunks(c).zip(low.chunks(c)).flat_map(|(x, low)| [x, low].concat()).collect();
-    }
+    let ([n, h, w, c], x) = images(golden, &named("sample"));
     let mut graph = Graph::new();
     let inputs = network.declare_inputs(&mut graph, n).unwrap();
     let outputs = network.apply(&mut graph, Precision::F32, &inputs, None).unwrap();
@@ -70,6 +65,10 @@ fn output(device: &Device, component: &Component, golden: &Golden, case: &str) -
     let mut executor = block_on(prepare::<Failed>(device, &graph, &weights, &[output])).unwrap();
     executor.write(inputs.get(SAMPLE).unwrap(), &x).unwrap();
     executor.write(inputs.get(TIMESTEPS).unwrap(), &golden.floats(&named("timesteps"))).unwrap();
+    if let Some(of) = network.super_resolution() {
+        let (_, low) = images(golden, &named("low_resolution"));
+        executor.write(inputs.get(CONDITION_IMAGE).unwrap(), &of.enlarge(&low, c, [h, w])).unwrap();
+    }
     if golden.has(&named("class_labels")) {
         let labels: Vec<u32> =
             golden.floats(&named("class_labels")).iter().map(|&label| label as u32).collect();
