@@ -66,6 +66,10 @@ impl Network for WithNullClass {
         self.network.build(graph, inputs, dropout)
     }
 
+    fn check_timesteps(&self, least: f64, most: f64) -> Result<(), String> {
+        self.network.check_timesteps(least, most)
+    }
+
     fn super_resolution(&self) -> Option<SuperResolution> {
         self.network.super_resolution()
     }

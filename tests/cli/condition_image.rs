@@ -82,7 +82,9 @@ fn images_that_are_no_pairs_are_refused() {
     workspace.fails(&line, 1, &["6 images", "9"]);
     // Without the sketches the run cannot go on.
     workspace.fails(&format!("{TRAIN} --steps 2 --resume"), 1, &["run"]);
-    workspace.succeeds("train --dataset photos --model model.json --device cpu --batch-size 4 --steps 1 --output plain");
+    workspace.succeeds(
+        "train --dataset photos --model model.json --device cpu --batch-size 4 --steps 1 --output plain",
+    );
     let line = format!("sample plain --condition-image sketches {DRAW}");
     workspace.fails(&line, 1, &["--condition-image", "given no image"]);
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use ddpm_gpu::device::{Device, Selection, adapters};
 use ddpm_gpu::graph::Graph;
-use ddpm_gpu::network::{CONDITION_IMAGE, Component, LOGITS, Network, Precision, SAMPLE, TIMESTEPS, WeightsError, prepare};
+use ddpm_gpu::network::{
+    CONDITION_IMAGE, Component, LOGITS, Network, Precision, SAMPLE, TIMESTEPS, WeightsError, prepare,
+};
 use ddpm_gpu::output::{nchw_to_nhwc, nhwc_to_nchw};
 use ddpm_gpu::pipeline::Pipeline;
 use flate2::read::GzDecoder;

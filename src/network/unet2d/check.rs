@@ -99,21 +99,20 @@ impl UNetConfig {
     fn check_families(&self) -> Result<(), ModelError> {
         let [down, up] = self.blocks()?;
         let is_k = |block: &&BlockType| block.family == Family::K;
-        let all = || down.iter().chain(&up).copied();
-        // A single level resamples nothing, and so leaves nothing out either.
-        if self.levels() > 1 && all().any(|block| is_k(&block)) && !all().all(|block| is_k(&block)) {
-            let mixed =
-                [("down_block_types", &self.down_block_types), ("up_block_types", &self.up_block_types)]
-                    .into_iter()
-                    .zip([&down, &up])
-                    .find(|(_, blocks)| !blocks.iter().all(|block| is_k(block)));
-            if let Some(((key, names), _)) = mixed {
+        // A single level resamples nothing: there each block takes what the other leaves.
+        if self.levels() > 1 && down.iter().chain(&up).any(is_k) {
+            let ways = [
+                ("down_block_types", &self.down_block_types, &down),
+                ("up_block_types", &self.up_block_types, &up),
+            ];
+            if let Some((key, names, _)) = ways.into_iter().find(|(.., blocks)| !blocks.iter().all(is_k)) {
                 let expected = "K blocks are for networks of nothing else, on both ways";
                 return Err(unsupported(key, format!("{names:?}"), expected));
             }
         }
         self.check_image_blocks(&down, &up)?;
-        if all().any(|block| block.family != Family::Plain) { self.check_norms() } else { Ok(()) }
+        let are_plain = down.iter().chain(&up).all(|block| block.family == Family::Plain);
+        if are_plain { Ok(()) } else { self.check_norms() }
     }
 
     /// Refuses Skip blocks where there is no image of the right size or number of channels.
@@ -305,6 +304,10 @@ mod tests {
             (
                 json!({ "up_block_types": ["SkipUpBlock2D", "UpBlock2D", "SkipUpBlock2D"], "norm_num_groups": 8 }),
                 "all behind a Skip block must be Skip blocks",
+            ),
+            (
+                json!({ "down_block_types": ["KDownBlock2D", "KDownBlock2D", "KDownBlock2D"] }),
+                "K blocks are for networks of nothing else",
             ),
             (json!({ "out_channels": 6 }), "out_channels is 6; Skip blocks are for images of 3 channels"),
             // diffusers counts the groups of this block's first norm as 32 + 16 // 4, at most 32.
