@@ -1,6 +1,7 @@
 // A number times x, plus a number:
 //   y[i] = scale x[i] + offset
-// The gradient is the same with an offset of 0. One invocation per element, or in `_vec4` per four; tensors of any shape.
+// The gradient is the same with an offset of 0. One invocation per element, or in `_vec4` per four; tensors of any
+// shape.
 // Run it: ddpm-gpu kernels bench affine --cases --device NAME.
 
 // #import activation

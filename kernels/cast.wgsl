@@ -1,4 +1,4 @@
-// Conversion of activations between 32 bits, as images enter and leave the network, and the bits that it stores them in:
+// Conversion of activations between 32 bits, as images enter and leave the network, and the bits that it stores:
 //   y_f16[i] = f16(x[i])        to_f16: rounds; beyond 65504 it becomes infinite
 //   y[i]     = f32(x_f16[i])    to_f32: exact
 // The gradient of either is the other. And floats to whole numbers, without a gradient:

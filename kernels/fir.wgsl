@@ -1,4 +1,5 @@
-// Resampling by two with the filter 1 3 3 1 along height and width (Karras et al. 2019, StyleGAN2). With w = (1, 3, 3, 1):
+// Resampling by two with the filter 1 3 3 1 along height and width (Karras et al. 2019, StyleGAN2).
+// With w = (1, 3, 3, 1):
 //   coarse[h, w] = scale  sum over i, j in 0..4 of w[i] w[j] fine[2h + i - 1, 2w + j - 1]       down, scale 1/64
 //   fine[h, w]   = scale  the same products, of the 2 x 2 pixels of coarse that reach it          up, scale 1/16
 // What lies beyond the edges says EDGES:
@@ -24,7 +25,8 @@ struct Params { length: u32, height: u32, width: u32, channels: u32, scale: f32 
 override WORKGROUP: u32 = 64;
 override EDGES: u32 = 0u;
 
-// The fine pixels first..end that coarse pixel i of `size` reads along an axis; pixel f is number f + 1 - 2i of the filter.
+// The fine pixels first..end that coarse pixel i of `size` reads along an axis; pixel f is number f + 1 - 2i of the
+// filter.
 struct Taps { first: u32, end: u32 }
 fn fine_taps(i: u32, size: u32) -> Taps {
     var taps = Taps(select(2u * i - 1u, 0u, i == 0u), min(2u * i + 3u, 2u * size));
@@ -39,8 +41,8 @@ fn fine_weight(f: u32, i: u32, size: u32) -> f32 {
     return select(1.0, 3.0, is_inner) + select(0.0, 1.0, is_twice);
 }
 
-// The two coarse pixels that fine pixel i reads along an axis: the one that it lies in, and the neighbour on its side, which has
-// the weight 1, or 0 where it is none.
+// The two coarse pixels that fine pixel i reads along an axis: the one that it lies in, and the neighbour on its side,
+// which has the weight 1, or 0 where it is none.
 struct Pair { near: u32, far: u32, weight: f32, far_weight: f32 }
 fn coarse_pair(i: u32, size: u32) -> Pair {
     let near = i / 2u;

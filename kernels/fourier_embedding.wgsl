@@ -1,8 +1,8 @@
 // Random Fourier features of noise levels (Tancik et al. 2020; Song et al. 2021; diffusers' GaussianFourierProjection):
 //   y[n, i], y[n, F + i] = sin(2 pi a), cos(2 pi a),   a = log(t[n]) weight[i]
 // One invocation per element. Weights have a standard deviation of 16, so that a reaches hundreds of turns: whole turns
-// are dropped before anything else is computed, and what is left becomes a fraction of 2^32. An f32 product of 300 is off
-// by 3e-5 turns, so that PyTorch's result and this one differ by about 2e-4 there.
+// are dropped before anything else is computed, and what is left becomes a fraction of 2^32. An f32 product of 300 is
+// off by 3e-5 turns, so that PyTorch's result and this one differ by about 2e-4 there.
 // Run it: ddpm-gpu kernels bench fourier_embedding --cases --device NAME.
 
 // #import index

@@ -1,6 +1,7 @@
 // Rectified linear unit (Nair and Hinton 2010):
 //   y = max(x, 0)        d_x = d_y where x > 0, else 0
-// One invocation per element, or in `_vec4` per four; tensors of any shape. Comparisons let a NaN through, max need not.
+// One invocation per element, or in `_vec4` per four; tensors of any shape. Comparisons let a NaN through, max need
+// not.
 // Run it: ddpm-gpu kernels bench relu --device NAME.
 
 // #import activation

@@ -9,8 +9,8 @@
 // the rest of the angle lies within [-pi/4, pi/4] of a multiple of pi/2, where short polynomials are exact to 1e-7.
 // For |t| <= 1000 the error is below 1e-5 on every device.
 //
-// The host could write the sinusoids instead of the timesteps. It would save at most 0.01 % of a training step: 60 us of
-// 578 ms (digits, 16 images, llvmpipe), 13 us of which any dispatch takes. A network would no longer take diffusers'
+// The host could write the sinusoids instead of the timesteps. It would save at most 0.01 % of a training step: 60 us
+// of 578 ms (digits, 16 images, llvmpipe), 13 us of which any dispatch takes. A network would no longer take diffusers'
 // timesteps [N]. `ddpm-gpu profile train --model digits --device llvmpipe --tuning off --top 0` shows it.
 //
 // Run it: ddpm-gpu kernels bench timestep_embedding --device NAME.

@@ -6,8 +6,9 @@ use std::ops::Range;
 /// The condition with the class of each image, by the name that diffusers' networks have for it.
 pub const CLASS_LABELS: &str = "class_labels";
 
-/// The condition with an image of the size of each image, which the network takes as further channels: `[N, H, W, C]`, such as
-/// a sketch (Saharia et al. 2022, "Palette"), or a smaller image, enlarged (Ho et al. 2021, "Cascaded diffusion models").
+/// The condition with an image of the size of each image, which the network takes as further channels: `[N, H, W, C]`,
+/// such as a sketch (Saharia et al. 2022, "Palette"), or a smaller image, enlarged (Ho et al. 2021, "Cascaded diffusion
+/// models").
 pub const CONDITION_IMAGE: &str = "condition_image";
 
 /// The numbers of a tensor.

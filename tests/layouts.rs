@@ -17,8 +17,8 @@ use pollster::block_on;
 
 use common::golden::Golden;
 
-/// A folder in `tests/golden/layouts`, the variant asked for, which of the two networks is expected there, and words of the
-/// notes.
+/// A folder in `tests/golden/layouts`, the variant asked for, which of the two networks is expected there, and words of
+/// the notes.
 type Layout = (&'static str, Option<&'static str>, &'static str, &'static [&'static str]);
 
 const MODEL: &str = "output.sample";

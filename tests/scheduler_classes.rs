@@ -1,5 +1,6 @@
 //! The classes of diffusers' schedulers against the golden files of `tools/oracle/scheduler_classes.py` and
-//! `tools/oracle/class_trajectories.py`: keys and defaults, and what a file of each draws by no more than its class and keys.
+//! `tools/oracle/class_trajectories.py`: keys and defaults, and what a file of each draws by no more than its class and
+//! keys.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -28,8 +29,8 @@ fn keys_and_defaults_are_those_of_diffusers() {
     assert!(theirs.is_empty(), "not in the table: {:?}", theirs.keys());
 }
 
-/// The sampler, its options, the levels and the timesteps follow from the config: nothing else is given but x_T, noise and the
-/// number of steps.
+/// The sampler, its options, the levels and the timesteps follow from the config: nothing else is given but x_T, noise
+/// and the number of steps.
 #[test]
 fn each_class_draws_as_diffusers_does() {
     let file = Golden::read("class_trajectories");

@@ -1,5 +1,5 @@
-// The sine of an angle in turns, as a fraction of 2^32, good to 1e-7: WGSL promises nothing of sin beyond pi. The nearest
-// quarter turn chooses between the series of sin and cos and the sign.
+// The sine of an angle in turns, as a fraction of 2^32, good to 1e-7: WGSL promises nothing of sin beyond pi. The
+// nearest quarter turn chooses between the series of sin and cos and the sign.
 
 fn sin_turns(turns: u32) -> f32 {
     let quarter = (turns + 0x20000000u) >> 30u;

@@ -1,5 +1,5 @@
-//! Checkpoints of runs that train low-rank adapters: the adapters, as diffusers and as peft have them, and which model they
-//! are for. The weights of that model stay where they are.
+//! Checkpoints of runs that train low-rank adapters: the adapters, as diffusers and as peft have them, and which model
+//! they are for. The weights of that model stay where they are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -124,8 +124,8 @@ pub(super) fn shapes(checkpoint: &Path) -> Result<Option<(Shapes, String)>, Chec
     Ok(Some((shapes, PEFT.to_owned())))
 }
 
-/// Reads the network called `part` of a checkpoint of adapters: with the adapters apart from its weights, which are those
-/// of `base`.
+/// Reads the network called `part` of a checkpoint of adapters: with the adapters apart from its weights, which are
+/// those of `base`.
 pub(super) fn read_network(
     checkpoint: &Path,
     part: &str,
@@ -178,7 +178,8 @@ fn settings(adapted: &Adapted) -> Map<String, Value> {
 }
 
 impl Pipeline {
-    /// Writes the adapters of the pipeline's network into an existing folder, its configuration, and which model they are for.
+    /// Writes the adapters of the pipeline's network into an existing folder, its configuration, and which model they
+    /// are for.
     ///
     /// # Errors
     /// [`CheckpointError::Write`] naming the file.

@@ -63,7 +63,8 @@ struct Parts {
 /// The settings that a file has with it.
 struct Settings(Map<String, Value>);
 
-/// Adds the adapters of a file to the weights of a pipeline's network, and says in sentences what was taken and assumed.
+/// Adds the adapters of a file to the weights of a pipeline's network, and says in sentences what was taken and
+/// assumed.
 ///
 /// `path` is a safetensors file, or the folder that it lies in.
 ///

@@ -42,8 +42,8 @@ pub(super) fn around(folder: &Path, network: &Path) -> Option<PathBuf> {
     whole.ancestors().skip(1).take(2).find(|above| path(above).is_some()).map(Path::to_owned)
 }
 
-/// What a folder holds: by its index; a network alone by the index of the folder around it, or by its config.json; else by
-/// the folders that there are. `own` is the class of a network that is in no table.
+/// What a folder holds: by its index; a network alone by the index of the folder around it, or by its config.json; else
+/// by the folders that there are. `own` is the class of a network that is in no table.
 ///
 /// # Errors
 /// [`CheckpointError`] naming a class that this program does not have.

@@ -127,7 +127,8 @@ fn find_scheduler(
     Ok(scheduler)
 }
 
-/// The folder of a network, or that of its averaged weights where only these are there, or where `folder` itself is that.
+/// The folder of a network, or that of its averaged weights where only these are there, or where `folder` itself is
+/// that.
 fn network_folder(folder: &Path, of: &Part, notes: &mut Vec<String>) -> PathBuf {
     let found = part(folder, of.name, CONFIG);
     let averaged = model_index::averaged(of.name);
@@ -172,8 +173,8 @@ impl Pipeline {
         self.merged().map_err(|source| CheckpointError::Model { path: folder.to_owned(), source })
     }
 
-    /// As [`Pipeline::load`], to go on with training: a network may be `own`, whose class is in no table, and adapters stay
-    /// apart from the weights that they change.
+    /// As [`Pipeline::load`], to go on with training: a network may be `own`, whose class is in no table, and adapters
+    /// stay apart from the weights that they change.
     ///
     /// # Errors
     /// [`CheckpointError`] naming the file.
@@ -225,8 +226,8 @@ impl Pipeline {
         Ok((Self { class, networks, scheduler }, notes))
     }
 
-    /// Writes the pipeline alone into a new folder, adapters merged, without what only training needs; with f16 the weights are
-    /// rounded.
+    /// Writes the pipeline alone into a new folder, adapters merged, without what only training needs; with f16 the
+    /// weights are rounded.
     ///
     /// # Errors
     /// [`CheckpointError::Taken`] for a folder that is there already; [`CheckpointError::Write`]; for f16, a weight

@@ -205,7 +205,8 @@ pub(super) fn extra_ema(
     Ok(Some(tensors))
 }
 
-/// The decays of the averages of the weights in a checkpoint, that of the model's own first; none where it is of no run.
+/// The decays of the averages of the weights in a checkpoint, that of the model's own first; none where it is of no
+/// run.
 ///
 /// # Errors
 /// [`CheckpointError`] for a training state that is not whole.

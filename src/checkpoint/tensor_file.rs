@@ -103,8 +103,8 @@ pub(super) fn write_as(precision: Precision, path: &Path, tensors: &Tensors) -> 
     write_with(precision, path, tensors, ("format", "pt"))
 }
 
-/// As [`write_as`], with another text beside the tensors. One text: the library writes several in random order, and a run's
-/// files are the same to the byte.
+/// As [`write_as`], with another text beside the tensors. One text: the library writes several in random order, and a
+/// run's files are the same to the byte.
 pub(super) fn write_with(
     precision: Precision,
     path: &Path,

@@ -1,4 +1,5 @@
-//! The weights of a network in a folder: under which name they lie, whole or in parts, and under which names the tensors.
+//! The weights of a network in a folder: under which name they lie, whole or in parts, and under which names the
+//! tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +14,8 @@ use crate::network::Tensors;
 /// The file that this program and diffusers write.
 pub(super) const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
-/// How names begin: diffusers' own, and accelerate's of a model that is saved as one of many; the first that is there is read.
+/// How names begin: diffusers' own, and accelerate's of a model that is saved as one of many; the first that is there
+/// is read.
 const STEMS: [&str; 3] = ["diffusion_pytorch_model", "model", "pytorch_model"];
 
 /// A format of files, known by the ending of their names.
@@ -224,8 +226,8 @@ fn read_listed(index: &Path, format: &Format, notes: &mut Vec<String>) -> Result
     Ok(tensors)
 }
 
-/// The weights in a network's folder, by diffusers' names, and their file; of several variants, such as `fp16`, the one asked
-/// for. `notes` gets what was assumed.
+/// The weights in a network's folder, by diffusers' names, and their file; of several variants, such as `fp16`, the one
+/// asked for. `notes` gets what was assumed.
 ///
 /// # Errors
 /// [`CheckpointError`] naming the file.

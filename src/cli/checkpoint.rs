@@ -42,8 +42,8 @@ pub(super) struct CheckpointArgs {
     /// diffusers
     #[arg(value_name = "DIR")]
     pub(super) checkpoint: PathBuf,
-    /// Low-rank adapters (LoRA) to add to the model: a safetensors file that diffusers or peft wrote, or its folder. A run of
-    /// adapters of this program needs no such flag: it says which model it is of
+    /// Low-rank adapters (LoRA) to add to the model: a safetensors file that diffusers or peft wrote, or its folder. A
+    /// run of adapters of this program needs no such flag: it says which model it is of
     #[arg(long, value_name = "PATH")]
     lora: Option<PathBuf>,
     #[command(flatten)]
@@ -53,8 +53,8 @@ pub(super) struct CheckpointArgs {
 /// Which weights of the model.
 #[derive(clap::Args)]
 pub(super) struct WeightsArgs {
-    /// Which average of the weights to take, of several that a model was trained with (train --ema-decay A,B): its decay.
-    /// By default the first
+    /// Which average of the weights to take, of several that a model was trained with (train --ema-decay A,B): its
+    /// decay. By default the first
     #[arg(long, value_name = "X", value_parser = finite_in(0.0..1.0))]
     ema_decay: Option<f64>,
     /// Which variant of the weights to read, of several that diffusers wrote beside each other: fp16 for

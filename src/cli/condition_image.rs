@@ -18,12 +18,14 @@ const MOST_CHANNELS: usize = 4;
 /// The condition images of a run.
 #[derive(clap::Args)]
 pub(super) struct PairArgs {
-    /// Train a model that is given an image beside the one that it draws: to colourise, restore, fill in, or draw what a map of
-    /// segments says (Saharia et al. 2022, Palette). PATH has an image for each of --dataset: a folder, paired by the names of the
-    /// files without their endings, or an array, paired in its order. The network gets the image as further channels
+    /// Train a model that is given an image beside the one that it draws: to colourise, restore, fill in, or draw what
+    /// a map of segments says (Saharia et al. 2022, Palette). PATH has an image for each of --dataset: a folder, paired
+    /// by the names of the files without their endings, or an array, paired in its order. The network gets the image as
+    /// further channels
     #[arg(long, value_name = "PATH", conflicts_with = "super_resolution")]
     condition_image: Option<String>,
-    /// Channels of the condition images: 1 grey, 3 colour, 2 and 4 with alpha; by default as the model has them, or their files
+    /// Channels of the condition images: 1 grey, 3 colour, 2 and 4 with alpha; by default as the model has them, or
+    /// their files
     #[arg(long, value_name = "N", requires = "condition_image", value_parser = count_in(1..=MOST_CHANNELS))]
     condition_channels: Option<usize>,
 }

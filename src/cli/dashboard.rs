@@ -1,7 +1,7 @@
 //! `train --dashboard`: the run on the whole terminal.
 //!
-//! A thread draws and listens to the keyboard, because a training step may take seconds. The terminal is given back when
-//! the dashboard is dropped, which errors do too, and by a hook when the program panics.
+//! A thread draws and listens to the keyboard, because a training step may take seconds. The terminal is given back
+//! when the dashboard is dropped, which errors do too, and by a hook when the program panics.
 
 mod half_blocks;
 

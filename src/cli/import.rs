@@ -7,9 +7,9 @@ use ddpm_gpu::network::Precision;
 
 /// Make a model of a checkpoint of improved-diffusion or guided-diffusion
 ///
-/// The new folder is a diffusers pipeline, which all other commands take. What the file's tensors tell is read of them; what
-/// they do not tell has the default that those scripts have, and is printed. The flags are those that the model was trained
-/// with, by their names, with `-` or `_`; a flag that the file contradicts is refused.
+/// The new folder is a diffusers pipeline, which all other commands take. What the file's tensors tell is read of them;
+/// what they do not tell has the default that those scripts have, and is printed. The flags are those that the model
+/// was trained with, by their names, with `-` or `_`; a flag that the file contradicts is refused.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The checkpoint: a .pt file, such as ema_0.9999_500000.pt, or the same tensors in a .safetensors file

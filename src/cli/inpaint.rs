@@ -30,8 +30,8 @@ pub(super) struct Args {
     /// How often each stretch of that length is painted; 1 for once, without jumps. The time grows in proportion
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = count_in(1..=MOST_TIMESTEPS))]
     resample: usize,
-    /// How to sample: ddpm or ddim, whatever the model's scheduler config says, since the steps of other samplers cannot go
-    /// back to more noise
+    /// How to sample: ddpm or ddim, whatever the model's scheduler config says, since the steps of other samplers
+    /// cannot go back to more noise
     #[arg(long, default_value = "ddpm", value_name = "NAME")]
     sampler: String,
 }

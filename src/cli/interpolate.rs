@@ -12,7 +12,8 @@ use super::sampling::{SamplingArgs, SamplingProgress};
 
 /// Draw what lies between two seeds or two images, spherically in the noise that ddim starts from
 ///
-/// The sampler is ddim, whatever the model's scheduler config says: it is the one whose inversion finds the noise of an image.
+/// The sampler is ddim, whatever the model's scheduler config says: it is the one whose inversion finds the noise of an
+/// image.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("ends").required(true))]
 pub(super) struct Args {

@@ -16,26 +16,27 @@ use super::checkpoint::noted;
 /// The model that a run starts from.
 #[derive(clap::Args)]
 pub(super) struct OriginArgs {
-    /// Start a new run from the weights of a model: a checkpoint or a run of this program, of which the averaged weights
-    /// are taken, or what diffusers saved. Network, noise schedule and prediction are those of that model, unless flags
-    /// say otherwise; the number of classes is that of the images. Goes on with --resume without reading it again
+    /// Start a new run from the weights of a model: a checkpoint or a run of this program, of which the averaged
+    /// weights are taken, or what diffusers saved. Network, noise schedule and prediction are those of that model,
+    /// unless flags say otherwise; the number of classes is that of the images. Goes on with --resume without reading
+    /// it again
     #[arg(long, value_name = "DIR")]
     init_from: Option<PathBuf>,
     /// With --init-from: draw the layers anew that the model of --init-from has otherwise or lacks, such as the class
     /// embedding for another number of classes, and leave out those that only it has. All of them are printed
     #[arg(long, requires = "init_from")]
     reinit_mismatched: bool,
-    /// Train low-rank adapters (LoRA) of this rank, and leave the model of --init-from as it is. Checkpoints hold the adapters
-    /// alone, as diffusers and peft have them, and say which model they are for; export merges them into it
+    /// Train low-rank adapters (LoRA) of this rank, and leave the model of --init-from as it is. Checkpoints hold the
+    /// adapters alone, as diffusers and peft have them, and say which model they are for; export merges them into it
     #[arg(long, value_name = "R", requires = "init_from", conflicts_with = "reinit_mismatched")]
     #[arg(value_parser = count_in(1..=65_536))]
     lora_rank: Option<usize>,
     /// Adapters count so much, divided by the rank; by default as much as the rank, as in diffusers' scripts
     #[arg(long, value_name = "ALPHA", requires = "lora_rank", value_parser = finite_f32_in(above_up_to(0.0, 1e9)))]
     lora_alpha: Option<f32>,
-    /// Layers that have an adapter, by the ends of their names: convolutions and fully connected layers; * stands for any
-    /// text, alone for all of them. May be given several times. By default the projections of attention: to_q, to_k, to_v,
-    /// to_out.0
+    /// Layers that have an adapter, by the ends of their names: convolutions and fully connected layers; * stands for
+    /// any text, alone for all of them. May be given several times. By default the projections of attention: to_q,
+    /// to_k, to_v, to_out.0
     #[arg(long, value_name = "PATTERN", requires = "lora_rank")]
     lora_target: Vec<String>,
 }

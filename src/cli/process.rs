@@ -14,8 +14,8 @@ use super::one_of;
 /// The diffusion process. What is left open is as it is in the model that a run starts from, or the default.
 #[derive(clap::Args)]
 pub(super) struct ProcessArgs {
-    /// Noise schedule: linear, scaled_linear, cosine, sigmoid; or learned, between the ends of the linear one (Kingma et al.
-    /// 2021), for which losses are read back in every step [default: linear]
+    /// Noise schedule: linear, scaled_linear, cosine, sigmoid; or learned, between the ends of the linear one (Kingma
+    /// et al. 2021), for which losses are read back in every step [default: linear]
     #[arg(long, alias = "noise-schedule", value_name = "NAME", value_parser = parse_schedule)]
     beta_schedule: Option<NoiseSchedule>,
     /// First beta of the schedules that have one [default: 0.0001]
@@ -37,8 +37,8 @@ pub(super) struct ProcessArgs {
     /// What the network predicts: epsilon, the noise; sample, the image; or v_prediction [default: epsilon]
     #[arg(long, value_name = "NAME", value_parser = parse_prediction)]
     prediction_type: Option<PredictionType>,
-    /// Variance of the reverse process when the ddpm sampler draws: fixed_small, fixed_large; or learned_range, for which
-    /// the network has twice the output channels and which needs --objective hybrid or vlb [default: fixed_small]
+    /// Variance of the reverse process when the ddpm sampler draws: fixed_small, fixed_large; or learned_range, for
+    /// which the network has twice the output channels and which needs --objective hybrid or vlb [default: fixed_small]
     #[arg(long, alias = "variance", value_name = "NAME", value_parser = parse_variance)]
     variance_type: Option<VarianceType>,
 }

@@ -61,12 +61,12 @@ pub(super) struct Args {
     low_resolution: Option<String>,
     #[command(flatten)]
     condition_image: ConditionImageArgs,
-    /// Enlarge what is drawn with this super-resolution model; may be given several times, from small to large. The images keep
-    /// their classes, and guidance does not reach these models
+    /// Enlarge what is drawn with this super-resolution model; may be given several times, from small to large. The
+    /// images keep their classes, and guidance does not reach these models
     #[arg(long, value_name = "DIR", conflicts_with_all = ["low_resolution", "animate"])]
     then: Vec<PathBuf>,
-    /// Steps of noise on the images to be enlarged; by default none on those of --low-resolution, and with --then half of what
-    /// the model was trained with
+    /// Steps of noise on the images to be enlarged; by default none on those of --low-resolution, and with --then half
+    /// of what the model was trained with
     #[arg(long, value_name = "N", value_parser = count_in(0..=MOST_TIMESTEPS))]
     noise_augmentation: Option<usize>,
     /// Start from this x_T, floats [N, C, H, W], rather than from drawn noise; with ddim_inverse, from these images

@@ -20,12 +20,12 @@ use super::{DeviceArgs, PrecisionArgs, parse_list};
 /// What steers towards a class.
 #[derive(clap::Args)]
 pub(super) struct GuidanceArgs {
-    /// Scale of classifier-free guidance, as diffusers counts it: 1 is none (the paper's w is one less); 2 to 5 are usual. The
-    /// model must have been trained with --label-dropout
+    /// Scale of classifier-free guidance, as diffusers counts it: 1 is none (the paper's w is one less); 2 to 5 are
+    /// usual. The model must have been trained with --label-dropout
     #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = finite_in(0.0..=MOST_SCALE))]
     guidance_scale: f64,
-    /// The class that means "no class", for a model of others that was trained with one: classifier-free guidance leads away
-    /// from it. Models that --label-dropout trained say so themselves
+    /// The class that means "no class", for a model of others that was trained with one: classifier-free guidance leads
+    /// away from it. Models that --label-dropout trained say so themselves
     #[arg(long, value_name = "K")]
     null_class: Option<u32>,
     /// How far to bring the guided output back to the standard deviation of the unguided one, from 0 to 1: against
@@ -97,12 +97,13 @@ pub(super) struct SamplerArgs {
     /// config says
     #[arg(long, value_name = "NAME")]
     timestep_spacing: Option<TimestepSpacing>,
-    /// The order of the dpm samplers, deis and unipc, from 1 to 3; by default as the model's scheduler config says, else 2
+    /// The order of the dpm samplers, deis and unipc, from 1 to 3; by default as the model's scheduler config says,
+    /// else 2
     #[arg(long, value_name = "N", value_parser = count_in(1..=3))]
     solver_order: Option<usize>,
-    /// Where the levels of noise lie between the first and the last: timesteps, karras, exponential, lu or beta, as diffusers'
-    /// use_karras_sigmas and so on; by default as the model's scheduler config says, else karras for euler and heun and
-    /// timesteps for the others
+    /// Where the levels of noise lie between the first and the last: timesteps, karras, exponential, lu or beta, as
+    /// diffusers' use_karras_sigmas and so on; by default as the model's scheduler config says, else karras for euler
+    /// and heun and timesteps for the others
     #[arg(long, value_name = "NAME")]
     noise_levels: Option<LevelSpacing>,
     /// Noise of ddim, from 0 for none to 1 for as much as ddpm adds
@@ -186,8 +187,8 @@ pub(super) struct SamplingArgs {
     /// Decides all noise
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = count_u64_in(0..=u64::MAX))]
     pub(super) seed: u64,
-    /// Class of all images; or one class for each image, separated by commas. By default none, where the model has a class for
-    /// that
+    /// Class of all images; or one class for each image, separated by commas. By default none, where the model has a
+    /// class for that
     #[arg(long, value_name = "K,...", alias = "class-labels")]
     class_label: Option<String>,
     #[command(flatten)]

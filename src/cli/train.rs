@@ -37,8 +37,8 @@ pub(super) struct Args {
     /// Train without classes even if the images have them
     #[arg(long)]
     unconditional: bool,
-    /// Share of images to train on as of no class, for classifier-free guidance (sample --guidance-scale): 0.1 to 0.2 is usual.
-    /// "No class" is one more row of the class embedding, the last
+    /// Share of images to train on as of no class, for classifier-free guidance (sample --guidance-scale): 0.1 to 0.2
+    /// is usual. "No class" is one more row of the class embedding, the last
     #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = finite_in(0.0..1.0))]
     label_dropout: f64,
     /// Train a super-resolution model: from images of LOW pixels to the model's size. LOW is WIDTHxHEIGHT, or the
@@ -46,8 +46,8 @@ pub(super) struct Args {
     /// the network as further channels (Ho et al. 2021, cascaded diffusion)
     #[arg(long, value_name = "LOW", value_parser = parse_image_size)]
     super_resolution: Option<SampleSize>,
-    /// With --super-resolution: the small images are noised by up to N steps of the forward process, so that the model does not
-    /// rely on what another model draws badly; 200 by default, 0 for none
+    /// With --super-resolution: the small images are noised by up to N steps of the forward process, so that the model
+    /// does not rely on what another model draws badly; 200 by default, 0 for none
     #[arg(long, value_name = "N", requires = "super_resolution", value_parser = count_in(0..=MOST_TIMESTEPS))]
     noise_augmentation: Option<usize>,
     #[command(flatten)]
@@ -64,7 +64,8 @@ pub(super) struct Args {
     /// Steps between sample grids; 0 for none
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = count_u64_in(0..=MOST_STEPS))]
     sample_every: u64,
-    /// Print parameters, memory, the largest batch that fits, and after three steps how long the run will take; write nothing
+    /// Print parameters, memory, the largest batch that fits, and after three steps how long the run will take; write
+    /// nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]

@@ -17,7 +17,8 @@ use super::training::{DataArgs, TrainingArgs, Watch};
 /// Train a classifier of noised images, for classifier guidance (sample --classifier)
 ///
 /// It is the encoder of the model with average pooling and a linear layer (Dhariwal and Nichol 2021). The output folder
-/// receives checkpoints; accuracy is printed by quarter of the timesteps, on held-out images where the data set has some.
+/// receives checkpoints; accuracy is printed by quarter of the timesteps, on held-out images where the data set has
+/// some.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

@@ -36,8 +36,8 @@ pub(super) struct DataArgs {
     /// folder of them. `ddpm-gpu data` shows what is seen in it
     #[arg(long, value_name = "NAME|PATH")]
     pub(super) dataset: String,
-    /// Preset (digits, fashion, emoji, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the model
-    /// of --init-from, or the preset that suits the data set
+    /// Preset (digits, fashion, emoji, ddpm-cifar10-32) or a config.json of a diffusers UNet2DModel; by default the
+    /// model of --init-from, or the preset that suits the data set
     #[arg(long, value_name = "PRESET|FILE")]
     pub(super) model: Option<String>,
     /// Size of the images: WIDTHxHEIGHT, such as 64x32, or one number for a square; overrides the model's
@@ -98,9 +98,9 @@ pub(super) struct TrainingArgs {
     #[arg(long, default_value_t = TrainOptions::default().max_grad_norm, value_name = "X")]
     #[arg(value_parser = finite_f32_in(0.0..=1e9))]
     pub(super) max_grad_norm: f32,
-    /// Largest decay of the moving average of the weights, which is what samples are drawn with. Or several, separated by
-    /// commas: averages of all of them are kept in every checkpoint, and sample --ema-decay X chooses one afterwards; the
-    /// first is the one taken by default
+    /// Largest decay of the moving average of the weights, which is what samples are drawn with. Or several, separated
+    /// by commas: averages of all of them are kept in every checkpoint, and sample --ema-decay X chooses one
+    /// afterwards; the first is the one taken by default
     #[arg(long, default_values_t = [TrainOptions::default().ema_decay], value_delimiter = ',', value_name = "X,...")]
     #[arg(value_parser = finite_in(0.0..1.0))]
     pub(super) ema_decay: Vec<f64>,
@@ -117,8 +117,8 @@ pub(super) struct TrainingArgs {
     /// Mirror images at random
     #[arg(long)]
     pub(super) random_flip: bool,
-    /// Shift images at random by up to so many pixels in each direction; what comes in repeats the edge. The model learns to
-    /// draw shifted images too
+    /// Shift images at random by up to so many pixels in each direction; what comes in repeats the edge. The model
+    /// learns to draw shifted images too
     #[arg(long, default_value_t = 0, value_name = "PIXELS", value_parser = count_in(0..=LARGEST_SIDE))]
     pub(super) random_shift: usize,
     /// Decides initial weights, order of the data, timesteps, noise and all dropout
@@ -185,8 +185,8 @@ impl DataArgs {
         })
     }
 
-    /// Whether the model has as many classes as the data: a configuration file says how many it has, and a preset or the
-    /// model that a run starts from does not.
+    /// Whether the model has as many classes as the data: a configuration file says how many it has, and a preset or
+    /// the model that a run starts from does not.
     pub(super) fn classes_are_those_of_data(&self) -> bool {
         self.model.as_ref().is_none_or(|name| Preset::named(name).is_some())
     }
@@ -244,8 +244,8 @@ impl TrainingArgs {
         Ok(device)
     }
 
-    /// Says whether there is a run to go on with in `output`, and which settings are others than those that it was started
-    /// with.
+    /// Says whether there is a run to go on with in `output`, and which settings are others than those that it was
+    /// started with.
     pub(super) fn report_resumption(&self, output: &Path, settings: Option<&str>) -> anyhow::Result<()> {
         if !self.resume {
             return Ok(());

@@ -63,8 +63,8 @@ pub struct LoaderOptions {
     pub first_step: u64,
     /// Mirror each image left to right with probability one half, and its condition image with it.
     pub random_flip: bool,
-    /// Shift each image by up to so many pixels in each direction, after the mirroring, and its condition image with it; edges
-    /// are repeated.
+    /// Shift each image by up to so many pixels in each direction, after the mirroring, and its condition image with
+    /// it; edges are repeated.
     pub random_shift: usize,
 }
 

@@ -90,8 +90,8 @@ pub trait Dataset: Send + Sync {
         None
     }
 
-    /// What image `index` is called in other folders that hold images for the same things: its path in the data set without
-    /// the ending. `None` where images have no files of their own.
+    /// What image `index` is called in other folders that hold images for the same things: its path in the data set
+    /// without the ending. `None` where images have no files of their own.
     fn key(&self, _index: usize) -> Option<String> {
         None
     }

@@ -11,8 +11,8 @@ const NAMED: usize = 3;
 
 /// Images to draw, each with an image that the network is given beside it.
 ///
-/// Two folders are paired by the names of their files without the endings: `photos/a/1.jpg` and `sketches/a/1.png`. Files of
-/// many images are paired in their order, and must hold as many.
+/// Two folders are paired by the names of their files without the endings: `photos/a/1.jpg` and `sketches/a/1.png`.
+/// Files of many images are paired in their order, and must hold as many.
 pub struct Paired {
     images: Arc<dyn Dataset>,
     conditions: Arc<dyn Dataset>,
@@ -28,8 +28,8 @@ impl Paired {
     /// Pairs the images of a data set with those of another.
     ///
     /// # Errors
-    /// [`DataError::Unpaired`], which names images that have no partner, and [`DataError::Unfit`] for images of different
-    /// sizes.
+    /// [`DataError::Unpaired`], which names images that have no partner, and [`DataError::Unfit`] for images of
+    /// different sizes.
     pub fn new(images: Arc<dyn Dataset>, conditions: Arc<dyn Dataset>) -> Result<Self, DataError> {
         let (of_images, of_conditions) = (images.image_shape(), conditions.image_shape());
         if (of_images.height, of_images.width) != (of_conditions.height, of_conditions.width) {

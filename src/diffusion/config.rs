@@ -16,8 +16,8 @@ const DIFFUSERS_VERSION: &str = "0.42.1";
 
 /// The diffusion process of a model, key by key as in diffusers' `scheduler_config.json`.
 ///
-/// Through serde, reads and writes such a file: absent keys get the defaults of their class in diffusers, unknown keys are
-/// kept, and a value that would change results and is not implemented is an error that names key and value.
+/// Through serde, reads and writes such a file: absent keys get the defaults of their class in diffusers, unknown keys
+/// are kept, and a value that would change results and is not implemented is an error that names key and value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
 pub struct SchedulerConfig {
@@ -52,8 +52,8 @@ pub struct SchedulerConfig {
     pub steps_offset: usize,
     /// Whether the last step ends at the image itself rather than at timestep 0; read by `ddim` and `pndm` only.
     pub set_alpha_to_one: bool,
-    /// The other keys: those that say how to draw, see [`SchedulerConfig::method`], and those that are not used here, kept
-    /// for the next reader.
+    /// The other keys: those that say how to draw, see [`SchedulerConfig::method`], and those that are not used here,
+    /// kept for the next reader.
     pub other: Map<String, Value>,
 }
 
@@ -206,7 +206,8 @@ impl SchedulerConfig {
         self.other.iter().filter_map(chosen).collect()
     }
 
-    /// Keys of the file that nothing here uses; those that begin with an underscore are notes of the program that wrote it.
+    /// Keys of the file that nothing here uses; those that begin with an underscore are notes of the program that wrote
+    /// it.
     pub fn unused_keys(&self) -> Vec<&str> {
         let class = self.class().ok();
         let is_used =
@@ -295,10 +296,11 @@ fn is_always_written(class: &SchedulerClass, key: &str) -> bool {
     key != "rescale_betas_zero_snr" && class.default_of(key).is_some_and(|default| !default.is_null())
 }
 
-/// Moves the value of `key` out of `map`, where the class has the key. An absent key has the class's default; what holds in a
-/// class without the key is `without`.
+/// Moves the value of `key` out of `map`, where the class has the key. An absent key has the class's default; what
+/// holds in a class without the key is `without`.
 ///
-/// What says no more than the default and need not be written stays in the map, so that a file that had it has it again.
+/// What says no more than the default and need not be written stays in the map, so that a file that had it has it
+/// again.
 fn take_of<T: DeserializeOwned + PartialEq + Clone>(
     class: &SchedulerClass,
     map: &mut Map<String, Value>,

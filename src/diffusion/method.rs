@@ -34,8 +34,8 @@ pub struct Solver {
     pub lambda_min: f64,
     /// `disable_corrector`: the steps that UniPC does not correct.
     pub uncorrected: Vec<usize>,
-    /// Whether x_T is sigma eps rather than eps, as of diffusers' schedulers on Karras's levels with linspace and trailing
-    /// spacing (`init_noise_sigma`).
+    /// Whether x_T is sigma eps rather than eps, as of diffusers' schedulers on Karras's levels with linspace and
+    /// trailing spacing (`init_noise_sigma`).
     pub scales_noise: bool,
 }
 

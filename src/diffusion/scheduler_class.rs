@@ -1,5 +1,5 @@
-//! The classes of diffusers' schedulers whose files are read: their keys, what an absent key means, and by which sampler
-//! each draws.
+//! The classes of diffusers' schedulers whose files are read: their keys, what an absent key means, and by which
+//! sampler each draws.
 //!
 //! A class is a line in [`CLASSES`]. Its keys and their defaults are those of the class's `__init__` in diffusers, as
 //! `tools/oracle/scheduler_classes.py` lists them.
@@ -41,8 +41,8 @@ pub const CLASSES: &[SchedulerClass] = &[
     SchedulerClass {
         name: "DDPMScheduler",
         keys: &[PROCESS, FIXED_VARIANCE, CLIP, THRESHOLDING, LEADING, ZERO_SNR],
-        // The class that training scripts write, whatever is to draw in the end: its own thousand steps are for those who
-        // ask for them.
+        // The class that training scripts write, whatever is to draw in the end: its own thousand steps are for those
+        // who ask for them.
         method: |_| Ok(by("ddim")),
     },
     SchedulerClass {

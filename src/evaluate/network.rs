@@ -134,8 +134,8 @@ impl Network {
         Ok(())
     }
 
-    /// The output for `x` `[n, H, W, C]` at one timestep, which need not be whole: `[n, H, W, out_channels]`; n is at most
-    /// the batch size.
+    /// The output for `x` `[n, H, W, C]` at one timestep, which need not be whole: `[n, H, W, out_channels]`; n is at
+    /// most the batch size.
     pub(super) async fn output(&mut self, x: &[f32], timestep: f32) -> Result<Vec<f32>, EvaluateError> {
         let count = x.len() / self.elements;
         self.run(x, timestep)?;
@@ -145,8 +145,8 @@ impl Network {
         Ok(output)
     }
 
-    /// As [`Network::output`]; and the product of `vector` `[n, H, W, C]` with the Jacobian of the output's first C channels
-    /// by x, `[n, H, W, C]`.
+    /// As [`Network::output`]; and the product of `vector` `[n, H, W, C]` with the Jacobian of the output's first C
+    /// channels by x, `[n, H, W, C]`.
     pub(super) async fn output_and_product(
         &mut self,
         x: &[f32],

@@ -1,5 +1,5 @@
-//! What a network is to the rest of the engine: a configuration, named inputs, named outputs, and a function that builds
-//! it in a graph.
+//! What a network is to the rest of the engine: a configuration, named inputs, named outputs, and a function that
+//! builds it in a graph.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -104,8 +104,8 @@ impl Input {
         matches!(self.element, Element::Class { none: Some(_), .. })
     }
 
-    /// The condition of the unconditional half in classifier-free guidance: the class that means none. Inputs without one
-    /// keep theirs.
+    /// The condition of the unconditional half in classifier-free guidance: the class that means none. Inputs without
+    /// one keep theirs.
     pub fn unconditional(&self, condition: &Condition) -> Condition {
         match self.element {
             Element::Class { none: Some(none), .. } => Condition::classes(vec![none; condition.rows()]),
@@ -350,8 +350,8 @@ impl dyn Network + '_ {
         self.classes()?.1
     }
 
-    /// A class for each image, all but the one that means none equally often: 0 0 ... 1 1 ...; `None` for an unconditional
-    /// network.
+    /// A class for each image, all but the one that means none equally often: 0 0 ... 1 1 ...; `None` for an
+    /// unconditional network.
     pub fn classes_in_turn(&self, images: usize) -> Option<Vec<u32>> {
         let (count, none) = self.classes()?;
         let asked: Vec<u32> = (0..count as u32).filter(|&class| Some(class) != none).collect();

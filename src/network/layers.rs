@@ -90,14 +90,14 @@ pub const ADAPTER_A: &str = "lora_A.weight";
 /// As [`ADAPTER_A`], for the other one.
 pub const ADAPTER_B: &str = "lora_B.weight";
 
-/// How A is drawn, as peft does by default: PyTorch's own way for a layer of so many inputs. B begins as zero, so that an
-/// adapter that is not trained changes nothing.
+/// How A is drawn, as peft does by default: PyTorch's own way for a layer of so many inputs. B begins as zero, so that
+/// an adapter that is not trained changes nothing.
 fn adapter_init(fan_in: usize) -> Init {
     Init::Uniform { bound: 1.0 / (fan_in as f32).sqrt() }
 }
 
-/// What a layer at the current module path gives, with its adapter where it has one: y + alpha / rank B(A(x)). `down` appends
-/// A, of the layer's own input, for a rank; `up` appends B.
+/// What a layer at the current module path gives, with its adapter where it has one: y + alpha / rank B(A(x)). `down`
+/// appends A, of the layer's own input, for a rank; `up` appends B.
 fn adapted(
     graph: &mut Graph,
     y: ValueId,

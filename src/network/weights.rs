@@ -206,7 +206,8 @@ fn from_several<'p>(
     Ok(parameters.into_iter().zip(found).map(contents).collect())
 }
 
-/// An executor of `graph` with the weights of its networks, each in the scope that stands beside it; `keep` can be read.
+/// An executor of `graph` with the weights of its networks, each in the scope that stands beside it; `keep` can be
+/// read.
 ///
 /// # Errors
 /// [`WeightsError`] for weights of another network, [`DeviceError`] for a graph that does not fit the device.

@@ -92,11 +92,11 @@ fn variants(
 /// A row of a filter's matrix: where it is not zero, and its numbers there.
 type Row = Vec<(usize, f32)>;
 
-/// The filter along an axis as a matrix whose rows are the pixels that it makes: of `size` coarse pixels for [`Down`], of
-/// twice as many fine ones for [`Up`].
+/// The filter along an axis as a matrix whose rows are the pixels that it makes: of `size` coarse pixels for [`Down`],
+/// of twice as many fine ones for [`Up`].
 ///
-/// From the definition: the four fine pixels of coarse pixel i begin at 2 i - 1. What lies beyond an edge is left out, or
-/// mirrored.
+/// From the definition: the four fine pixels of coarse pixel i begin at 2 i - 1. What lies beyond an edge is left out,
+/// or mirrored.
 fn rows(size: usize, is_down: bool, edges: Edges) -> Vec<Row> {
     let (made, read) = if is_down { (size, 2 * size) } else { (2 * size, size) };
     if edges == Edges::Folded {

@@ -3,8 +3,8 @@
 use super::{Case, Fill, Grid, Op, Operands, Types, Variant, expect};
 use crate::graph::{DType, Graph, GraphError, TensorType, ValueId};
 
-/// Sines, then cosines, of `2 pi log(t) weight` for `timesteps` `[N]` above 0 and `weight` `[F]`: `[N, 2F]`, as diffusers'
-/// `GaussianFourierProjection` with `log` (Song et al. 2021). Neither operand gets a gradient.
+/// Sines, then cosines, of `2 pi log(t) weight` for `timesteps` `[N]` above 0 and `weight` `[F]`: `[N, 2F]`, as
+/// diffusers' `GaussianFourierProjection` with `log` (Song et al. 2021). Neither operand gets a gradient.
 ///
 /// # Errors
 /// [`GraphError::Shape`] for other shapes.

@@ -43,8 +43,8 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline of one network that does what `role` says: draw images, or tell their classes.
     ///
-    /// The network may be a user's own, which no table knows. Such a pipeline does all that others do, but for being read
-    /// from its files again.
+    /// The network may be a user's own, which no table knows. Such a pipeline does all that others do, but for being
+    /// read from its files again.
     pub fn new(role: Role, network: Arc<dyn Network>, weights: Tensors, scheduler: SchedulerConfig) -> Self {
         let (class, name) = classes::of_network(role, network.class_name());
         let networks = BTreeMap::from([(name.to_owned(), Component { network, weights })]);
@@ -87,7 +87,8 @@ impl Pipeline {
         self.network_of(Role::Denoises)
     }
 
-    /// The pipeline, whose denoiser takes class `none` for the one that means "no class", as classifier-free guidance needs it.
+    /// The pipeline, whose denoiser takes class `none` for the one that means "no class", as classifier-free guidance
+    /// needs it.
     ///
     /// # Errors
     /// [`PipelineError`] for a pipeline that draws no images, or has no such class.

@@ -11,9 +11,11 @@ use crate::setting::SettingError;
 /// How the network's output is guided towards the classes asked for.
 #[derive(Clone, Debug)]
 pub struct Guidance {
-    /// Scale of classifier-free guidance (Ho and Salimans 2022) as diffusers counts it: 1 is none; the paper's w is one less.
+    /// Scale of classifier-free guidance (Ho and Salimans 2022) as diffusers counts it: 1 is none; the paper's w is one
+    /// less.
     pub scale: f64,
-    /// phi of Lin et al. 2023: 0 leaves the guided output as it is, 1 gives it the standard deviation of the unguided one.
+    /// phi of Lin et al. 2023: 0 leaves the guided output as it is, 1 gives it the standard deviation of the unguided
+    /// one.
     pub rescale: f64,
     /// A classifier whose gradient is added (Dhariwal and Nichol 2021), and its factor.
     pub classifier: Option<(Pipeline, f64)>,
@@ -99,8 +101,8 @@ fn sampler_error<T>(result: Result<T, crate::diffusion::ScheduleError>) -> Resul
 /// What a classifier's gradient moves in a step, and by which factor.
 #[derive(Debug)]
 pub(super) enum Shift {
-    /// The network's output. It moves so that its eps becomes eps - s sqrt(1 - abar) gradient (Dhariwal and Nichol 2021,
-    /// algorithm 2). x_0 is estimated and clamped afterwards, so it stays within the range of images.
+    /// The network's output. It moves so that its eps becomes eps - s sqrt(1 - abar) gradient (Dhariwal and Nichol
+    /// 2021, algorithm 2). x_0 is estimated and clamped afterwards, so it stays within the range of images.
     Output {
         /// The process.
         levels: NoiseLevels,

@@ -129,8 +129,9 @@ impl Path {
 
 /// Paints the masked pixels of images, so that they fit the known ones; known pixels come out as they were.
 ///
-/// After each step the known pixels are replaced by those of the image, noised as far (equation 8); jumps back in between
-/// let the painted ones adapt to them (section 4.2). The sampler must be one whose steps keep nothing, ddpm or ddim.
+/// After each step the known pixels are replaced by those of the image, noised as far (equation 8); jumps back in
+/// between let the painted ones adapt to them (section 4.2). The sampler must be one whose steps keep nothing, ddpm or
+/// ddim.
 ///
 /// # Errors
 /// [`SampleError`] for a request that does not fit the model, or trouble on the device.
@@ -221,8 +222,8 @@ mod tests {
         moves(steps, jump_length, resample).into_iter().map(position).collect()
     }
 
-    /// `RePaintScheduler(num_train_timesteps=N).set_timesteps(N, jump_length, jump_n_sample)`, whose timesteps are then the
-    /// positions themselves.
+    /// `RePaintScheduler(num_train_timesteps=N).set_timesteps(N, jump_length, jump_n_sample)`, whose timesteps are then
+    /// the positions themselves.
     #[test]
     fn moves_are_those_of_diffusers() {
         assert_eq!(
@@ -259,8 +260,8 @@ mod tests {
 
     /// `tools/oracle/repaint.py`: x after every move of diffusers' `RePaintScheduler`, with the same noise.
     ///
-    /// Where its jumps go back by several timesteps at once, diffusers adds the betas of the timesteps above instead: there is
-    /// nothing to compare then.
+    /// Where its jumps go back by several timesteps at once, diffusers adds the betas of the timesteps above instead:
+    /// there is nothing to compare then.
     #[test]
     fn trajectories_are_those_of_diffusers() {
         let file = Golden::read("repaint");

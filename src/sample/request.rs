@@ -25,8 +25,8 @@ pub struct SampleRequest {
     pub options: SamplerOptions,
     /// What the model is told of each image, such as its class; nothing for an unconditional one.
     pub conditions: Conditions,
-    /// Decides x_T and the noise of every step. The noise of image i depends on the seed and i alone, so the image is the
-    /// same in any batch but for rounding: matrix products of other sizes may add up in another order.
+    /// Decides x_T and the noise of every step. The noise of image i depends on the seed and i alone, so the image is
+    /// the same in any batch but for rounding: matrix products of other sizes may add up in another order.
     pub seed: u64,
     /// Images denoised together.
     pub batch_size: usize,

@@ -1,8 +1,8 @@
-//! DEIS in log(rho) (Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", section 4): a
-//! linear multistep method for x / alpha, with rho = sigma / alpha for time.
+//! DEIS in log(rho) (Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", section 4):
+//! a linear multistep method for x / alpha, with rho = sigma / alpha for time.
 //!
-//! There the ODE is d(x / alpha) = eps d rho. The last values of eps are joined by a polynomial in log(rho), whose integral
-//! over the step is exact.
+//! There the ODE is d(x / alpha) = eps d rho. The last values of eps are joined by a polynomial in log(rho), whose
+//! integral over the step is exact.
 
 use super::dpm_solver::orders_of_steps;
 use super::process::Told;
@@ -39,8 +39,8 @@ fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     Ok(Steps::Fixed(orders.iter().enumerate().map(step).collect()))
 }
 
-/// The integrals over rho, from the last of `known` levels to `next`, of the Lagrange polynomials in log(rho) through the known
-/// levels; that of the last level first (equation 15).
+/// The integrals over rho, from the last of `known` levels to `next`, of the Lagrange polynomials in log(rho) through
+/// the known levels; that of the last level first (equation 15).
 fn weights(known: &[Level], next: Level) -> Vec<f64> {
     let logs: Vec<f64> = known.iter().rev().map(|level| level.ratio().ln()).collect();
     let (from, to) = (logs[0], next.ratio().ln());

@@ -1,9 +1,10 @@
 //! The DPM solvers: DPM-Solver (Lu et al. 2022, "DPM-Solver"), which predicts eps, and DPM-Solver++ (Lu et al. 2022,
 //! "DPM-Solver++"), which predicts x_0, also for the reverse SDE (section 5 and appendix B there).
 //!
-//! lambda = log(alpha / sigma) takes the place of time. In it the linear part of the ODE is solved exactly. An integral of
-//! the prediction D is left, whose slopes are taken from several of its values: in multistep methods from those of the last
-//! steps (DPM-Solver++, algorithm 2), in single-step methods from those within a step (DPM-Solver, algorithms 1 and 2).
+//! lambda = log(alpha / sigma) takes the place of time. In it the linear part of the ODE is solved exactly. An integral
+//! of the prediction D is left, whose slopes are taken from several of its values: in multistep methods from those of
+//! the last steps (DPM-Solver++, algorithm 2), in single-step methods from those within a step (DPM-Solver, algorithms
+//! 1 and 2).
 
 use super::process::Told;
 use super::{
@@ -178,8 +179,8 @@ fn multistep(process: &Process<'_>, prediction: Prediction) -> Result<Steps, Sam
     Ok(Steps::Fixed(orders.iter().enumerate().map(step).collect()))
 }
 
-/// The order of each step of a multistep method: no more than there are values of D, and in the last steps as the solver's
-/// choices say. The last step to the image itself has no middle, since h is infinite.
+/// The order of each step of a multistep method: no more than there are values of D, and in the last steps as the
+/// solver's choices say. The last step to the image itself has no middle, since h is infinite.
 pub(super) fn orders_of_steps(process: &Process<'_>, order: usize, levels: &[Level]) -> Vec<usize> {
     let steps = levels.len() - 1;
     let ends_at_image = levels[steps].alpha_cumprod == 1.0;
@@ -198,8 +199,8 @@ pub(super) fn orders_of_steps(process: &Process<'_>, order: usize, levels: &[Lev
 /// The slot of the x that a step of several evaluations begins at.
 const BEGIN: usize = 2;
 
-/// The steps of diffusers' `DPMSolverSinglestepScheduler`: each evaluation is one of those that `steps` counts, and a step of
-/// second order takes two of them.
+/// The steps of diffusers' `DPMSolverSinglestepScheduler`: each evaluation is one of those that `steps` counts, and a
+/// step of second order takes two of them.
 fn single_steps(process: &Process<'_>, prediction: Prediction) -> Result<Steps, SamplerError> {
     let levels = process.multistep_levels(Told::Rounded)?;
     let order = process.solver.order.unwrap_or(ORDER);
@@ -235,8 +236,8 @@ fn single_steps(process: &Process<'_>, prediction: Prediction) -> Result<Steps, 
     Ok(Steps::Fixed(orders.iter().enumerate().map(step).collect()))
 }
 
-/// By which order each evaluation leads on from the beginning of its step: 1, 2 and so on, over and over; the last may be of
-/// first order, from where it stands.
+/// By which order each evaluation leads on from the beginning of its step: 1, 2 and so on, over and over; the last may
+/// be of first order, from where it stands.
 fn orders_of_evaluations(process: &Process<'_>, order: usize, levels: &[Level]) -> Vec<usize> {
     let evaluations = levels.len() - 1;
     let ends_at_image = levels[evaluations].alpha_cumprod == 1.0;

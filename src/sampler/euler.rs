@@ -1,5 +1,5 @@
-//! Euler's method on the noise levels of Karras et al. 2022 ("Elucidating the Design Space of Diffusion-Based Generative
-//! Models", algorithm 1 without its correction).
+//! Euler's method on the noise levels of Karras et al. 2022 ("Elucidating the Design Space of Diffusion-Based
+//! Generative Models", algorithm 1 without its correction).
 //!
 //! The paper's x is x / alpha here, and its sigma is sigma / alpha.
 

@@ -1,5 +1,5 @@
-//! Ancestral sampling on the noise levels of Karras et al. 2022, as in k-diffusion: an Euler step to less noise than the next
-//! level has, then as much fresh noise as is missing.
+//! Ancestral sampling on the noise levels of Karras et al. 2022, as in k-diffusion: an Euler step to less noise than
+//! the next level has, then as much fresh noise as is missing.
 //!
 //! The paper's x is x / alpha here, and its sigma is sigma / alpha.
 

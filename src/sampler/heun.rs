@@ -19,8 +19,8 @@ pub(super) const SAMPLER: Sampler = Sampler {
     steps,
 };
 
-/// The steps of diffusers' `HeunDiscreteScheduler`; on Karras's levels, unless the model's config says otherwise. Both halves
-/// of a step are listed.
+/// The steps of diffusers' `HeunDiscreteScheduler`; on Karras's levels, unless the model's config says otherwise. Both
+/// halves of a step are listed.
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let levels = process.ratio_levels(LevelSpacing::Karras)?;
     let mut steps: Vec<Step> = euler::beginning(process, &levels).into_iter().collect();

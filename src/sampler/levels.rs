@@ -4,8 +4,8 @@ use crate::diffusion::LevelSpacing;
 
 /// Values of sigma / alpha, falling from the larger of two to the smaller, `[count]`.
 ///
-/// The ends are those of the levels; a single value is the larger end. [`LevelSpacing::Timesteps`] says nothing of levels in
-/// between, which are then evenly spaced.
+/// The ends are those of the levels; a single value is the larger end. [`LevelSpacing::Timesteps`] says nothing of
+/// levels in between, which are then evenly spaced.
 pub(super) fn between(spacing: LevelSpacing, [least, most]: [f64; 2], count: usize) -> Vec<f64> {
     /// The exponent of Karras et al. 2022.
     const RHO: f64 = 7.0;

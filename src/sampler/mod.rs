@@ -1,7 +1,8 @@
 //! Samplers: at which timesteps the network is evaluated, and what each step makes of x and of the network's output.
 //!
 //! A sampler is plain f64 arithmetic; running the network and combining tensors is its caller's work
-//! ([`Denoiser`](crate::sample::Denoiser), by [`reverse_step`](mod@crate::ops::reverse_step)). It turns a [`Process`] into
+//! ([`Denoiser`](crate::sample::Denoiser), by [`reverse_step`](mod@crate::ops::reverse_step)). It turns a [`Process`]
+//! into
 //! [`Steps`]: each says at which timestep the network is evaluated, and the next x as a linear combination of x, the
 //! estimate of x_0, the network's output and a history of up to eight values. So nothing that a sampler knows
 //! depends on what the network predicts, on guidance, or on how x_0 is clipped. x always has variance 1 where the image

@@ -26,8 +26,8 @@ pub struct Process<'a> {
 /// The highest order of methods of several orders.
 const MOST_ORDER: usize = 3;
 
-/// The timestep that the network is told at a level between two timesteps, as diffusers has it: Karras's and Lu's levels are
-/// rounded, others take the timestep below.
+/// The timestep that the network is told at a level between two timesteps, as diffusers has it: Karras's and Lu's
+/// levels are rounded, others take the timestep below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// Always.
@@ -200,7 +200,8 @@ impl<'a> Process<'a> {
     /// image. `told` is how the network is told levels between timesteps.
     ///
     /// # Errors
-    /// [`SamplerError::Timesteps`]; [`SamplerError::Uneven`] where timesteps are listed and the levels are between them.
+    /// [`SamplerError::Timesteps`]; [`SamplerError::Uneven`] where timesteps are listed and the levels are between
+    /// them.
     pub fn multistep_levels(&self, told: Told) -> Result<Vec<Level>, SamplerError> {
         let spacing = self.solver.levels.unwrap_or(LevelSpacing::Timesteps);
         let timesteps = self.multistep_timesteps()?;
@@ -227,9 +228,9 @@ impl<'a> Process<'a> {
         Ok(levels)
     }
 
-    /// Levels for methods on the levels of Karras et al. 2022, and behind them that at which the last step ends. They lie
-    /// between those of the first and the last timestep that the spacing visits, as the solver's choice or else `usual`
-    /// says; linspace spacing visits timesteps that are not whole.
+    /// Levels for methods on the levels of Karras et al. 2022, and behind them that at which the last step ends. They
+    /// lie between those of the first and the last timestep that the spacing visits, as the solver's choice or else
+    /// `usual` says; linspace spacing visits timesteps that are not whole.
     ///
     /// # Errors
     /// [`SamplerError::Timesteps`]; [`SamplerError::Uneven`] where timesteps are listed.

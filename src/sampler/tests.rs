@@ -61,8 +61,8 @@ fn a_perfect_network_recovers_the_image() {
     }
 }
 
-/// No number of steps, spacing, prediction type or clipping divides by zero, nor does a schedule that leaves nothing of the
-/// image.
+/// No number of steps, spacing, prediction type or clipping divides by zero, nor does a schedule that leaves nothing of
+/// the image.
 #[test]
 fn every_number_of_steps_has_finite_coefficients() {
     use crate::diffusion::PredictionType::{Epsilon, Sample, VPrediction};
@@ -243,8 +243,8 @@ fn every_sampler_has_a_name_of_its_own() {
     }
 }
 
-/// With nothing of the image left at the last timestep, samplers on Karras's levels begin there, as in diffusers, and come to
-/// every later one in turn.
+/// With nothing of the image left at the last timestep, samplers on Karras's levels begin there, as in diffusers, and
+/// come to every later one in turn.
 #[test]
 fn karras_levels_of_zero_snr_begin_at_the_last_timestep_and_fall() {
     let config = SchedulerConfig {

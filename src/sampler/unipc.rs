@@ -1,8 +1,8 @@
-//! UniPC (Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework", algorithms 1 and 2, for networks that predict
-//! x_0).
+//! UniPC (Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework", algorithms 1 and 2, for networks that
+//! predict x_0).
 //!
-//! The network's output at the predicted x serves twice: it corrects that x, then predicts the next one. So a step costs
-//! one evaluation.
+//! The network's output at the predicted x serves twice: it corrects that x, then predicts the next one. So a step
+//! costs one evaluation.
 
 use super::process::Told;
 use super::{

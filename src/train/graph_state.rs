@@ -8,8 +8,8 @@ use crate::network::{Tensors, from_tensors, to_tensors};
 use crate::ops::loss_scale::LossScale;
 
 impl TrainingGraph {
-    /// Sets all parameters, in the graph's order, and the averages of those that are trained; the moments stay as they are,
-    /// zero at first.
+    /// Sets all parameters, in the graph's order, and the averages of those that are trained; the moments stay as they
+    /// are, zero at first.
     ///
     /// # Errors
     /// [`DeviceError`] for contents of another length.
@@ -35,8 +35,8 @@ impl TrainingGraph {
         packed.try_for_each(|packed| self.write(graph, executor, packed, &trained))
     }
 
-    /// Sets everything that a resumed run of the same options goes on from; `model` are the weights of the model, of which those
-    /// that are trained are averages.
+    /// Sets everything that a resumed run of the same options goes on from; `model` are the weights of the model, of
+    /// which those that are trained are averages.
     ///
     /// # Errors
     /// [`TrainError::Weights`] for tensors of another model.
@@ -92,8 +92,8 @@ impl TrainingGraph {
         Ok(Some(LossScale::from_array([state[0], state[1], state[2]])))
     }
 
-    /// Steps that were skipped, from the first whose gradients were not finite to the last; 0 with loss scaling, which skips
-    /// such steps and goes on.
+    /// Steps that were skipped, from the first whose gradients were not finite to the last; 0 with loss scaling, which
+    /// skips such steps and goes on.
     ///
     /// # Errors
     /// [`DeviceError`] from the driver.
@@ -124,7 +124,8 @@ impl TrainingGraph {
         Ok(None)
     }
 
-    /// Sets the scalars of the next step, see [`AdamW::schedule`](crate::ops::adamw::AdamW::schedule), and the decays of the further averages.
+    /// Sets the scalars of the next step, see [`AdamW::schedule`](crate::ops::adamw::AdamW::schedule), and the decays
+    /// of the further averages.
     ///
     /// # Errors
     /// [`DeviceError`] from the driver.

@@ -15,8 +15,8 @@ pub struct LoraOptions {
     pub rank: usize,
     /// Adapters count alpha / rank; `None` for an alpha that is the rank.
     pub alpha: Option<f32>,
-    /// Patterns of the layers that have one, by the ends of their names: `to_q`, `attentions.*.to_q`; `*` stands for any
-    /// text.
+    /// Patterns of the layers that have one, by the ends of their names: `to_q`, `attentions.*.to_q`; `*` stands for
+    /// any text.
     pub targets: Vec<String>,
 }
 

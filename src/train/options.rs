@@ -55,16 +55,16 @@ impl OptimizerKind {
     pub const ALL: [(&'static str, Self); 2] = [("adamw", Self::AdamW), ("adam", Self::Adam)];
 }
 
-/// How the moving average of the weights begins, when the weights still move fast: its decay, up to the one asked for, at
-/// step t, counted from 0.
+/// How the moving average of the weights begins, when the weights still move fast: its decay, up to the one asked for,
+/// at step t, counted from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EmaWarmup {
     /// (1 + t) / (10 + t).
     #[default]
     Ratio,
-    /// 1 - (1 + t / inv_gamma)^-power, as diffusers' `EMAModel` with `use_ema_warmup`: with 1 and 2/3 the decay is 0.999
-    /// at step 31,600, with 1 and 3/4 at step 10,000.
+    /// 1 - (1 + t / inv_gamma)^-power, as diffusers' `EMAModel` with `use_ema_warmup`: with 1 and 2/3 the decay is
+    /// 0.999 at step 31,600, with 1 and 3/4 at step 10,000.
     Power {
         /// The larger, the longer the average follows closely.
         inv_gamma: f64,
@@ -83,8 +83,8 @@ pub struct TrainOptions {
     pub steps: u64,
     /// Images in a step.
     pub batch_size: usize,
-    /// Images that are on the device at once, of which `batch_size` is a multiple; `None` for all. The gradients of a step
-    /// are added up, so that it is the same but for rounding, and takes the memory of fewer images.
+    /// Images that are on the device at once, of which `batch_size` is a multiple; `None` for all. The gradients of a
+    /// step are added up, so that it is the same but for rounding, and takes the memory of fewer images.
     pub micro_batch_size: Option<usize>,
     /// How weights follow gradients.
     pub optimizer: OptimizerKind,
@@ -129,7 +129,8 @@ pub struct TrainOptions {
     /// Which numbers the streams have that are drawn from the seed. A resumed run keeps its own.
     #[serde(default = "Numbering::of_older_checkpoints")]
     pub random_streams: Numbering,
-    /// Whether the reverse pass computes the inside of blocks again instead of keeping it: less memory, the same results.
+    /// Whether the reverse pass computes the inside of blocks again instead of keeping it: less memory, the same
+    /// results.
     #[serde(default)]
     pub checkpointing: bool,
     /// Patterns of the names of parameters that are not trained; `*` stands for any text.
@@ -310,8 +311,8 @@ impl TrainOptions {
         }
     }
 
-    /// What the optimiser is told of step `step`, counted from 0: see [`AdamW::schedule`]; and the decays of the further
-    /// averages.
+    /// What the optimiser is told of step `step`, counted from 0: see [`AdamW::schedule`]; and the decays of the
+    /// further averages.
     pub fn schedule_at(&self, step: u64) -> ([f32; 4], Vec<f32>) {
         let warmup = self.ema_warmup_at(step);
         let adamw = self.optimizer().adamw;

@@ -119,8 +119,8 @@ const LOSS_EVERY: u64 = 10;
 /// Trains `task` until `run.options.steps` steps are done or `stop` becomes true, and saves.
 ///
 /// # Errors
-/// [`TrainError`]; checkpoints written before stay whole, and where the cause is outside the training, such as an image that
-/// cannot be read, the steps that are done are saved first.
+/// [`TrainError`]; checkpoints written before stay whole, and where the cause is outside the training, such as an image
+/// that cannot be read, the steps that are done are saved first.
 pub async fn train<T: Task>(
     run: &Run,
     task: T,
@@ -302,8 +302,8 @@ impl<T: Task> Course<'_, T> {
                 (self.report)(Event::Progress { scalars, loss_scale });
                 since = (Instant::now(), done);
             }
-            // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is saved all
-            // the same.
+            // First, so that a run that is killed in between draws them again. If they cannot be drawn, the step is
+            // saved all the same.
             let shown = if samples_are_due { self.show().await } else { Ok(()) };
             if checkpoint_is_due && !self.divergence.is_doubtful() {
                 self.save().await?;
@@ -319,7 +319,8 @@ impl<T: Task> Course<'_, T> {
         Ok(())
     }
 
-    /// Why a run ends whose images cannot be read; the image that is at fault is marked, so that the run may go on without it.
+    /// Why a run ends whose images cannot be read; the image that is at fault is marked, so that the run may go on
+    /// without it.
     fn bad_data(&mut self, error: DataError, image: Option<usize>) -> Halt {
         if let Some(image) = image {
             self.dataset.mark_bad(self.run.dataset.as_ref(), image);

@@ -125,8 +125,8 @@ pub trait Task: Clone {
         Ok(())
     }
 
-    /// What the images of the last step contributed to the loss, by the contents of [`TaskLoss::per_sample`]; `None` where
-    /// images have no timesteps.
+    /// What the images of the last step contributed to the loss, by the contents of [`TaskLoss::per_sample`]; `None`
+    /// where images have no timesteps.
     fn contributions(&self, options: &TrainOptions, per_sample: &[Vec<f32>]) -> Option<Contributions>;
 
     /// Adds what a resumed run needs of the task to the state in a checkpoint.
@@ -140,8 +140,8 @@ pub trait Task: Clone {
         Ok(())
     }
 
-    /// The process that the run of a checkpoint began with: the one that the checkpoint has, without what the task has learned
-    /// of it.
+    /// The process that the run of a checkpoint began with: the one that the checkpoint has, without what the task has
+    /// learned of it.
     fn began_with(&self, saved: &SchedulerConfig, _state: &TrainingState) -> SchedulerConfig {
         saved.clone()
     }

@@ -181,8 +181,8 @@ impl<T: Task> Trainer<T> {
         Ok(training.bad_parameter(graph, &mut self.executor).await?)
     }
 
-    /// Writes the inputs that a micro-batch, its number and its images, of step `step`, counted from 1, had: to run it node by
-    /// node with the weights as they are. No step may follow.
+    /// Writes the inputs that a micro-batch, its number and its images, of step `step`, counted from 1, had: to run it
+    /// node by node with the weights as they are. No step may follow.
     pub(super) fn replay(
         &mut self,
         step: u64,
@@ -196,8 +196,8 @@ impl<T: Task> Trainer<T> {
         Ok(&mut self.executor)
     }
 
-    /// Steps that were skipped, from the first whose gradients were not finite to the last, so that the weights stay as they
-    /// were; 0 with loss scaling, which skips such steps and goes on.
+    /// Steps that were skipped, from the first whose gradients were not finite to the last, so that the weights stay as
+    /// they were; 0 with loss scaling, which skips such steps and goes on.
     ///
     /// # Errors
     /// [`TrainError::Device`]
@@ -224,8 +224,8 @@ impl<T: Task> Trainer<T> {
         Ok(losses)
     }
 
-    /// What each image of the last step contributed to the loss; this reads from the device. `None` where the task has no
-    /// timesteps.
+    /// What each image of the last step contributed to the loss; this reads from the device. `None` where the task has
+    /// no timesteps.
     ///
     /// # Errors
     /// [`TrainError::Device`]

@@ -60,8 +60,8 @@ pub fn random_batch(network: &dyn Network, batch_size: usize) -> Result<Batch, W
     Ok(Batch { images, conditions })
 }
 
-/// Runs a training step of a model with fresh weights on random images by the CPU executor, and gives the calls whose op's
-/// name `wanted` accepts.
+/// Runs a training step of a model with fresh weights on random images by the CPU executor, and gives the calls whose
+/// op's name `wanted` accepts.
 ///
 /// # Errors
 /// [`WorkbenchError`] for a model that cannot be trained.

@@ -1,4 +1,5 @@
-//! Pipelines with schedulers of every class, as diffusers saved them: what they draw without flags, and what is written of them.
+//! Pipelines with schedulers of every class, as diffusers saved them: what they draw without flags, and what is written
+//! of them.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Guidance, and what a model is used for beside drawing from noise: cascades, image-to-image, inpainting, interpolation.
+//! Guidance, and what a model is used for beside drawing from noise: cascades, image-to-image, inpainting,
+//! interpolation.
 
 use ddpm_gpu::diffusion::SchedulerConfig;
 use ddpm_gpu::output::write_npy;

@@ -172,8 +172,8 @@ impl Form {
     }
 }
 
-/// The head, levels and residual blocks of a level of a classifier with so many input blocks, and whether residual blocks
-/// resample.
+/// The head, levels and residual blocks of a level of a classifier with so many input blocks, and whether residual
+/// blocks resample.
 fn encoder(
     shapes: &Shapes<'_>,
     inputs: usize,

@@ -1,11 +1,12 @@
 //! Checkpoints of OpenAI's improved-diffusion and guided-diffusion, as pipelines of a `UNet2DModel`.
 //!
-//! Their `UNetModel` computes what diffusers' `UNet2DModel` does, with other names and another order of the rows of queries,
-//! keys and values ([`names`]). Its form is told by the names and shapes of its tensors ([`form`]), as far as they tell; the
-//! rest is said by the flags that the model was trained with, whose names and defaults are theirs ([`settings`]).
+//! Their `UNetModel` computes what diffusers' `UNet2DModel` does, with other names and another order of the rows of
+//! queries, keys and values ([`names`]). Its form is told by the names and shapes of its tensors ([`form`]), as far as
+//! they tell; the rest is said by the flags that the model was trained with, whose names and defaults are theirs
+//! ([`settings`]).
 //!
-//! Source: `unet.py`, `script_util.py` and `gaussian_diffusion.py` of <https://github.com/openai/improved-diffusion> (Nichol
-//! and Dhariwal 2021) and <https://github.com/openai/guided-diffusion> (Dhariwal and Nichol 2021).
+//! Source: `unet.py`, `script_util.py` and `gaussian_diffusion.py` of <https://github.com/openai/improved-diffusion>
+//! (Nichol and Dhariwal 2021) and <https://github.com/openai/guided-diffusion> (Dhariwal and Nichol 2021).
 
 mod form;
 mod names;

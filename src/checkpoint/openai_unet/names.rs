@@ -160,8 +160,8 @@ fn flattened(mut tensor: Tensor) -> Tensor {
     tensor
 }
 
-/// Queries, keys and values out of rows `[3 C, ...]`: of each head after those of the other (`QKVAttentionLegacy`), or of all
-/// heads (`QKVAttention`).
+/// Queries, keys and values out of rows `[3 C, ...]`: of each head after those of the other (`QKVAttentionLegacy`), or
+/// of all heads (`QKVAttention`).
 fn split(tensor: Tensor, heads: usize, is_new_order: bool) -> Option<[Tensor; 3]> {
     let rows = *tensor.shape.first()?;
     let channels = rows / 3;

@@ -33,8 +33,8 @@ impl FromStr for NoiseSchedule {
     }
 }
 
-/// What a model was trained with, by the names of the flags of their scripts; `None` for what the file tells, or what has
-/// their default.
+/// What a model was trained with, by the names of the flags of their scripts; `None` for what the file tells, or what
+/// has their default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportSettings {
     /// Height and width of the images; `large_size` of a super-resolution model.

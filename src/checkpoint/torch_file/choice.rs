@@ -21,8 +21,8 @@ struct Candidate<'v> {
     others: Vec<String>,
 }
 
-/// The tensors of the dictionary at `key`; without one, of the only dictionary with tensors, or of the usual one. Notes say
-/// which, and what is left out.
+/// The tensors of the dictionary at `key`; without one, of the only dictionary with tensors, or of the usual one. Notes
+/// say which, and what is left out.
 pub(super) fn choose<'v>(
     values: &'v Values<'_>,
     key: Option<&str>,

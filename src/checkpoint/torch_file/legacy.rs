@@ -1,5 +1,5 @@
-//! What PyTorch wrote before 1.6, and writes with `_use_new_zipfile_serialization=False`: pickles in a row (a magic number,
-//! the version, the system, the object, the keys of the storages), and the storages in the order of the keys.
+//! What PyTorch wrote before 1.6, and writes with `_use_new_zipfile_serialization=False`: pickles in a row (a magic
+//! number, the version, the system, the object, the keys of the storages), and the storages in the order of the keys.
 
 use std::collections::HashMap;
 use std::fs::File;

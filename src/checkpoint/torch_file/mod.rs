@@ -1,8 +1,8 @@
 //! Files of `torch.save`, read without running anything that is in them.
 //!
-//! Such a file is a pickle, a program for Python, and the contents of storages beside it: members of a zip archive since
-//! PyTorch 1.6 ([`archive`]), one after the other before that ([`legacy`]). What is understood of the pickle are containers
-//! and tensors ([`values`]); whatever else it imports or does is refused by its name.
+//! Such a file is a pickle, a program for Python, and the contents of storages beside it: members of a zip archive
+//! since PyTorch 1.6 ([`archive`]), one after the other before that ([`legacy`]). What is understood of the pickle are
+//! containers and tensors ([`values`]); whatever else it imports or does is refused by its name.
 //!
 //! Source: `torch/serialization.py`, `torch/_utils.py` and `torch/storage.py` of PyTorch.
 
@@ -37,8 +37,8 @@ trait Contents {
 }
 
 /// Reads the tensors of the state dict in a file, whose numbers must be finite: the one at `key`, such as `ema` or
-/// `state.model`, or the obvious one. Numbers are widened or rounded to 32-bit floats. `notes` gets what was assumed and
-/// what was left out.
+/// `state.model`, or the obvious one. Numbers are widened or rounded to 32-bit floats. `notes` gets what was assumed
+/// and what was left out.
 ///
 /// # Errors
 /// [`CheckpointError::Invalid`] that names what is refused.

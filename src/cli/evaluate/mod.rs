@@ -25,14 +25,14 @@ use super::{DeviceArgs, one_of};
 
 /// Measure how likely a trained model finds images, and how good the images are that it draws
 ///
-/// --nll measures bits per dimension of a data set's images as 8-bit values; less is better. The variational bound takes a
-/// pass through the network for every timestep, the ODE a hundred or two, there and back.
+/// --nll measures bits per dimension of a data set's images as 8-bit values; less is better. The variational bound
+/// takes a pass through the network for every timestep, the ODE a hundred or two, there and back.
 ///
-/// --classifier draws images and compares them with a data set's. Accuracy is the share that the classifier gives the class
-/// asked for. The Frechet distance (Heusel et al. 2017) and precision and recall (Kynkaanniemi et al. 2019) are those of the
-/// classifier's features: precision is the share of images that look real, recall the share of real ones that the model's
-/// variety covers. Lists of samplers, steps and scales make a table. Figures of few images, or by another classifier,
-/// compare with nothing else.
+/// --classifier draws images and compares them with a data set's. Accuracy is the share that the classifier gives the
+/// class asked for. The Frechet distance (Heusel et al. 2017) and precision and recall (Kynkaanniemi et al. 2019) are
+/// those of the classifier's features: precision is the share of images that look real, recall the share of real ones
+/// that the model's variety covers. Lists of samplers, steps and scales make a table. Figures of few images, or by
+/// another classifier, compare with nothing else.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// A checkpoint, a training run's output folder (its newest checkpoint), or a pipeline saved by diffusers; with
@@ -54,8 +54,8 @@ pub(super) struct Args {
     /// probability-flow ODE with Hutchinson's estimator (Song et al. 2021); or both
     #[arg(long, value_name = "both|vlb|ode", num_args = 0..=1, default_missing_value = "both", value_parser = parse_nll)]
     nll: Option<Nll>,
-    /// How many images: of the data set, from the first on, for --nll; drawn anew for --classifier. By default 128, and all
-    /// that are given
+    /// How many images: of the data set, from the first on, for --nll; drawn anew for --classifier. By default 128, and
+    /// all that are given
     #[arg(long, value_name = "N", value_parser = count_in(1..=MOST_IMAGES))]
     num_images: Option<usize>,
     /// Images that go through the network together

@@ -147,7 +147,8 @@ impl UNetConfig {
         Ok(())
     }
 
-    /// Refuses channels that the groups of a norm do not divide: outside plain blocks they follow from the channels of each layer.
+    /// Refuses channels that the groups of a norm do not divide: outside plain blocks they follow from the channels of
+    /// each layer.
     fn check_norms(&self) -> Result<(), ModelError> {
         let mut graph = Graph::new();
         let inputs = (self as &dyn Network).declare_inputs(&mut graph, 1)?;

@@ -75,14 +75,15 @@ pub struct UNetConfig {
     pub num_class_embeds: Option<usize>,
     /// Rows of a learned time embedding; else unused, and kept for the file.
     pub num_train_timesteps: Option<usize>,
-    /// Whether the last class means "no class" (Ho and Salimans 2022). diffusers keeps keys that begin with an underscore.
+    /// Whether the last class means "no class" (Ho and Salimans 2022). diffusers keeps keys that begin with an
+    /// underscore.
     #[serde(rename = "_null_class", skip_serializing_if = "std::ops::Not::not")]
     pub null_class: bool,
     /// What timesteps are multiplied by before they are embedded; see `null_class` for the name.
     #[serde(rename = "_timestep_scale", skip_serializing_if = "is_one")]
     pub timestep_scale: f64,
-    /// Heads of attention at every level, whatever its channels, in place of `attention_head_dim`; see `null_class` for the
-    /// name.
+    /// Heads of attention at every level, whatever its channels, in place of `attention_head_dim`; see `null_class` for
+    /// the name.
     #[serde(rename = "_num_attention_heads", skip_serializing_if = "Option::is_none")]
     pub num_attention_heads: Option<usize>,
     /// How many of the input channels, the last ones, are those of a condition image; see `null_class` for the name.

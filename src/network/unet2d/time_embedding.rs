@@ -88,8 +88,8 @@ fn embed(graph: &mut Graph, name: &str, x: ValueId, width: usize) -> Result<Valu
     })
 }
 
-/// The embedding `[N, time_embed_dim]` of timesteps and, for a conditional model, of what it is told of the class; and its
-/// non-linearity, which most residual blocks apply to it first, so that it is done once here.
+/// The embedding `[N, time_embed_dim]` of timesteps and, for a conditional model, of what it is told of the class; and
+/// its non-linearity, which most residual blocks apply to it first, so that it is done once here.
 pub(super) fn time_embedding(
     graph: &mut Graph,
     config: &UNetConfig,

@@ -123,8 +123,8 @@ fn error_at(name: &str, order: Option<usize>, kind: PredictionType, steps: usize
 #[test]
 fn deterministic_samplers_converge_at_their_order() {
     for kind in [PredictionType::Epsilon, PredictionType::Sample, PredictionType::VPrediction] {
-        // A multistep method of third order begins with a step of first order, whose error is of second order. So does a single
-        // step whose evaluations are not at the thirds that the paper has, but where the timesteps are.
+        // A multistep method of third order begins with a step of first order, whose error is of second order. So does
+        // a single step whose evaluations are not at the thirds that the paper has, but where the timesteps are.
         for (name, chosen, order, counts, timestep) in [
             ("ddim", None, 1.0, [40, 80, 160], 319.0),
             ("plms", None, 2.0, [40, 80, 160], 319.0),

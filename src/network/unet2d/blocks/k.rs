@@ -1,5 +1,5 @@
-//! The blocks after k-diffusion (Karras et al. 2022, in Katherine Crowson's code): norms that are scaled and shifted by the time
-//! embedding, and resampling with a filter. diffusers calls them K blocks.
+//! The blocks after k-diffusion (Karras et al. 2022, in Katherine Crowson's code): norms that are scaled and shifted by
+//! the time embedding, and resampling with a filter. diffusers calls them K blocks.
 
 use super::{Flow, Level};
 use crate::graph::{BufferRole, Graph, GraphError, Layout, TensorType, ValueId};
@@ -84,8 +84,8 @@ pub(super) fn down_block(
     Ok(())
 }
 
-/// As many residual blocks as on the way down; the first takes over the last result of the level, and the last has the channels
-/// of the next level.
+/// As many residual blocks as on the way down; the first takes over the last result of the level, and the last has the
+/// channels of the next level.
 pub(super) fn up_block(
     graph: &mut Graph,
     context: Context<'_>,

@@ -1,5 +1,5 @@
-//! The blocks of Song et al. 2021 ("Score-based generative modeling through SDEs", NCSN++): beside the features goes the
-//! image itself, resampled with a filter. diffusers calls them Skip blocks.
+//! The blocks of Song et al. 2021 ("Score-based generative modeling through SDEs", NCSN++): beside the features goes
+//! the image itself, resampled with a filter. diffusers calls them Skip blocks.
 
 use std::f32::consts::SQRT_2;
 
@@ -78,7 +78,8 @@ pub(super) fn down_block(
     Ok(())
 }
 
-/// The number of groups of the first norm of an up block's residual block, from the channels of x and of what it takes over.
+/// The number of groups of the first norm of an up block's residual block, from the channels of x and of what it takes
+/// over.
 type FirstGroups = fn(usize, usize) -> usize;
 
 /// Residual blocks; then the doubled features, and beside them the doubled image plus what these features say of it.
