@@ -9,8 +9,8 @@ use ddpm_gpu::network::{Network, SampleSize, UNetConfig};
 use ddpm_gpu::sample::Images;
 
 use super::bounds::count_in;
-use super::dataset::describe;
 use super::images::{SOURCES, read_images};
+use super::training::report;
 
 /// Most channels of a condition image.
 const MOST_CHANNELS: usize = 4;
@@ -51,7 +51,7 @@ impl PairArgs {
             ..OpenOptions::default()
         };
         let conditions = data::open(path, &options)?;
-        eprintln!("condition images: {}", describe(conditions.as_ref()));
+        report("condition images", conditions.as_ref());
         let paired = Paired::new(dataset, conditions.into())?;
         if let Some(text) = paired.unused() {
             eprintln!("note: {text}");

@@ -13,6 +13,7 @@ use ddpm_gpu::sampler::{self, Clip, Sampler, SamplerOptions, TOLERANCES};
 
 use super::bounds::{MOST, MOST_SCALE, above, above_up_to, count_in, count_u64_in, finite_in};
 use super::checkpoint::{CheckpointArgs, load_classifier};
+use super::condition_image::{ConditionImageArgs, condition};
 use super::images::{check_outputs, write_floats, write_grid};
 use super::progress::Progress;
 use super::{DeviceArgs, PrecisionArgs, parse_list};
@@ -192,6 +193,8 @@ pub(super) struct SamplingArgs {
     #[arg(long, value_name = "K,...", alias = "class-labels")]
     class_label: Option<String>,
     #[command(flatten)]
+    condition_image: ConditionImageArgs,
+    #[command(flatten)]
     guidance: GuidanceArgs,
     /// Images denoised together
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = count_in(1..=MOST))]
@@ -235,6 +238,7 @@ impl SamplingArgs {
             Some(labels) => Some(labels),
             None => pipeline.denoiser()?.network.null_class().map(|none| vec![none; num_images]),
         };
+        let images = self.condition_image.read(pipeline.denoiser()?.network.as_ref(), Some(num_images))?;
         let options = SamplerOptions {
             steps: Some(Respacing::Steps(
                 self.steps.unwrap_or(STEPS.min(pipeline.scheduler.num_train_timesteps)),
@@ -244,7 +248,7 @@ impl SamplingArgs {
         let request = SampleRequest {
             num_images,
             options,
-            conditions: Conditions::of_classes(class_labels),
+            conditions: Conditions::of_classes(class_labels).and(condition(images, num_images)?),
             seed: self.seed,
             batch_size: self.batch_size,
             precision: self.precision.precision,

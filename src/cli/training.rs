@@ -163,6 +163,21 @@ fn parse_lr_schedule(name: &str) -> Result<LrSchedule, String> {
     one_of("schedules", &LrSchedule::ALL, name)
 }
 
+/// Says what a data set holds, and what of it is left out.
+pub(super) fn report(what: &str, dataset: &dyn Dataset) {
+    eprintln!("{what}: {}", describe(dataset));
+    doubts(dataset).iter().for_each(|text| eprintln!("{text}"));
+    if let Some(text) = describe_passed_over(dataset.passed_over()) {
+        eprintln!("{text}");
+    }
+    if !dataset.skipped().is_empty() {
+        eprintln!("skipped {} bad images:", dataset.skipped().len());
+        for skipped in dataset.skipped().iter().take(10) {
+            eprintln!("  {}: {}", skipped.path.display(), skipped.reason);
+        }
+    }
+}
+
 impl DataArgs {
     /// The model asked for, or that of `origin`, or the preset that suits the data.
     pub(super) fn model(&self, origin: Option<&Origin>) -> anyhow::Result<UNetConfig> {
@@ -195,17 +210,7 @@ impl DataArgs {
     pub(super) fn open(&self, model: &UNetConfig) -> anyhow::Result<Arc<dyn Dataset>> {
         let dataset: Arc<dyn Dataset> =
             data::open(&self.dataset, &self.open_options(model, Split::Train))?.into();
-        eprintln!("data: {}", describe(dataset.as_ref()));
-        doubts(dataset.as_ref()).iter().for_each(|text| eprintln!("{text}"));
-        if let Some(text) = describe_passed_over(dataset.passed_over()) {
-            eprintln!("{text}");
-        }
-        if !dataset.skipped().is_empty() {
-            eprintln!("skipped {} bad images:", dataset.skipped().len());
-            for skipped in dataset.skipped().iter().take(10) {
-                eprintln!("  {}: {}", skipped.path.display(), skipped.reason);
-            }
-        }
+        report("data", dataset.as_ref());
         Ok(dataset)
     }
 

@@ -1,6 +1,7 @@
 //! Images with a condition image each: two data sets as one.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::{ArrayOrder, Content, DataError, Dataset, ImageShape, Original, PassedOver, Skipped};
@@ -101,8 +102,8 @@ fn partners(images: &dyn Dataset, conditions: &dyn Dataset) -> Result<(Vec<usize
     let mut missing = Vec::new();
     let (mut indices, mut found) = (Vec::new(), Vec::new());
     let is_skipped = |key: &str| {
-        let matches = |skipped: &Skipped| skipped.path.with_extension("").ends_with(key);
-        conditions.skipped().iter().any(matches)
+        let path = Path::new(conditions.name()).join(key);
+        conditions.skipped().iter().any(|skipped| skipped.path.with_extension("") == path)
     };
     for (index, key) in keys.iter().enumerate() {
         match by_key.get(key.as_str()) {

@@ -4,7 +4,7 @@ use super::{EvaluateError, EvaluateRequest, ImageBatch};
 use crate::device::{Device, Executor};
 use crate::graph::{Graph, ValueId, gradients};
 use crate::image_size::image_in_words;
-use crate::network::{Component, Input, Precision, SAMPLE, TIMESTEPS, prepare};
+use crate::network::{CONDITION_IMAGE, Component, Input, Precision, SAMPLE, TIMESTEPS, prepare};
 use crate::pipeline::Pipeline;
 use crate::setting::SettingError;
 
@@ -49,11 +49,12 @@ impl Network {
         let Component { network, weights } = pipeline.denoiser()?;
         network.image()?;
         let fault = |text: String| Err(EvaluateError::Request(text));
-        if network.super_resolution().is_some() {
+        if network.takes(CONDITION_IMAGE) {
             let why =
-                "a super-resolution model is told a smaller image, so images have no likelihood by it alone";
+                "the model is given another image beside each one, so images have no likelihood by it alone";
             return fault(why.to_owned());
         }
+        pipeline.check_timesteps(network.as_ref()).map_err(EvaluateError::Request)?;
         let [height, width, channels] = network.image()?;
         let out_channels = network.out_channels()?;
         let shape = request.dataset.image_shape();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::layers::{ADAPTER_A, ADAPTER_B};
-use super::{Input, ModelError, NamedValues, Network, SuperResolution, Tensor, Tensors};
+use super::{Input, ModelError, NamedValues, Network, Tensor, Tensors};
 use crate::graph::{Graph, LowRank, ValueId};
 
 /// A network whose layers have low-rank adapters.
@@ -167,12 +167,8 @@ impl Network for Adapted {
         Ok(outputs)
     }
 
-    fn check_timesteps(&self, least: f64, most: f64) -> Result<(), String> {
-        self.network.check_timesteps(least, most)
-    }
-
-    fn super_resolution(&self) -> Option<SuperResolution> {
-        self.network.super_resolution()
+    fn within(&self) -> Option<&dyn Network> {
+        Some(self.network.as_ref())
     }
 
     fn adapted(&self) -> Option<&Adapted> {

@@ -74,7 +74,17 @@ impl Network for ClassifierConfig {
     }
 
     fn check(&self) -> Result<(), ModelError> {
-        self.encoder.check()
+        self.encoder.check()?;
+        let beside = self.encoder.channels_of_condition();
+        if beside > 0 {
+            let key = match self.encoder.super_resolution {
+                Some(_) => "encoder._super_resolution",
+                None => "encoder._condition_channels",
+            };
+            let expected = "a classifier is given no image beside the one that it tells; leave it out";
+            return Err(unsupported(key, format!("of {beside} channels"), expected));
+        }
+        Ok(())
     }
 
     fn inputs(&self) -> Result<Vec<Input>, ModelError> {

@@ -214,17 +214,22 @@ pub trait Network: Debug + Send + Sync {
     ///
     /// # Errors
     /// The sentence.
-    fn check_timesteps(&self, _least: f64, _most: f64) -> Result<(), String> {
-        Ok(())
+    fn check_timesteps(&self, least: f64, most: f64) -> Result<(), String> {
+        self.within().map_or(Ok(()), |network| network.check_timesteps(least, most))
     }
 
     /// The network without its low-rank adapters, and these, where it has some.
     fn adapted(&self) -> Option<&Adapted> {
-        None
+        self.within().and_then(Network::adapted)
     }
 
     /// What the condition images are, where they are smaller images to enlarge.
     fn super_resolution(&self) -> Option<SuperResolution> {
+        self.within().and_then(Network::super_resolution)
+    }
+
+    /// The network that this one is made around, where it is one with something added. What has a body here is asked of it.
+    fn within(&self) -> Option<&dyn Network> {
         None
     }
 }
@@ -327,7 +332,9 @@ impl dyn Network + '_ {
                 (None, _) if input.name == CONDITION_IMAGE && self.super_resolution().is_some() => {}
                 (None, _) => {
                     let name = input.in_words();
-                    return Err(format!("the model is told more of each image, its {name}; give them"));
+                    return Err(format!(
+                        "the model is told more of each image: its {name}, which are not given"
+                    ));
                 }
             }
         }

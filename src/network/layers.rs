@@ -14,8 +14,7 @@ pub enum WeightInit {
 }
 
 impl WeightInit {
-    /// How numbers with so many inputs and outputs are drawn.
-    pub fn init(self, fan_in: usize, fan_out: usize) -> Init {
+    fn init(self, fan_in: usize, fan_out: usize) -> Init {
         let scale = match self {
             Self::FanAverage => 1.0,
             Self::NearZero => 1e-10,
@@ -36,14 +35,29 @@ pub struct Conv {
     pub stride: usize,
     /// What lies beyond the edges.
     pub padding: Padding,
+    /// Whether a number is added to each channel.
+    pub has_bias: bool,
     /// Initial weights.
     pub init: WeightInit,
+}
+
+/// So many zeros, where an op asks for numbers that a network does not have.
+pub fn zeros(graph: &mut Graph, length: usize) -> ValueId {
+    // Nothing writes this state: it stays zero.
+    graph.state("zeros", TensorType::f32([length]), BufferRole::Inputs)
 }
 
 impl Conv {
     /// 3x3, stride 1.
     pub fn three(out_channels: usize) -> Self {
-        Self { out_channels, kernel: 3, stride: 1, padding: Padding::Same, init: WeightInit::FanAverage }
+        Self {
+            out_channels,
+            kernel: 3,
+            stride: 1,
+            padding: Padding::Same,
+            has_bias: true,
+            init: WeightInit::FanAverage,
+        }
     }
 
     /// 1x1.
@@ -60,28 +74,28 @@ impl Conv {
             let inputs = graph.ty(x).channels();
             let taps = self.kernel * self.kernel;
             let init = self.init.init(inputs * taps, self.out_channels * taps);
-            let shape = [self.out_channels, self.kernel, self.kernel, inputs];
-            let weight = graph.parameter_in_file("weight", shape, init, Layout::Convolution, None);
-            let bias = graph.parameter("bias", [self.out_channels], Init::Zeros);
-            let y = ops::conv2d(graph, x, weight, bias, self.stride, self.padding)?;
+            let y = self.append(graph, x, init)?;
+            let down = Self { has_bias: false, ..self };
             let down = |graph: &mut Graph, rank| {
-                let down = Self { out_channels: rank, ..self };
-                down.unbiased(graph, "lora_A", x, adapter_init(inputs * taps))
+                let down = Self { out_channels: rank, ..down };
+                graph.scoped("lora_A", |graph| down.append(graph, x, adapter_init(inputs * taps)))
             };
-            let up = Self::one(self.out_channels);
-            adapted(graph, y, down, |graph, h| up.unbiased(graph, "lora_B", h, Init::Zeros))
+            let up = Self { has_bias: false, ..Self::one(self.out_channels) };
+            adapted(graph, y, down, |graph, h| {
+                graph.scoped("lora_B", |graph| up.append(graph, h, Init::Zeros))
+            })
         })
     }
 
-    /// A convolution without bias, as adapters have it.
-    fn unbiased(self, graph: &mut Graph, name: &str, x: ValueId, init: Init) -> Result<ValueId, GraphError> {
-        graph.scoped(name, |graph| {
-            let shape = [self.out_channels, self.kernel, self.kernel, graph.ty(x).channels()];
-            let weight = graph.parameter_in_file("weight", shape, init, Layout::Convolution, None);
-            // Nothing writes this state: it stays zero.
-            let zero = graph.state("zero", TensorType::f32([self.out_channels]), BufferRole::Weights);
-            ops::conv2d(graph, x, weight, zero, self.stride, self.padding)
-        })
+    /// The convolution at the current module path, with weights that begin as `init`.
+    fn append(self, graph: &mut Graph, x: ValueId, init: Init) -> Result<ValueId, GraphError> {
+        let shape = [self.out_channels, self.kernel, self.kernel, graph.ty(x).channels()];
+        let weight = graph.parameter_in_file("weight", shape, init, Layout::Convolution, None);
+        let bias = match self.has_bias {
+            true => graph.parameter("bias", [self.out_channels], Init::Zeros),
+            false => zeros(graph, self.out_channels),
+        };
+        ops::conv2d(graph, x, weight, bias, self.stride, self.padding)
     }
 }
 

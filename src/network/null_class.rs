@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CLASS_LABELS, Element, Input, ModelError, NamedValues, Network, SuperResolution};
+use super::{CLASS_LABELS, Element, Input, ModelError, NamedValues, Network};
 use crate::graph::{Graph, ValueId};
 
 /// The network, with a class that means none: its class labels say so, and it is the network in all else.
@@ -66,12 +66,8 @@ impl Network for WithNullClass {
         self.network.build(graph, inputs, dropout)
     }
 
-    fn check_timesteps(&self, least: f64, most: f64) -> Result<(), String> {
-        self.network.check_timesteps(least, most)
-    }
-
-    fn super_resolution(&self) -> Option<SuperResolution> {
-        self.network.super_resolution()
+    fn within(&self) -> Option<&dyn Network> {
+        Some(self.network.as_ref())
     }
 }
 

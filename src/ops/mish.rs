@@ -1,7 +1,7 @@
 //! Mish activation: `y = x tanh(softplus(x))`.
 
 use super::cpu::{exp, par_chunks, vector_functions};
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect_like};
+use super::{Case, Fill, GradientCall, Op, Operands, Types, Variant, expect_like};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `x tanh(log(1 + exp(x)))` of every element (Misra 2019).
@@ -59,14 +59,6 @@ fn definition(x: f64) -> (f64, f64) {
     (tanh, tanh + x * sigmoid * (1.0 - tanh * tanh))
 }
 
-/// The kernel that takes four elements at a time, where `length` is a multiple of four, and the other.
-fn variants([vec4, plain]: [&'static str; 2], length: usize) -> Vec<Variant> {
-    let single =
-        |entry, count| Variant::single(entry, Grid::Invocations(count), vec![("length", length.into())]);
-    let vec4 = length.is_multiple_of(4).then(|| single(vec4, length / 4));
-    vec4.into_iter().chain([single(plain, length)]).collect()
-}
-
 impl Op for Forward {
     fn name(&self) -> &'static str {
         "mish.forward"
@@ -92,7 +84,7 @@ impl Op for Forward {
         Ok(vec![Some(graph.apply_one(Backward, &[call.inputs[0], d_y])?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["forward_vec4", "forward"], types.outputs[0].len())
+        Variant::in_fours(["forward_vec4", "forward"], types.outputs[0].len())
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x], [y]) = operands.split();
@@ -121,7 +113,7 @@ impl Op for Backward {
         Ok(vec![inputs[0].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["backward_vec4", "backward"], types.outputs[0].len())
+        Variant::in_fours(["backward_vec4", "backward"], types.outputs[0].len())
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_x]) = operands.split();

@@ -1,7 +1,7 @@
 //! Rectified linear unit: `y = max(x, 0)`.
 
 use super::cpu::par_chunks;
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect_like};
+use super::{Case, Fill, GradientCall, Op, Operands, Types, Variant, expect_like};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// `max(x, 0)` of every element (Nair and Hinton 2010); the slope at 0 is 0, as in PyTorch.
@@ -17,14 +17,6 @@ struct Forward;
 
 #[derive(Debug)]
 struct Backward;
-
-/// The kernel that takes four elements at a time, where `length` is a multiple of four, and the other.
-fn variants([vec4, plain]: [&'static str; 2], length: usize) -> Vec<Variant> {
-    let single =
-        |entry, count| Variant::single(entry, Grid::Invocations(count), vec![("length", length.into())]);
-    let vec4 = length.is_multiple_of(4).then(|| single(vec4, length / 4));
-    vec4.into_iter().chain([single(plain, length)]).collect()
-}
 
 impl Op for Forward {
     fn name(&self) -> &'static str {
@@ -51,7 +43,7 @@ impl Op for Forward {
         Ok(vec![Some(graph.apply_one(Backward, &[call.inputs[0], d_y])?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["forward_vec4", "forward"], types.outputs[0].len())
+        Variant::in_fours(["forward_vec4", "forward"], types.outputs[0].len())
     }
     fn tolerance(&self) -> f32 {
         0.0
@@ -87,7 +79,7 @@ impl Op for Backward {
         Ok(vec![inputs[0].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["backward_vec4", "backward"], types.outputs[0].len())
+        Variant::in_fours(["backward_vec4", "backward"], types.outputs[0].len())
     }
     fn tolerance(&self) -> f32 {
         0.0

@@ -1,7 +1,7 @@
 //! SiLU activation: `y = x sigmoid(x)`.
 
 use super::cpu::{par_chunks, sigmoid, vector_functions};
-use super::{Case, Fill, GradientCall, Grid, Op, Operands, Types, Variant, expect_like};
+use super::{Case, Fill, GradientCall, Op, Operands, Types, Variant, expect_like};
 use crate::graph::{Graph, GraphError, TensorType, ValueId};
 
 /// SiLU of every element (Elfwing et al. 2017).
@@ -39,14 +39,6 @@ pub(super) fn sigmoid_and_slope(x: f64) -> (f64, f64) {
     (sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
 }
 
-/// The kernel that takes four elements at a time, where `length` is a multiple of four, and the other.
-fn variants([vec4, plain]: [&'static str; 2], length: usize) -> Vec<Variant> {
-    let single =
-        |entry, count| Variant::single(entry, Grid::Invocations(count), vec![("length", length.into())]);
-    let vec4 = length.is_multiple_of(4).then(|| single(vec4, length / 4));
-    vec4.into_iter().chain([single(plain, length)]).collect()
-}
-
 impl Op for Forward {
     fn name(&self) -> &'static str {
         "silu.forward"
@@ -72,7 +64,7 @@ impl Op for Forward {
         Ok(vec![Some(graph.apply_one(Backward, &[call.inputs[0], d_y])?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["forward_vec4", "forward"], types.outputs[0].len())
+        Variant::in_fours(["forward_vec4", "forward"], types.outputs[0].len())
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x], [y]) = operands.split();
@@ -101,7 +93,7 @@ impl Op for Backward {
         Ok(vec![inputs[0].clone()])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["backward_vec4", "backward"], types.outputs[0].len())
+        Variant::in_fours(["backward_vec4", "backward"], types.outputs[0].len())
     }
     fn reference(&self, operands: Operands<'_>) {
         let ([x, d_y], [d_x]) = operands.split();

@@ -90,6 +90,15 @@ impl Pass {
 }
 
 impl Variant {
+    /// Two variants of what is done to each of `length` elements alone: the one that takes four elements at a time, where they
+    /// are a multiple of four, and the other.
+    pub fn in_fours([vec4, plain]: [&'static str; 2], length: usize) -> Vec<Self> {
+        let single =
+            |entry, count| Self::single(entry, Grid::Invocations(count), vec![("length", length.into())]);
+        let vec4 = length.is_multiple_of(4).then(|| single(vec4, length / 4));
+        vec4.into_iter().chain([single(plain, length)]).collect()
+    }
+
     /// A variant of one dispatch that runs on every adapter.
     pub fn single(entry: &'static str, grid: Grid, params: Vec<(&'static str, Word)>) -> Self {
         Self {

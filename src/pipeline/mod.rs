@@ -79,6 +79,14 @@ impl Pipeline {
         found.ok_or(PipelineError::CannotDo { class: self.class, role })
     }
 
+    /// Refuses a network that is not made for the timesteps of the process; in one sentence.
+    ///
+    /// # Errors
+    /// The sentence.
+    pub fn check_timesteps(&self, network: &dyn Network) -> Result<(), String> {
+        network.check_timesteps(0.0, self.scheduler.num_train_timesteps.saturating_sub(1) as f64)
+    }
+
     /// The network that predicts what the noise in an image is.
     ///
     /// # Errors

@@ -115,6 +115,7 @@ pub(super) fn check(pipeline: &Pipeline, request: &SampleRequest) -> Result<(), 
     let network = &pipeline.denoiser()?.network;
     let image = network.image()?;
     let fault = |text: String| Err(SampleError::Request(text));
+    pipeline.check_timesteps(network.as_ref()).map_err(SampleError::Request)?;
     SampleRequest::check_memory(pipeline, request.num_images, request.frames)?;
     if request.num_images == 0 || request.batch_size == 0 {
         return fault("the number of images and the batch size must be at least 1".to_owned());

@@ -63,7 +63,7 @@ fn images_that_are_no_pairs_are_refused() {
     let workspace = pairs();
     for (flags, words) in [
         ("--condition-image photos/0.pgm", &["photos/0.pgm"][..]),
-        ("--condition-image sketches --condition-channels 5", &["5", "4"]),
+        ("--condition-image sketches --condition-channels 5", &["--condition-channels", "1 to 4"]),
         ("--condition-channels 1", &["--condition-image"]),
         ("--condition-image digits --condition-channels 1", &["a folder of image files", "two folders"]),
         ("--condition-image sketches --super-resolution 4", &["--condition-image", "--super-resolution"]),
@@ -81,7 +81,8 @@ fn images_that_are_no_pairs_are_refused() {
     let line = format!("sample run --condition-image sketches --num-images 9 {DRAW}");
     workspace.fails(&line, 1, &["6 images", "9"]);
     // Without the sketches the run cannot go on.
-    workspace.fails(&format!("{TRAIN} --steps 2 --resume"), 1, &["run"]);
+    let words = &["the model or noise schedule", "in_channels was 2, now it is 1"];
+    workspace.fails(&format!("{TRAIN} --steps 2 --resume"), 1, words);
     workspace.succeeds(
         "train --dataset photos --model model.json --device cpu --batch-size 4 --steps 1 --output plain",
     );

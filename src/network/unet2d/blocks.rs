@@ -63,13 +63,23 @@ pub(super) struct BlockType {
 
 /// The blocks on the way down.
 pub(super) const DOWN_BLOCKS: &[BlockType] = &[
-    BlockType { name: "DownBlock2D", attends: false, family: Family::Plain, build: down_block },
-    BlockType { name: "AttnDownBlock2D", attends: true, family: Family::Plain, build: attention_down_block },
+    BlockType {
+        name: "DownBlock2D",
+        attends: false,
+        family: Family::Plain,
+        build: |g, c, l, f| down(g, c, l, f, downsample_by_conv),
+    },
+    BlockType {
+        name: "AttnDownBlock2D",
+        attends: true,
+        family: Family::Plain,
+        build: |g, c, l, f| down(g, c, l, f, downsample_as_configured),
+    },
     BlockType {
         name: "ResnetDownsampleBlock2D",
         attends: false,
         family: Family::Plain,
-        build: resnet_down_block,
+        build: |g, c, l, f| down(g, c, l, f, downsample_by_residual),
     },
     BlockType { name: "SkipDownBlock2D", attends: false, family: Family::Skip, build: skip::down_block },
     BlockType { name: "AttnSkipDownBlock2D", attends: true, family: Family::Skip, build: skip::down_block },
@@ -78,13 +88,23 @@ pub(super) const DOWN_BLOCKS: &[BlockType] = &[
 
 /// The blocks on the way up.
 pub(super) const UP_BLOCKS: &[BlockType] = &[
-    BlockType { name: "UpBlock2D", attends: false, family: Family::Plain, build: up_block },
-    BlockType { name: "AttnUpBlock2D", attends: true, family: Family::Plain, build: attention_up_block },
+    BlockType {
+        name: "UpBlock2D",
+        attends: false,
+        family: Family::Plain,
+        build: |g, c, l, f| up(g, c, l, f, upsample_by_conv),
+    },
+    BlockType {
+        name: "AttnUpBlock2D",
+        attends: true,
+        family: Family::Plain,
+        build: |g, c, l, f| up(g, c, l, f, upsample_as_configured),
+    },
     BlockType {
         name: "ResnetUpsampleBlock2D",
         attends: false,
         family: Family::Plain,
-        build: resnet_up_block,
+        build: |g, c, l, f| up(g, c, l, f, upsample_by_residual),
     },
     BlockType { name: "SkipUpBlock2D", attends: false, family: Family::Skip, build: skip::up_block },
     BlockType {
@@ -239,6 +259,30 @@ fn upsample_by_residual(
     resample_by_residual(graph, context, level, x, "upsamplers.0", ops::upsample)
 }
 
+/// What ends an attention block on the way down: `downsample_type` is read there only.
+fn downsample_as_configured(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    x: ValueId,
+) -> Result<ValueId, GraphError> {
+    let by_residual = context.config.downsamples_by_residual();
+    let end = if by_residual { downsample_by_residual } else { downsample_by_conv };
+    end(graph, context, level, x)
+}
+
+/// As [`downsample_as_configured`], on the way up: `upsample_type`.
+fn upsample_as_configured(
+    graph: &mut Graph,
+    context: Context<'_>,
+    level: Level,
+    x: ValueId,
+) -> Result<ValueId, GraphError> {
+    let by_residual = context.config.upsamples_by_residual();
+    let end = if by_residual { upsample_by_residual } else { upsample_by_conv };
+    end(graph, context, level, x)
+}
+
 /// Ends a level.
 type End = fn(&mut Graph, Context<'_>, Level, ValueId) -> Result<ValueId, GraphError>;
 
@@ -276,64 +320,6 @@ fn up(
         flow.x = end(graph, context, level, flow.x)?;
     }
     Ok(())
-}
-
-fn down_block(
-    graph: &mut Graph,
-    context: Context<'_>,
-    level: Level,
-    flow: &mut Flow,
-) -> Result<(), GraphError> {
-    down(graph, context, level, flow, downsample_by_conv)
-}
-
-/// As [`down_block`]; `downsample_type` is read by this block only.
-fn attention_down_block(
-    graph: &mut Graph,
-    context: Context<'_>,
-    level: Level,
-    flow: &mut Flow,
-) -> Result<(), GraphError> {
-    let by_residual = context.config.downsamples_by_residual();
-    down(graph, context, level, flow, if by_residual { downsample_by_residual } else { downsample_by_conv })
-}
-
-fn resnet_down_block(
-    graph: &mut Graph,
-    context: Context<'_>,
-    level: Level,
-    flow: &mut Flow,
-) -> Result<(), GraphError> {
-    down(graph, context, level, flow, downsample_by_residual)
-}
-
-fn up_block(
-    graph: &mut Graph,
-    context: Context<'_>,
-    level: Level,
-    flow: &mut Flow,
-) -> Result<(), GraphError> {
-    up(graph, context, level, flow, upsample_by_conv)
-}
-
-/// As [`up_block`]; `upsample_type` is read by this block only.
-fn attention_up_block(
-    graph: &mut Graph,
-    context: Context<'_>,
-    level: Level,
-    flow: &mut Flow,
-) -> Result<(), GraphError> {
-    let by_residual = context.config.upsamples_by_residual();
-    up(graph, context, level, flow, if by_residual { upsample_by_residual } else { upsample_by_conv })
-}
-
-fn resnet_up_block(
-    graph: &mut Graph,
-    context: Context<'_>,
-    level: Level,
-    flow: &mut Flow,
-) -> Result<(), GraphError> {
-    up(graph, context, level, flow, upsample_by_residual)
 }
 
 /// `UNetMidBlock2D`.

@@ -2,8 +2,8 @@
 //! the time embedding, and resampling with a filter. diffusers calls them K blocks.
 
 use super::{Flow, Level};
-use crate::graph::{BufferRole, Graph, GraphError, Layout, TensorType, ValueId};
-use crate::network::layers::{Conv, WeightInit, linear};
+use crate::graph::{Graph, GraphError, ValueId};
+use crate::network::layers::{Conv, WeightInit, linear, zeros};
 use crate::network::unet2d::resnet_block::Context;
 use crate::ops::{self, Edges};
 
@@ -22,24 +22,12 @@ fn adaptive_norm(
     graph.scoped(name, |graph| {
         let channels = graph.ty(x).channels();
         let time = linear(graph, "linear", context.plain_embedding, 2 * channels, WeightInit::FanAverage)?;
-        // Nothing writes this state: it stays zero. The norm has no weights of its own.
-        let zeros = graph.state("zeros", TensorType::f32([channels]), BufferRole::Inputs);
+        // The norm has no weights of its own.
+        let zeros = zeros(graph, channels);
         let ones = ops::affine(graph, zeros, 0.0, 1.0)?;
         let normed = ops::group_norm(graph, x, ones, zeros, groups, context.config.norm_eps, false)?;
         let shifted = ops::scale_shift(graph, normed, time)?;
         context.config.activation().build(graph, shifted)
-    })
-}
-
-/// A 1x1 convolution without a bias.
-fn shortcut(graph: &mut Graph, x: ValueId, out_channels: usize) -> Result<ValueId, GraphError> {
-    graph.scoped("conv_shortcut", |graph| {
-        let inputs = graph.ty(x).channels();
-        let init = WeightInit::FanAverage.init(inputs, out_channels);
-        let shape = [out_channels, 1, 1, inputs];
-        let weight = graph.parameter_in_file("weight", shape, init, Layout::Convolution, None);
-        let weight = ops::reshape(graph, weight, [out_channels, inputs])?;
-        ops::linear(graph, x, weight, None)
     })
 }
 
@@ -54,7 +42,12 @@ fn append_residual(
     graph.segment(|graph| {
         graph.scoped(format!("resnets.{index}"), |graph| {
             let channels = graph.ty(x).channels();
-            let short = if channels == out_channels { x } else { shortcut(graph, x, out_channels)? };
+            let short = match channels == out_channels {
+                true => x,
+                false => {
+                    Conv { has_bias: false, ..Conv::one(out_channels) }.build(graph, "conv_shortcut", x)?
+                }
+            };
             let h = adaptive_norm(graph, context, "norm1", x, channels / GROUP_CHANNELS)?;
             let h = Conv::three(out_channels).build(graph, "conv1", h)?;
             let h = adaptive_norm(graph, context, "norm2", h, out_groups)?;
