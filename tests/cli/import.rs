@@ -109,7 +109,8 @@ fn imported_models_give_what_their_own_code_gives() {
         );
         let words = match case {
             "rescaled_heads" => {
-                "timesteps are multiplied by 0.25 and attention has 2 heads at every level, which diffusers has no word for"
+                "timesteps are multiplied by 0.25 and attention has 2 heads at every level, which diffusers has no \
+                 word for"
             }
             "plain" => {
                 "diffusion_steps 1000, noise_schedule linear, predict_xstart false, sigma_small false."
