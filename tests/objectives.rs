@@ -178,8 +178,8 @@ fn importance_sampling_is_that_of_pytorch() {
     assert!(warm > 10 && warm < steps, "{warm} of {steps} steps are warm");
 }
 
-/// Data of one number from N(0, s^2), whose best network is known: eps is linear in x_t. With the reverse process's exact
-/// variance every step of the model is the true posterior of the chain, so that the bound is the entropy itself.
+/// Data of one number from N(0, s^2), whose best network is known: eps is linear in x_t. With the reverse process's
+/// exact variance every step of the model is the true posterior of the chain, so that the bound is the entropy itself.
 #[test]
 fn the_bound_of_a_gaussian_is_its_closed_form() {
     let s2: f64 = 0.09;

@@ -113,8 +113,8 @@ fn ddim_follows_diffusers() {
     check_all("scheduler_ddim", 45);
 }
 
-/// Trajectories of `tools/oracle/samplers.py`: the network is asked at the same timesteps, and x is the same after every
-/// step. x_T and noise are those of the file.
+/// Trajectories of `tools/oracle/samplers.py`: the network is asked at the same timesteps, and x is the same after
+/// every step. x_T and noise are those of the file.
 fn check_sampler(name: &str, expected_cases: usize) {
     let file = Golden::read(&format!("sampler_{name}"));
     let cases = file.cases();

@@ -20,7 +20,8 @@ const ALL: &[Foreign] = &[
         endings: &[".msgpack"],
         begins: &[],
         what: "weights of Flax",
-        advice: "with an older diffusers, which reads Flax: UNet2DModel.from_pretrained(FOLDER, from_flax=True).save_pretrained(NEW_FOLDER)",
+        advice: "with an older diffusers, which reads Flax: \
+                 UNet2DModel.from_pretrained(FOLDER, from_flax=True).save_pretrained(NEW_FOLDER)",
     },
     Foreign {
         endings: &[".h5", ".hdf5", ".keras"],

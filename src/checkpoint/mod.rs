@@ -29,6 +29,9 @@ pub use state::{TrainingState, averages};
 use crate::network::{ModelError, WeightsError};
 use crate::setting::SettingError;
 
+/// What to do with a damaged file.
+const COPY_AGAIN: &str = "copy or download it again";
+
 /// A checkpoint that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {

@@ -87,7 +87,7 @@ fn of_index(path: PathBuf, own: Option<&str>) -> Result<Contents, CheckpointErro
             let Some(class) = CLASSES.iter().find(has_all) else {
                 return invalid(format!(
                     "the pipeline is of a class of its own, {name}, and has the parts {}; this program has those of: {}",
-                    listed(&parts.into_iter().cloned().collect::<Vec<_>>()),
+                    listed(&parts.into_iter().map(String::as_str).collect::<Vec<_>>()),
                     CLASSES.iter().map(|class| class.name).collect::<Vec<_>>().join(", ")
                 ));
             };

@@ -134,8 +134,8 @@ impl Header {
 }
 
 /// The shapes of those of a model's tensors that are trained: a state holds nothing of the others.
-fn trained_shapes<'a>(model: &Shapes, state: impl IntoIterator<Item = &'a Tensors>) -> Shapes {
-    let names: BTreeSet<&String> = state.into_iter().flat_map(Tensors::keys).collect();
+fn trained_shapes<'a>(model: &Shapes, state: impl Iterator<Item = &'a String>) -> Shapes {
+    let names: BTreeSet<&String> = state.collect();
     let of_model = |name: &&String| Some(((*name).clone(), model.get(*name)?.clone()));
     names.iter().filter_map(of_model).collect()
 }
@@ -198,9 +198,9 @@ pub(super) fn extra_ema(
     }
     let path = folder.join(ema_file(decay));
     let tensors = tensor_file::read(&path)?;
-    let weights = tensor_file::read(&folder.join(FILES[0]))?;
+    let weights = tensor_file::shapes(&folder.join(FILES[0]))?;
     let shapes = model.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
-    let trained = trained_shapes(&shapes, [&weights, &tensors]);
+    let trained = trained_shapes(&shapes, weights.keys().chain(tensors.keys()));
     check_alike(&path, &tensors, &trained, "the model's own weights")?;
     Ok(Some(tensors))
 }
@@ -245,7 +245,7 @@ impl TrainingState {
             found.push(tensors(name)?);
         }
         let (shapes, model) = model_shapes(checkpoint)?;
-        let trained = trained_shapes(&shapes, &found);
+        let trained = trained_shapes(&shapes, found.iter().flat_map(Tensors::keys));
         for (name, tensors) in files.iter().zip(&found) {
             check_alike(&folder.join(name), tensors, &trained, &model)?;
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{CheckpointError, foreign};
+use super::{COPY_AGAIN, CheckpointError, foreign};
 use crate::files::read_regular;
 use crate::network::{Precision, Tensor, Tensors};
 
@@ -20,7 +20,7 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, Checkpoint
             return CheckpointError::invalid(path, message);
         }
         let message = format!(
-            "this is no whole safetensors file ({error}); copy or download it again, or \
+            "this is no whole safetensors file ({error}); {COPY_AGAIN}, or \
              delete a run's damaged checkpoint to go on from the one before"
         );
         CheckpointError::invalid(path, message)

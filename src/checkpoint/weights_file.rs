@@ -1,6 +1,7 @@
 //! The weights of a network in a folder: under which name they lie, whole or in parts, and under which names the
 //! tensors.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ pub(super) fn names(folder: &Path) -> Vec<String> {
 }
 
 /// The first names of a list, for a message.
-pub(super) fn listed(names: &[String]) -> String {
+pub(super) fn listed<Name: Borrow<str>>(names: &[Name]) -> String {
     const SHOWN: usize = 8;
     match names {
         [] => "nothing".to_owned(),

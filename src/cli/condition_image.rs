@@ -10,7 +10,7 @@ use ddpm_gpu::sample::Images;
 
 use super::bounds::count_in;
 use super::images::{SOURCES, read_images};
-use super::training::report;
+use super::training::{DataArgs, report};
 
 /// Most channels of a condition image.
 const MOST_CHANNELS: usize = 4;
@@ -36,7 +36,7 @@ impl PairArgs {
         &self,
         dataset: Arc<dyn Dataset>,
         model: &UNetConfig,
-        skip_bad_images: bool,
+        data: &DataArgs,
     ) -> anyhow::Result<Arc<dyn Dataset>> {
         let Some(path) = &self.condition_image else { return Ok(dataset) };
         if let (Some(asked), Some(has)) = (self.condition_channels, model.condition_channels)
@@ -47,12 +47,13 @@ impl PairArgs {
         let options = OpenOptions {
             channels: self.condition_channels.or(model.condition_channels),
             image_size: model.sample_size.map(SampleSize::sides),
-            skip_bad_images,
-            ..OpenOptions::default()
+            skip_bad_images: data.skip_bad_images,
+            ..data.files.options()
         };
         let conditions = data::open(path, &options)?;
         report("condition images", conditions.as_ref());
         let paired = Paired::new(dataset, conditions.into())?;
+        eprintln!("pairs: {}", paired.len());
         if let Some(text) = paired.unused() {
             eprintln!("note: {text}");
         }

@@ -18,17 +18,23 @@ pub(super) struct ProcessArgs {
     /// et al. 2021), for which losses are read back in every step [default: linear]
     #[arg(long, alias = "noise-schedule", value_name = "NAME", value_parser = parse_schedule)]
     beta_schedule: Option<NoiseSchedule>,
-    /// First beta of the schedules that have one [default: 0.0001]
-    #[arg(long, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)))]
+    #[arg(long, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)), help = format!(
+        "First beta of the schedules that have one [default: {}]",
+        SchedulerConfig::default().beta_start
+    ))]
     beta_start: Option<f64>,
-    /// Last beta of the schedules that have one [default: 0.02]
-    #[arg(long, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)))]
+    #[arg(long, value_name = "X", value_parser = finite_in(above_up_to(0.0, 1.0)), help = format!(
+        "Last beta of the schedules that have one [default: {}]",
+        SchedulerConfig::default().beta_end
+    ))]
     beta_end: Option<f64>,
     /// A JSON file with a list of betas, one for each timestep, in place of a schedule by name
     #[arg(long, value_name = "FILE", conflicts_with_all = ["beta_schedule", "num_train_timesteps"])]
     trained_betas: Option<PathBuf>,
-    /// Number of timesteps [default: 1000]
-    #[arg(long, value_name = "T", value_parser = count_in(1..=MOST_TIMESTEPS))]
+    #[arg(long, value_name = "T", value_parser = count_in(1..=MOST_TIMESTEPS), help = format!(
+        "Number of timesteps [default: {}]",
+        SchedulerConfig::default().num_train_timesteps
+    ))]
     num_train_timesteps: Option<usize>,
     /// Change the schedule so that nothing of the image is left at the last timestep (Lin et al. 2023); needs
     /// --prediction-type v_prediction or sample

@@ -76,7 +76,7 @@ pub(super) async fn run(args: Args, settings: Option<String>) -> anyhow::Result<
     let origin = args.training.origin.open(&args.output, args.training.resume)?;
     let model = args.data.model(origin.as_ref())?;
     let scheduler = args.process.scheduler(origin.as_ref().map(Origin::scheduler))?;
-    let dataset = args.pairs.pair(args.data.open(&model)?, &model, args.data.skip_bad_images)?;
+    let dataset = args.pairs.pair(args.data.open(&model)?, &model, &args.data)?;
     let config = fit(model, dataset.as_ref(), &scheduler, origin.is_some(), &args)?;
     config.check()?;
     let options = options(&args)?;

@@ -163,20 +163,20 @@ impl SchedulerConfig {
     /// [`ConfigError::Unsupported`] for a ratio or a largest value that makes no sense.
     pub fn thresholding(&self) -> Result<Option<Thresholding>, ConfigError> {
         // diffusers tests whether the value is true in Python's sense.
-        let has_thresholding = self.class()?.has("thresholding");
-        if !has_thresholding
+        let class = self.class()?;
+        if !class.has("thresholding")
             || matches!(self.other.get("thresholding"), None | Some(Value::Bool(false) | Value::Null))
         {
             return Ok(None);
         }
-        let number = |key: &str, default: f64, least: f64, most: f64| match self.other.get(key) {
-            None => Ok(default),
-            Some(value) => value.as_f64().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
-                unsupported(key, value, format!("it must be a number from {least} to {most}"))
-            }),
+        let number = |key: &str, least: f64, most: f64| {
+            let value = self.other.get(key).cloned().or_else(|| class.default_of(key)).unwrap_or_default();
+            value.as_f64().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
+                unsupported(key, &value, format!("it must be a number from {least} to {most}"))
+            })
         };
-        let ratio = number("dynamic_thresholding_ratio", 0.995, 0.0, 1.0)?;
-        Ok(Some(Thresholding { ratio, max: number("sample_max_value", 1.0, 1.0, f64::from(f32::MAX))? }))
+        let ratio = number("dynamic_thresholding_ratio", 0.0, 1.0)?;
+        Ok(Some(Thresholding { ratio, max: number("sample_max_value", 1.0, f64::from(f32::MAX))? }))
     }
 
     /// The class of the scheduler.

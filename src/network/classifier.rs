@@ -48,11 +48,16 @@ impl ClassifierConfig {
         let encoder = UNetConfig::from_value(encoder)?;
         let num_classes = value.get("num_classes").and_then(Value::as_u64).unwrap_or(0) as usize;
         let config = Self { num_classes, encoder };
-        if !(1..=CLASSES).contains(&num_classes) {
-            let found = value.get("num_classes").unwrap_or(&Value::Null);
-            return Err(unsupported("num_classes", found, format!("it must be from 1 to {CLASSES}")));
-        }
+        check_classes(num_classes, value.get("num_classes").unwrap_or(&Value::Null))?;
         Ok(config)
+    }
+}
+
+/// Refuses a number of classes that is out of range; `found` is what the message shows.
+fn check_classes(num_classes: usize, found: impl std::fmt::Display) -> Result<(), ModelError> {
+    match num_classes {
+        1..=CLASSES => Ok(()),
+        _ => Err(unsupported("num_classes", found, format!("it must be from 1 to {CLASSES}"))),
     }
 }
 
@@ -74,6 +79,7 @@ impl Network for ClassifierConfig {
     }
 
     fn check(&self) -> Result<(), ModelError> {
+        check_classes(self.num_classes, self.num_classes)?;
         self.encoder.check()?;
         let beside = self.encoder.channels_of_condition();
         if beside > 0 {

@@ -26,7 +26,7 @@ pub(super) const SAMPLER: Sampler = Sampler {
 /// The steps of diffusers' `DEISMultistepScheduler`.
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let levels = process.multistep_levels(Told::Rounded)?;
-    let orders = orders_of_steps(process, process.solver.order.unwrap_or(2), &levels);
+    let orders = orders_of_steps(process, process.order(), &levels);
     let step = |(i, &order): (usize, &usize)| {
         let (level, next) = (levels[i], levels[i + 1]);
         let eps = [level.eps(), history((i + 1) % 2), history((i + 2) % 2)];

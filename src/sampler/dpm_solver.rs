@@ -56,9 +56,6 @@ pub(super) const DPM_2S: Sampler = Sampler {
     ..DPMPP_2S
 };
 
-/// The order where nobody says another.
-const ORDER: usize = 2;
-
 /// With fewer steps, diffusers' `lower_order_final` lowers the order of the last ones.
 const FEW_STEPS: usize = 15;
 
@@ -146,7 +143,7 @@ impl Integrals {
 
 /// The steps of diffusers' `DPMSolverMultistepScheduler`.
 fn multistep(process: &Process<'_>, prediction: Prediction) -> Result<Steps, SamplerError> {
-    let order = process.solver.order.unwrap_or(ORDER);
+    let order = process.order();
     if prediction == Prediction::X0WithNoise && order > 2 {
         return Err(SamplerError::Order { sampler: DPMPP_2M_SDE.name, order, most: 2 });
     }
@@ -183,7 +180,7 @@ fn multistep(process: &Process<'_>, prediction: Prediction) -> Result<Steps, Sam
 /// solver's choices say. The last step to the image itself has no middle, since h is infinite.
 pub(super) fn orders_of_steps(process: &Process<'_>, order: usize, levels: &[Level]) -> Vec<usize> {
     let steps = levels.len() - 1;
-    let ends_at_image = levels[steps].alpha_cumprod == 1.0;
+    let ends_at_image = levels[steps].is_image();
     let is_lowered = process.solver.lower_order_final && steps < FEW_STEPS;
     let order_of = |i: usize| {
         let most = match steps - i {
@@ -203,7 +200,7 @@ const BEGIN: usize = 2;
 /// step of second order takes two of them.
 fn single_steps(process: &Process<'_>, prediction: Prediction) -> Result<Steps, SamplerError> {
     let levels = process.multistep_levels(Told::Rounded)?;
-    let order = process.solver.order.unwrap_or(ORDER);
+    let order = process.order();
     let orders = orders_of_evaluations(process, order, &levels);
     let step = |(i, &order): (usize, &usize)| {
         let (level, next) = (levels[i], levels[i + 1]);
@@ -240,7 +237,7 @@ fn single_steps(process: &Process<'_>, prediction: Prediction) -> Result<Steps, 
 /// be of first order, from where it stands.
 fn orders_of_evaluations(process: &Process<'_>, order: usize, levels: &[Level]) -> Vec<usize> {
     let evaluations = levels.len() - 1;
-    let ends_at_image = levels[evaluations].alpha_cumprod == 1.0;
+    let ends_at_image = levels[evaluations].is_image();
     let is_lowered = process.solver.lower_order_final || !evaluations.is_multiple_of(order);
     let mut orders: Vec<usize> = (0..evaluations).map(|i| 1 + i % order).collect();
     if let Some(last) = orders.last_mut()

@@ -25,6 +25,8 @@ pub struct Process<'a> {
 
 /// The highest order of methods of several orders.
 const MOST_ORDER: usize = 3;
+/// Their order where nobody says another.
+const DEFAULT_ORDER: usize = 2;
 
 /// The timestep that the network is told at a level between two timesteps, as diffusers has it: Karras's and Lu's
 /// levels are rounded, others take the timestep below.
@@ -92,6 +94,11 @@ impl<'a> Process<'a> {
         }
         let schedule = config.schedule()?;
         Ok(Self { config, options, schedule, solver, sampler: *sampler, respacing, spacing })
+    }
+
+    /// The order of a method of several orders.
+    pub fn order(&self) -> usize {
+        self.solver.order.unwrap_or(DEFAULT_ORDER)
     }
 
     /// The training timesteps to visit, falling.
@@ -327,6 +334,11 @@ impl Level {
     /// sigma / alpha, the noise level of Karras et al. 2022: 0 for the image itself.
     pub fn ratio(self) -> f64 {
         self.sigma() / self.alpha()
+    }
+
+    /// Whether this is the image itself, without noise.
+    pub fn is_image(self) -> bool {
+        self.alpha_cumprod == 1.0
     }
 
     /// Whether another level has the same noise, but for rounding.

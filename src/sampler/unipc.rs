@@ -34,9 +34,9 @@ fn estimate(i: usize) -> usize {
 fn steps(process: &Process<'_>) -> Result<Steps, SamplerError> {
     let levels = process.multistep_levels(Told::Rounded)?;
     let steps = levels.len() - 1;
-    let ends_at_image = levels[steps].alpha_cumprod == 1.0;
+    let ends_at_image = levels[steps].is_image();
     let order = |i: usize| {
-        let most = process.solver.order.unwrap_or(2);
+        let most = process.order();
         let is_lowered = process.solver.lower_order_final || (ends_at_image && i + 1 == steps);
         most.min(i + 1).min(if is_lowered { steps - i } else { most })
     };

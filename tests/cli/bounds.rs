@@ -1,4 +1,5 @@
-//! Numbers on the command line: each flag has bounds, and what is beyond them, or beyond the machine, is refused in a sentence.
+//! Numbers on the command line: each flag has bounds, and what is beyond them, or beyond the machine, is refused in a
+//! sentence.
 
 use super::support::Workspace;
 

@@ -64,7 +64,8 @@ fn json(workspace: &Workspace, name: &str) -> serde_json::Value {
 fn samplers_steps_and_guidance_make_a_table() {
     let workspace = trained_with_classifier();
     let said = workspace.succeeds(&format!(
-        "{MEASURE} --num-images 12 --batch-size 5 --sampler ddim,pndm --steps 2,5 --guidance-scale 1,3 --output table.json"
+        "{MEASURE} --num-images 12 --batch-size 5 --sampler ddim,pndm --steps 2,5 --guidance-scale 1,3 \
+         --output table.json"
     ));
     for line in [
         "12 images drawn in each way, seed 0",

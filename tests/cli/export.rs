@@ -10,7 +10,8 @@ fn an_exported_model_draws_what_the_run_draws() {
     let sample = |model: &str| {
         let output = format!("{model}-image.npy");
         workspace.succeeds(&format!(
-            "sample {model} --steps 3 --num-images 2 --class-label 3 --device cpu --output {model}.png --save-npy {output}"
+            "sample {model} --steps 3 --num-images 2 --class-label 3 --device cpu --output {model}.png \
+             --save-npy {output}"
         ));
         workspace.npy(&output)
     };

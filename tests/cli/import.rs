@@ -108,7 +108,10 @@ fn imported_models_give_what_their_own_code_gives() {
             "{said}"
         );
         let words = match case {
-            "rescaled_heads" => "_timestep_scale and _num_attention_heads, which diffusers has no word for",
+            "rescaled_heads" => {
+                "timesteps are multiplied by 0.25 and attention has 2 heads at every level, which diffusers has no \
+                 word for"
+            }
             "plain" => {
                 "diffusion_steps 1000, noise_schedule linear, predict_xstart false, sigma_small false."
             }
@@ -172,7 +175,9 @@ fn the_process_is_that_of_the_flags() {
     workspace.succeeds(&format!("sample again {draw}"));
     assert!(workspace.npy("x.npy") == drawn);
     workspace.write("plain.pt", checkpoint("plain"));
-    workspace.succeeds("import plain.pt --output plain --image-size 8 --num-heads 1 --diffusion-steps 100 --sigma-small True");
+    workspace.succeeds(
+        "import plain.pt --output plain --image-size 8 --num-heads 1 --diffusion-steps 100 --sigma-small True",
+    );
     let scheduler = json("plain/scheduler/scheduler_config.json");
     assert_eq!(scheduler["variance_type"], "fixed_small");
     assert!((scheduler["beta_end"].as_f64().unwrap() - 0.2).abs() < 1e-12, "{scheduler}");

@@ -141,7 +141,8 @@ fn profile_reads_like_the_model() {
     let workspace = Workspace::new();
     for device in devices() {
         let line = format!(
-            "profile train --model model.json --batch-size 2 --steps 2 --tuning off --device {device} --trace trace.json"
+            "profile train --model model.json --batch-size 2 --steps 2 --tuning off --device {device} \
+             --trace trace.json"
         );
         let shown = workspace.succeeds(&line).stdout;
         for word in ["down_blocks.0.resnets", "conv2d.", "GFLOP/s", "memory", "host"] {
@@ -168,7 +169,8 @@ fn a_profile_of_sampling_has_the_network_once_and_the_reverse_step() {
     let workspace = Workspace::new();
     for device in devices() {
         let line = format!(
-            "profile sample --model model.json --batch-size 2 --steps 2 --tuning off --device {device} --trace trace.json"
+            "profile sample --model model.json --batch-size 2 --steps 2 --tuning off --device {device} \
+             --trace trace.json"
         );
         let shown = workspace.succeeds(&line).stdout;
         for word in ["denoising step", "down_blocks.0.resnets", "reverse_step", "GFLOP/s", "memory", "host"] {

@@ -16,16 +16,16 @@ fn with_base() -> Workspace {
     workspace
 }
 
-const LORA: &str = "--init-from base --lora-rank 3 --lora-alpha 6 --lora-target to_q --lora-target to_out.0 --lora-target conv1 \
-                    --learning-rate 1e-2 --warmup-steps 0 --weight-decay 0.1";
+const LORA: &str = "--init-from base --lora-rank 3 --lora-alpha 6 --lora-target to_q --lora-target to_out.0 \
+                    --lora-target conv1 --learning-rate 1e-2 --warmup-steps 0 --weight-decay 0.1";
 
 /// A run of adapters of `base`.
 fn train(workspace: &Workspace, output: &str, steps: u32, more: &str) -> String {
     // The model is that of --init-from.
     let device = if more.contains("--device") { "" } else { "--device cpu" };
     let line = format!(
-        "train --dataset digits --batch-size 4 --seed 3 --sample-every 0 {device} --tuning off {LORA} --output {output} \
-         --steps {steps} {more}"
+        "train --dataset digits --batch-size 4 --seed 3 --sample-every 0 {device} --tuning off {LORA} \
+         --output {output} --steps {steps} {more}"
     );
     workspace.succeeds(&line).stderr
 }
@@ -103,8 +103,9 @@ fn a_checkpoint_holds_the_adapters_alone_and_draws_with_the_base() {
     workspace.succeeds("sample run --num-images 2 --class-label 3 --steps 2 --device cpu --output grid.png");
 
     // What is trained further starts from the merged model.
-    let further = "--init-from run --learning-rate 1e-30 --max-grad-norm 0 --device cpu --sample-every 0 --batch-size 4";
-    workspace.succeeds(&format!("train --dataset digits {further} --steps 1 --output further"));
+    let further = "--init-from run --learning-rate 1e-30 --max-grad-norm 0 --device cpu --sample-every 0";
+    workspace
+        .succeeds(&format!("train --dataset digits --batch-size 4 {further} --steps 1 --output further"));
     let state = TrainingState::load(&workspace.path("further/checkpoint-000001")).unwrap();
     assert!(state.weights == merged.denoiser().unwrap().weights);
 }

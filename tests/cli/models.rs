@@ -254,7 +254,11 @@ fn a_network_of_another_class_is_named_wherever_it_lies() {
         json!({ "_class_name": "UNet2DConditionModel", "cross_attention_dim": 768, "sample_size": 8 });
     workspace.write("alone/config.json", config.to_string());
     workspace.write("alone/diffusion_pytorch_model.safetensors", &weights);
-    let parts = json!({ "_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"], "vqvae": ["diffusers", "VQModel"] });
+    let parts = json!({
+        "_class_name": "LDMPipeline",
+        "unet": ["diffusers", "UNet2DModel"],
+        "vqvae": ["diffusers", "VQModel"],
+    });
     workspace.write("ldm/model_index.json", parts.to_string());
     workspace.write("ldm/unet/config.json", workspace.read(&format!("{CHECKPOINT}/unet/config.json")));
     workspace.write("ldm/unet/diffusion_pytorch_model.safetensors", &weights);

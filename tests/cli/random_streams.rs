@@ -19,8 +19,8 @@ use super::support::{Workspace, assert_same};
 
 const BATCH: usize = 4;
 
-/// Whatever draws random numbers on the device: noise, the noise of smaller images, dropout; and on the host: timesteps,
-/// labels, noise levels.
+/// Whatever draws random numbers on the device: noise, the noise of smaller images, dropout; and on the host:
+/// timesteps, labels, noise levels.
 const MODEL: &str = r#"{
     "_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 2, "out_channels": 1, "dropout": 0.1,
     "block_out_channels": [8], "layers_per_block": 1, "norm_num_groups": 4,
@@ -92,7 +92,8 @@ fn a_trainer_goes_on_with_the_numbers_that_its_run_began_with() {
     assert!(message.contains(r#"random_streams are "by_moon""#), "{message}");
 }
 
-/// The program, for both kinds of training: no setting counts as changed, and any number of pieces gives the same bytes.
+/// The program, for both kinds of training: no setting counts as changed, and any number of pieces gives the same
+/// bytes.
 #[test]
 fn runs_of_older_versions_go_on_in_any_number_of_pieces() {
     let workspace = Workspace::new();
@@ -134,8 +135,8 @@ fn runs_of_older_versions_go_on_in_any_number_of_pieces() {
     }
 }
 
-/// The folder of a run that an older version began, and the weights that it had two steps later (`tests/golden/older-run`).
-/// Other random numbers would move them a thousand times as far as rounding does.
+/// The folder of a run that an older version began, and the weights that it had two steps later
+/// (`tests/golden/older-run`). Other random numbers would move them a thousand times as far as rounding does.
 #[test]
 fn a_run_that_an_older_version_began_ends_as_it_would_have() {
     let workspace = Workspace::new();

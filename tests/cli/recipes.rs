@@ -70,8 +70,8 @@ fn an_absurd_learning_rate_ends_the_run_with_step_and_module() {
     let workspace = Workspace::new();
     let flags = "--learning-rate 1e25 --warmup-steps 0 --steps 30";
     let finished = workspace.run(&Workspace::train_line("run", flags));
-    let words = "step 2 gives numbers that are not finite, first in time_embedding.linear_2 / linear.forward; no checkpoint \
-                 was written; smaller steps may help";
+    let words = "step 2 gives numbers that are not finite, first in time_embedding.linear_2 / linear.forward; no \
+                 checkpoint was written; smaller steps may help";
     assert!(finished.code == Some(1) && finished.stderr.contains(words), "{}", finished.stderr);
     let finished = workspace.run(&Workspace::train_line("kept", &format!("{flags} --checkpoint-every 1")));
     assert!(finished.stderr.contains("hint: a lower --learning-rate"), "{}", finished.stderr);

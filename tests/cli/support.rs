@@ -188,7 +188,8 @@ pub(crate) fn devices() -> Vec<&'static str> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Not eprintln, whose text is shown for failing tests only.
-        let text = "SKIPPED on llvmpipe: there is no such adapter, only the CPU executor is tested (tools/test brings it)";
+        let text = "SKIPPED on llvmpipe: there is no such adapter, only the CPU executor is tested (tools/test \
+                    brings it)";
         let _ = writeln!(std::io::stderr(), "\n{text}");
     });
     vec!["cpu"]

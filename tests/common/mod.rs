@@ -24,7 +24,8 @@ fn announce(devices: &[(String, Device)]) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let text = match devices {
-            [_] => "SKIPPED on GPUs: no wgpu adapter is present, only the CPU executor is tested (tools/test brings some)"
+            [_] => "SKIPPED on GPUs: no wgpu adapter is present, only the CPU executor is tested (tools/test brings \
+                    some)"
                 .to_owned(),
             _ => {
                 let names: Vec<&str> = devices.iter().map(|(name, _)| name.as_str()).collect();

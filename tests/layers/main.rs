@@ -1,9 +1,9 @@
 //! Who may know whom: one table, held against the paths that the sources name.
 //!
-//! cli -> workbench -> train -> evaluate -> sample -> pipeline -> network + diffusion + sampler -> graph -> ops -> device.
-//! Graph and ops know each other: a graph holds calls of ops, and an op's gradient rule appends to a graph. A device runs
-//! plans of graphs, so it stands beside that line rather than below it: what graphs know of devices is what WebGPU
-//! promises of all (`device::webgpu`), and nothing else.
+//! cli -> workbench -> train -> evaluate -> sample -> pipeline -> network + diffusion + sampler -> graph -> ops ->
+//! device. Graph and ops know each other: a graph holds calls of ops, and an op's gradient rule appends to a graph. A
+//! device runs plans of graphs, so it stands beside that line rather than below it: what graphs know of devices is
+//! what WebGPU promises of all (`device::webgpu`), and nothing else.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails
 

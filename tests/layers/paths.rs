@@ -2,8 +2,8 @@
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// What a file holds, apart from tests: paths that it names, and modules that only tests have. Code behind `#[cfg(test)]`
-/// is exempt, since a test of a lower layer may well be written by means of a higher one.
+/// What a file holds, apart from tests: paths that it names, and modules that only tests have. Code behind
+/// `#[cfg(test)]` is exempt, since a test of a lower layer may well be written by means of a higher one.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) paths: Vec<Vec<String>>,

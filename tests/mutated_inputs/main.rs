@@ -1,5 +1,5 @@
-//! Damaged files are refused with a sentence that names the file, or read as far as they make sense: never a panic, never
-//! much memory, never numbers that are none.
+//! Damaged files are refused with a sentence that names the file, or read as far as they make sense: never a panic,
+//! never much memory, never numbers that are none.
 //!
 //! Some hundred mutated files of every format; `tools/mutate-inputs` reads as many as one likes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails

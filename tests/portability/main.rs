@@ -175,7 +175,8 @@ fn products_by_matrix_units_compile_for_vulkan_and_metal() {
         let Translation::Spirv(words) = pipeline.translate(Target::Spirv).unwrap() else {
             panic!("no words")
         };
-        // OpCapability CooperativeMatrixKHR, and OpCooperativeMatrixMulAddKHR of a result type, a result and three operands
+        // OpCapability CooperativeMatrixKHR, and OpCooperativeMatrixMulAddKHR of a result type, a result and three
+        // operands
         assert!(words.windows(2).any(|pair| pair == [2 << 16 | 17, 6022]), "{}", pipeline.name);
         assert!(words.iter().any(|word| word & 0xffff == 4459 && word >> 16 >= 6), "{}", pipeline.name);
     }

@@ -2,6 +2,7 @@
 
 use super::Refusal;
 use super::settings::ImportSettings;
+use crate::checkpoint::weights_file::listed;
 use crate::network::Tensors;
 use crate::setting::SettingError;
 
@@ -54,23 +55,22 @@ impl Shapes<'_> {
         let found = self.get(name).ok_or_else(|| {
             format!(
                 "there is no tensor {name}, which the UNetModel of improved-diffusion and guided-diffusion has; {}",
-                self.named()
+                self.there_is()
             )
         })?;
         found.try_into().map_err(|_| format!("the tensor {name} is {found:?}; expected {N} sizes"))
     }
 
-    /// The first names that there are.
-    fn named(&self) -> String {
-        const SHOWN: usize = 4;
-        let names: Vec<&str> = self.0.keys().take(SHOWN).map(String::as_str).collect();
+    /// Which tensors there are instead.
+    fn there_is(&self) -> String {
+        let names: Vec<&str> = self.0.keys().map(String::as_str).collect();
         let of_diffusers = if self.has("conv_in.weight") {
             ". These are names of diffusers: put the file in a folder as diffusion_pytorch_model.bin, with the network's \
              config.json, and give the folder to `sample`"
         } else {
             ""
         };
-        format!("its {} tensors begin with {}{of_diffusers}", self.0.len(), names.join(", "))
+        format!("there is {}{of_diffusers}", listed(&names))
     }
 
     /// How many blocks a list such as `input_blocks` has. Numbers above that of all tensors count for nothing.

@@ -15,7 +15,6 @@ mod settings;
 mod understood;
 
 use std::path::Path;
-use std::sync::Arc;
 
 pub use settings::{ImportSettings, NoiseSchedule};
 
@@ -24,7 +23,6 @@ use self::names::renamed;
 use self::understood::Understood;
 use super::weights_file::without_prefixes;
 use super::{CheckpointError, tensor_file, torch_file};
-use crate::network::{ClassifierConfig, Network, UNetConfig, from_config};
 use crate::pipeline::{Pipeline, Role};
 use crate::setting::SettingError;
 
@@ -78,13 +76,14 @@ pub fn import(
     let understood = Understood::of(&form, settings).map_err(refused)?;
     let scheduler = process::scheduler(&understood)
         .map_err(|error| invalid(format!("its noise schedule cannot be had: {error}")))?;
-    let class = if form.is_classifier() { ClassifierConfig::CLASS } else { UNetConfig::CLASS };
     let of_config = |source| CheckpointError::Model { path: path.to_owned(), source };
-    let network: Arc<dyn Network> = from_config(class, understood.config(&form)).map_err(of_config)?;
+    let network = understood.network(&form);
+    network.check().map_err(of_config)?;
     let weights = renamed(&form, &understood, tensors).map_err(invalid)?;
     network.check_weights(&weights).map_err(of_config)?.map_err(|misfit| {
         invalid(format!(
-            "as a {class}, {}; it is of no form that improved-diffusion or guided-diffusion has",
+            "as a {}, {}; it is of no form that improved-diffusion or guided-diffusion has",
+            network.class_name(),
             misfit.source
         ))
     })?;

@@ -1,10 +1,11 @@
 //! What a model is: what its file tells, what its flags say, and what is taken by default.
 
-use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 use super::Refusal;
 use super::form::Form;
 use super::settings::{ImportSettings, NoiseSchedule};
+use crate::network::{ClassifierConfig, Network, SampleSize, SuperResolution, UNetConfig};
 use crate::setting::SettingError;
 
 /// Levels by the size of the images, as both `create_model` have them.
@@ -173,79 +174,78 @@ impl Understood {
                 self.assumed.join(", ")
             ));
         }
-        let own: Vec<&str> =
-            [(self.rescales, TIMESTEP_SCALE), (self.head_dim.is_none() && self.heads > 1, HEADS)]
-                .iter()
-                .filter(|(is_there, _)| *is_there)
-                .map(|(_, key)| *key)
-                .collect();
+        let own: Vec<String> = [
+            self.timestep_scale().map(|scale| format!("timesteps are multiplied by {scale}")),
+            self.heads_at_every_level().map(|heads| format!("attention has {heads} heads at every level")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         if !own.is_empty() {
             notes.push(format!(
-                "its config.json has {}, which diffusers has no word for and passes over: there the model is another one",
+                "its config.json says that {}, which diffusers has no word for and passes over: there the model is \
+                 another one",
                 own.join(" and ")
             ));
         }
         notes
     }
 
-    /// The config.json of the network.
-    pub(super) fn config(&self, form: &Form) -> Value {
+    /// What timesteps are multiplied by, where they are.
+    fn timestep_scale(&self) -> Option<f64> {
+        self.rescales.then(|| RESCALED as f64 / self.steps as f64)
+    }
+
+    /// How many heads there are, where they are as many at levels of other channels.
+    fn heads_at_every_level(&self) -> Option<usize> {
+        (self.head_dim.is_none() && self.heads > 1).then_some(self.heads)
+    }
+
+    /// The network, not yet checked.
+    pub(super) fn network(&self, form: &Form) -> Arc<dyn Network> {
+        match form.is_classifier() {
+            true => Arc::new(ClassifierConfig {
+                num_classes: form.outputs,
+                encoder: self.unet(form, form.in_channels),
+            }),
+            false => Arc::new(self.unet(form, form.outputs)),
+        }
+    }
+
+    /// The U-Net, whose time embedding, activations and norms are as diffusers has them by default.
+    fn unet(&self, form: &Form, out_channels: usize) -> UNetConfig {
         let kind = |attends: bool, way: &str| match (attends, form.resblock_updown) {
             (true, _) => format!("Attn{way}Block2D"),
             (false, false) => format!("{way}Block2D"),
             (false, true) => format!("Resnet{way}sampleBlock2D"),
         };
-        let down: Vec<String> = form.attends.iter().map(|&attends| kind(attends, "Down")).collect();
-        let up: Vec<String> = form.attends.iter().rev().map(|&attends| kind(attends, "Up")).collect();
         let resample = if form.resblock_updown { "resnet" } else { "conv" };
-        let mut config = json!({
-            "_class_name": "UNet2DModel",
-            "sample_size": self.image_size,
-            "in_channels": form.in_channels,
-            "out_channels": if form.is_classifier() { form.in_channels } else { form.outputs },
-            "down_block_types": down,
-            "up_block_types": up,
-            "block_out_channels": form.channels,
-            "layers_per_block": form.num_res_blocks,
-            "downsample_type": resample,
-            "upsample_type": resample,
-            "downsample_padding": 1,
-            "flip_sin_to_cos": true,
-            "freq_shift": 0,
-            "dropout": self.dropout,
-            "act_fn": "silu",
-            "attention_head_dim": self.head_dim,
-            "norm_num_groups": 32,
+        let defaults = UNetConfig::default();
+        UNetConfig {
+            sample_size: Some(SampleSize::Square(self.image_size)),
+            in_channels: form.in_channels,
+            out_channels,
+            down_block_types: form.attends.iter().map(|&attends| kind(attends, "Down")).collect(),
+            up_block_types: form.attends.iter().rev().map(|&attends| kind(attends, "Up")).collect(),
+            block_out_channels: form.channels.clone(),
+            layers_per_block: form.num_res_blocks,
+            downsample_type: Some(resample.to_owned()),
+            upsample_type: Some(resample.to_owned()),
+            dropout: self.dropout,
+            attention_head_dim: self.head_dim,
             // A mid block of a UNet2DModel with scale_shift has no norm before attention unless this is said.
-            "attn_norm_num_groups": 32,
-            "norm_eps": 1e-5,
-            "resnet_time_scale_shift": if form.scale_shift { "scale_shift" } else { "default" },
-            "add_attention": true,
-            "num_class_embeds": form.classes,
-        });
-        let mut own = Map::new();
-        if self.rescales {
-            own.insert(TIMESTEP_SCALE.to_owned(), json!(RESCALED as f64 / self.steps as f64));
+            attn_norm_num_groups: defaults.norm_num_groups,
+            resnet_time_scale_shift: if form.scale_shift { "scale_shift" } else { "default" }.to_owned(),
+            num_class_embeds: form.classes,
+            timestep_scale: self.timestep_scale().unwrap_or(defaults.timestep_scale),
+            num_attention_heads: self.heads_at_every_level(),
+            super_resolution: self
+                .small_size
+                .map(|size| SuperResolution { low_size: SampleSize::Square(size), augmentation: 0 }),
+            ..defaults
         }
-        if self.head_dim.is_none() && self.heads > 1 {
-            own.insert(HEADS.to_owned(), json!(self.heads));
-        }
-        if let Some(small) = self.small_size {
-            own.insert("_super_resolution".to_owned(), json!({ "low_size": small, "augmentation": 0 }));
-        }
-        if let Value::Object(config) = &mut config {
-            config.extend(own);
-        }
-        if form.is_classifier() {
-            return json!({ "_class_name": "UNet2DClassifier", "num_classes": form.outputs, "encoder": config });
-        }
-        config
     }
 }
-
-/// Keys of config.json for what diffusers has no word for.
-const TIMESTEP_SCALE: &str = "_timestep_scale";
-const HEADS: &str = "_num_attention_heads";
 
 /// The size of the images: as said, or by the levels.
 fn image_size(

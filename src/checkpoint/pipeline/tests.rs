@@ -254,7 +254,9 @@ fn parts_are_exactly_those_of_their_index() {
 fn a_pipeline_of_a_class_of_its_own_is_taken_for_one_of_its_parts() {
     let saved = Saved::new();
     saved.set("model_index.json", "_class_name", json!(["pipeline", "MyPipeline"]));
-    assert!(saved.notes().contains("a class of its own, MyPipeline, whose code is not run; its parts are taken for those of a DDPMPipeline"));
+    assert!(saved.notes().contains(
+        "a class of its own, MyPipeline, whose code is not run; its parts are taken for those of a DDPMPipeline"
+    ));
     saved.set("model_index.json", "vqvae", json!(["diffusers", "VQModel"]));
     saved.says(&["vqvae", "VQModel"]);
     let index =

@@ -6,10 +6,8 @@ use std::io::{BufReader, Read, Seek};
 
 use zip::{CompressionMethod, ZipArchive};
 
-use super::Contents;
 use super::values::Storage;
-
-const AGAIN: &str = "copy or download it again";
+use super::{COPY_AGAIN, Contents};
 
 /// An archive, from which storages are read one at a time.
 pub(super) struct Archive {
@@ -25,8 +23,9 @@ pub(super) struct Archive {
 
 /// The pickle of an archive, and the rest.
 pub(super) fn read(mut file: File, length: u64) -> Result<(Vec<u8>, Archive), String> {
-    let damaged =
-        |error: &dyn std::fmt::Display| format!("this is no whole file of torch.save ({error}); {AGAIN}");
+    let damaged = |error: &dyn std::fmt::Display| {
+        format!("this is no whole file of torch.save ({error}); {COPY_AGAIN}")
+    };
     file.rewind().map_err(|error| damaged(&error))?;
     let zip = ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(&error))?;
     let names: Vec<String> = zip.file_names().flatten().map(Cow::into_owned).collect();
@@ -69,8 +68,9 @@ impl Archive {
     fn member(&mut self, name: &str) -> Result<Vec<u8>, String> {
         let (name, length) = (self.name(name), self.length);
         let shown = name.escape_debug().to_string();
-        let damaged =
-            |error: &dyn std::fmt::Display| format!("its part {shown} cannot be read ({error}); {AGAIN}");
+        let damaged = |error: &dyn std::fmt::Display| {
+            format!("its part {shown} cannot be read ({error}); {COPY_AGAIN}")
+        };
         let member = self.zip.by_name(&name).map_err(|error| damaged(&error))?;
         if member.compression() != CompressionMethod::Stored {
             return Err(format!(
@@ -99,7 +99,7 @@ impl Contents for Archive {
         let bytes = self.member(&format!("data/{}", storage.key))?;
         if Some(bytes.len() as u64) != storage.bytes() {
             return Err(format!(
-                "its storage {} has {} bytes, where the pickle says {} numbers of {}; {AGAIN}",
+                "its storage {} has {} bytes, where the pickle says {} numbers of {}; {COPY_AGAIN}",
                 storage.key.escape_debug(),
                 bytes.len(),
                 storage.length,

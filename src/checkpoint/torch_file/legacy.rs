@@ -5,15 +5,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek};
 
-use super::Contents;
-use super::WRITE_AGAIN;
 use super::values::{Storage, Values};
-use crate::pickle::{Node, Pickle, PickleError};
+use super::{COPY_AGAIN, Contents, refusal_of_pickle};
+use crate::pickle::{Node, Pickle};
 
 /// The pickle of 0x1950a86a20f9469cfc6c, an integer of 80 bits.
 pub(super) const MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 const VERSION: i64 = 1001;
-const AGAIN: &str = "copy or download it again";
 
 /// The bytes of a file.
 pub(super) struct Legacy(Vec<u8>);
@@ -32,31 +30,28 @@ pub(super) fn read(mut file: File, length: u64) -> Result<Legacy, String> {
 impl Legacy {
     /// The object, and what follows it.
     fn object(&self) -> Result<(Pickle<'_>, &[u8]), String> {
-        let (version, rest) = Pickle::read_first(&self.0[MAGIC.len()..]).map_err(refusal)?;
+        let (version, rest) = Pickle::read_first(&self.0[MAGIC.len()..]).map_err(refusal_of_pickle)?;
         if *version.node(version.root()) != Node::Int(VERSION) {
             let found = version.kind(version.root());
             return Err(format!("the version of its format is {found}; {VERSION} is read"));
         }
-        let (system, rest) = Pickle::read_first(rest).map_err(refusal)?;
+        let (system, rest) = Pickle::read_first(rest).map_err(refusal_of_pickle)?;
         let is_little = system.entry(system.root(), "little_endian").map(|id| system.node(id));
         if is_little == Some(&Node::Bool(false)) {
             return Err("its numbers have their most significant byte first, and the format of PyTorch before 1.6 is read \
                         where the least is first; load it in PyTorch and write it again with torch.save"
                 .to_owned());
         }
-        Pickle::read_first(rest).map_err(refusal)
+        Pickle::read_first(rest).map_err(refusal_of_pickle)
     }
 
-    pub(super) fn values(&self) -> Result<Values<'_>, String> {
-        Values::of(self.object()?.0)
-    }
-
-    /// The storages, of which the pickle says how many bytes each has.
-    pub(super) fn contents(&self) -> Result<LegacyContents<'_>, String> {
+    /// The values, and the storages, of which the pickle says how many bytes each has.
+    pub(super) fn parts(&self) -> Result<(Values<'_>, LegacyContents<'_>), String> {
         let (pickle, rest) = self.object()?;
-        let known = Values::of(pickle)?.storages()?;
-        let (keys, mut rest) = Pickle::read_first(rest).map_err(refusal)?;
-        let damaged = |what: &str| format!("{what}; {AGAIN}");
+        let values = Values::of(pickle)?;
+        let known = values.storages()?;
+        let (keys, mut rest) = Pickle::read_first(rest).map_err(refusal_of_pickle)?;
+        let damaged = |what: &str| format!("{what}; {COPY_AGAIN}");
         let Node::List(list) = keys.node(keys.root()) else {
             return Err(damaged("the keys of its storages are no list"));
         };
@@ -83,12 +78,8 @@ impl Legacy {
             found.insert(storage.key.clone(), bytes);
             rest = after;
         }
-        Ok(LegacyContents(found))
+        Ok((values, LegacyContents(found)))
     }
-}
-
-fn refusal(error: PickleError) -> String {
-    format!("its pickle has {error}; {WRITE_AGAIN}")
 }
 
 /// Bytes of storages by their keys.
@@ -96,7 +87,7 @@ pub(super) struct LegacyContents<'a>(HashMap<String, &'a [u8]>);
 
 impl Contents for LegacyContents<'_> {
     fn bytes(&mut self, storage: &Storage) -> Result<(Vec<u8>, bool), String> {
-        let missing = || format!("its storage {} is missing; {AGAIN}", storage.key.escape_debug());
+        let missing = || format!("its storage {} is missing; {COPY_AGAIN}", storage.key.escape_debug());
         let bytes = self.0.get(&storage.key).ok_or_else(missing)?;
         Ok((bytes.to_vec(), false))
     }

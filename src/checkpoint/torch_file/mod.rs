@@ -17,13 +17,19 @@ use std::path::Path;
 
 use self::choice::choose;
 use self::values::{Storage, Values, brief};
-use super::{CheckpointError, foreign};
+use super::{COPY_AGAIN, CheckpointError, foreign};
 use crate::files::open_regular;
 use crate::network::{Tensor, Tensors};
+use crate::pickle::PickleError;
 
 /// What to do with a file that is refused for more than tensors.
 const WRITE_AGAIN: &str = "nothing in it was run. Where you trust the file, write its tensors alone in Python: found = \
                            torch.load(FILE, weights_only=False), then torch.save(STATE_DICT, NEW_FILE)";
+
+/// Why a pickle that cannot be read is refused.
+fn refusal_of_pickle(error: PickleError) -> String {
+    format!("its pickle has {error}; {WRITE_AGAIN}")
+}
 
 /// The least that tensors may take, whatever the length of their file, in bytes.
 const SMALL: u64 = 1 << 20;
@@ -59,13 +65,16 @@ pub(super) fn read(
             tensors(&Values::read(&pickle)?, key, length, &mut contents, &mut said)
         })
     } else if head == legacy::MAGIC {
-        legacy::read(file, length)
-            .and_then(|file| tensors(&file.values()?, key, length, &mut file.contents()?, &mut said))
+        legacy::read(file, length).and_then(|file| {
+            let (values, mut contents) = file.parts()?;
+            tensors(&values, key, length, &mut contents, &mut said)
+        })
     } else {
         Err(foreign::of_contents(path).unwrap_or_else(|| {
-            "this is no file of torch.save: it begins neither as a zip archive nor as PyTorch before 1.6 wrote; copy or \
-             download it again"
-                .to_owned()
+            format!(
+                "this is no file of torch.save: it begins neither as a zip archive nor as PyTorch before 1.6 wrote; \
+                 {COPY_AGAIN}"
+            )
         }))
     };
     notes.extend(said.into_iter().map(|note| format!("{}: {note}", path.display())));
@@ -92,7 +101,7 @@ fn tensors(
     let mut names: Vec<&str> = chosen.iter().map(|(name, _)| *name).collect();
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("it has two tensors called {}; copy or download it again", brief(twice[0])));
+        return Err(format!("it has two tensors called {}; {COPY_AGAIN}", brief(twice[0])));
     }
     // A storage is read once for all tensors in it.
     chosen.sort_by(|(_, left), (_, right)| left.storage.key.cmp(&right.storage.key));

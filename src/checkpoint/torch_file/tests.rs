@@ -62,8 +62,8 @@ fn refusal(pickle: &[u8]) -> String {
 /// `_rebuild_tensor_v2` of a storage of `length` numbers, in text; sizes and strides are opcodes.
 fn tensor(class: &str, length: i64, offset: i64, size: &str, stride: &str) -> String {
     format!(
-        "ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\n{class}\nV0\nVcpu\nL{length}L\ntQL{offset}L\n{size}{stride}I00\n\
-         ccollections\nOrderedDict\n)RtR"
+        "ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\n{class}\nV0\nVcpu\nL{length}L\ntQL{offset}L\n\
+         {size}{stride}I00\nccollections\nOrderedDict\n)RtR"
     )
 }
 
@@ -209,7 +209,8 @@ fn whatever_is_not_for_tensors_is_refused_by_its_name() {
         ),
         (
             with(
-                "ctorch._utils\n_rebuild_tensor_v2\n((Vmodule\nctorch\nFloatStorage\nV0\nVcpu\nK\u{3}tQK\u{0}(K\u{1}t(K\u{1}tI00\n)tR",
+                "ctorch._utils\n_rebuild_tensor_v2\n((Vmodule\nctorch\nFloatStorage\nV0\nVcpu\nK\u{3}tQ\
+                 K\u{0}(K\u{1}t(K\u{1}tI00\n)tR",
             ),
             "no storage of numbers",
         ),

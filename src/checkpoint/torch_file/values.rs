@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::WRITE_AGAIN;
 use super::elements::{Element, STORAGES};
+use super::{COPY_AGAIN, WRITE_AGAIN, refusal_of_pickle};
 use crate::pickle::{Id, Node, Pickle};
 
 /// Most axes of a tensor.
@@ -94,8 +94,7 @@ pub(super) struct Values<'a> {
 
 impl<'a> Values<'a> {
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, String> {
-        let pickle = Pickle::read(bytes).map_err(|error| format!("its pickle has {error}; {WRITE_AGAIN}"))?;
-        Self::of(pickle)
+        Self::of(Pickle::read(bytes).map_err(refusal_of_pickle)?)
     }
 
     pub(super) fn of(pickle: Pickle<'a>) -> Result<Self, String> {
@@ -179,7 +178,7 @@ impl<'a> Values<'a> {
                 &[storage, offset, size, stride, _, _] | &[storage, offset, size, stride, _, _, _],
             ) => self.view(storage, offset, size, stride).map(Some),
             (PARAMETER | REBUILD | REBUILD_V2, arguments) => Err(format!(
-                "its pickle calls {} with {} arguments that are not those of a tensor; copy or download the file again",
+                "its pickle calls {} with {} arguments that are not those of a tensor; {COPY_AGAIN}",
                 call.name,
                 arguments.len()
             )),
@@ -196,7 +195,7 @@ impl<'a> Values<'a> {
             let first = storages.entry(storage.key.clone()).or_insert_with(|| storage.clone());
             if *first != storage {
                 return Err(format!(
-                    "it names its storage {} as one of two types or lengths; copy or download it again",
+                    "it names its storage {} as one of two types or lengths; {COPY_AGAIN}",
                     storage.key.escape_debug()
                 ));
             }
@@ -205,7 +204,7 @@ impl<'a> Values<'a> {
     }
 
     fn view(&self, storage: Id, offset: Id, size: Id, stride: Id) -> Result<View, String> {
-        let damaged = |what: &str| format!("it has a tensor {what}; copy or download the file again");
+        let damaged = |what: &str| format!("it has a tensor {what}; {COPY_AGAIN}");
         let storage = self.storage(storage)?;
         let (Some(shape), Some(stride)) = (self.numbers(size), self.numbers(stride)) else {
             return Err(damaged("whose sizes and strides are no tuples of numbers from 0 on"));
