@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::support::{Workspace, assert_same, devices};
 
 /// Whatever draws random numbers or remembers something between steps.
-const FLAGS: &str = "--random-flip --dropout 0.1 --label-dropout 0.2 --timestep-sampler importance --warmup-steps 5 --checkpoint-every 3";
+const FLAGS: &str = "--random-flip --dropout 0.1 --label-dropout 0.2 --timestep-sampler importance --warmup-steps 5 \
+                     --checkpoint-every 3";
 
 /// Names in the folder of a run that are there only while something is written or removed.
 fn leftovers(folder: &Path) -> Vec<String> {
