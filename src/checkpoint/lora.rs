@@ -1,6 +1,7 @@
 //! Checkpoints of runs that train low-rank adapters: the adapters, as diffusers and as peft have them, and which model
 //! they are for. The weights of that model stay where they are.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::json::{read_json, write_json};
 use super::pipeline::{configured, write_config, write_scheduler};
 use super::tensor_file::{self, Shapes};
 use super::{CheckpointError, model_index};
+use crate::network::number::whole_as_integer;
 use crate::network::{Adapted, Component, Network, Precision, Tensors};
 use crate::pipeline::Pipeline;
 
@@ -39,11 +41,12 @@ pub struct BaseModel {
 }
 
 /// What peft's configuration says of the adapters of a run.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Settings {
     r: usize,
+    #[serde(serialize_with = "whole_as_integer")]
     lora_alpha: f32,
-    target_modules: Vec<String>,
+    target_modules: BTreeSet<String>,
 }
 
 fn checksum(weights: &Tensors) -> u32 {
@@ -59,8 +62,17 @@ impl BaseModel {
     /// The model in `folder`, whose weights are these.
     ///
     /// # Errors
-    /// [`CheckpointError::Read`] for a folder that is not there.
+    /// [`CheckpointError::Read`] for a folder that is not there, [`CheckpointError::Invalid`] for one that holds
+    /// adapters itself.
     pub fn new(folder: &Path, weights: &Tensors) -> Result<Self, CheckpointError> {
+        if let Some(base) = Self::of_checkpoint(folder)? {
+            let message = format!(
+                "path is {}, so this folder holds adapters of the model there, and no weights of its own for further \
+                 adapters to be trained on; export it first, and take what is exported",
+                base.path.display()
+            );
+            return Err(CheckpointError::invalid(folder.join(BASE), message));
+        }
         let path = fs::canonicalize(folder).map_err(CheckpointError::read(folder))?;
         Ok(Self { path, weights_crc32c: checksum(weights) })
     }
@@ -90,6 +102,13 @@ impl BaseModel {
         if !self.path.is_dir() {
             return Err(invalid(format!(
                 "the adapters are for the model in {path}, which is not there; put it back, or write here where it is now"
+            )));
+        }
+        // Adapters of adapters might be those of each other, without end.
+        if is_checkpoint(&self.path) {
+            return Err(invalid(format!(
+                "path is {path}, which holds adapters of another model itself; adapters are read for a model with weights \
+                 of its own: export that one first, and write here where the exported model is"
             )));
         }
         let (mut pipeline, of_base) = Pipeline::open(&self.path)?;
@@ -137,10 +156,12 @@ pub(super) fn read_network(
     let path = checkpoint.join(PEFT_CONFIG);
     let Settings { r, lora_alpha, target_modules } =
         serde_json::from_value(read_json(&path)?).map_err(|error| CheckpointError::invalid(&path, error))?;
+    if r == 0 {
+        return Err(CheckpointError::invalid(&path, "r is 0; adapters have a rank of at least 1"));
+    }
     let own = own.map(|own| own.adapted().map_or(own, Adapted::network));
     let network = configured(&checkpoint.join(part), class, own)?;
-    let network: Arc<dyn Network> =
-        Arc::new(Adapted::new(network, r, lora_alpha, target_modules.into_iter().collect()));
+    let network: Arc<dyn Network> = Arc::new(Adapted::new(network, r, lora_alpha, target_modules));
     let file = checkpoint.join(PEFT);
     let mut weights = base.weights(checkpoint, part, notes)?;
     for (name, tensor) in tensor_file::read(&file)? {
@@ -154,18 +175,12 @@ pub(super) fn read_network(
     Ok(Component { network, weights })
 }
 
-/// A number as peft writes it: an integer where it is one.
-fn number(value: f32) -> Value {
-    if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
-}
-
 /// The settings of adapters by peft's names.
-fn settings(adapted: &Adapted) -> Map<String, Value> {
+fn settings(adapted: &Adapted) -> serde_json::Result<Map<String, Value>> {
     let low_rank = adapted.low_rank();
-    let settings = [
-        ("r", json!(low_rank.rank)),
-        ("lora_alpha", number(low_rank.alpha)),
-        ("target_modules", json!(low_rank.layers)),
+    let target_modules = adapted.layers().cloned().collect();
+    let own = Settings { r: low_rank.rank, lora_alpha: low_rank.alpha, target_modules };
+    let fixed = [
         ("init_lora_weights", json!(true)),
         ("lora_dropout", json!(0.0)),
         ("bias", json!("none")),
@@ -174,7 +189,9 @@ fn settings(adapted: &Adapted) -> Map<String, Value> {
         ("use_rslora", json!(false)),
         ("use_dora", json!(false)),
     ];
-    settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    let mut settings: Map<String, Value> = serde_json::from_value(serde_json::to_value(own)?)?;
+    settings.extend(fixed.map(|(key, value)| (key.to_owned(), value)));
+    Ok(settings)
 }
 
 impl Pipeline {
@@ -191,7 +208,8 @@ impl Pipeline {
             let prefixed = |prefix: &str| -> Tensors {
                 adapters.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())).collect()
             };
-            let mut settings = settings(adapted);
+            let config = folder.join(PEFT_CONFIG);
+            let mut settings = settings(adapted).map_err(|error| CheckpointError::invalid(&config, error))?;
             let of_part: Map<String, Value> =
                 settings.iter().map(|(key, value)| (format!("{name}.{key}"), value.clone())).collect();
             let metadata = Value::Object(of_part).to_string();
@@ -203,7 +221,7 @@ impl Pipeline {
                 ("base_model_name_or_path".to_owned(), json!(base.path)),
                 ("inference_mode".to_owned(), json!(true)),
             ]);
-            write_json(&folder.join(PEFT_CONFIG), &settings)?;
+            write_json(&config, &settings)?;
         }
         write_json(&folder.join(BASE), base)?;
         write_scheduler(folder, &self.scheduler)

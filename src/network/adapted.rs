@@ -41,8 +41,8 @@ impl Adapted {
         let low_rank = Arc::new(LowRank { rank: 1, alpha: 1.0, layers: None });
         let all: &dyn Network = &Self { network: network.clone(), low_rank };
         let graph = all.alone()?;
-        let layer = |name: &str| name.strip_suffix(ADAPTER_A)?.strip_suffix('.').map(str::to_owned);
-        Ok(graph.trained_parameters().filter_map(|parameter| layer(&parameter.name)).collect())
+        let layers = graph.parameters().iter().filter_map(|parameter| layer_of(&parameter.name));
+        Ok(layers.map(str::to_owned).collect())
     }
 
     /// The network without adapters.
@@ -89,13 +89,20 @@ impl Adapted {
 
 /// The names of the tensors of a layer's adapter.
 pub(super) fn names(layer: &str) -> [String; 2] {
-    [ADAPTER_A, ADAPTER_B].map(|leaf| format!("{layer}.{leaf}"))
+    [ADAPTER_A, ADAPTER_B].map(|matrix| format!("{layer}.{matrix}.weight"))
+}
+
+/// The layer of whose adapter a tensor is; `None` for a tensor that is of none.
+fn layer_of(name: &str) -> Option<&str> {
+    let matrix = name.strip_suffix(".weight")?;
+    [ADAPTER_A, ADAPTER_B].iter().find_map(|end| matrix.strip_suffix(end)?.strip_suffix('.'))
 }
 
 /// Adds a layer's adapter to its weight: W + scale B A, in double precision.
 ///
 /// # Errors
-/// [`ModelError::Adapter`] for a layer that is not there, or whose weight is not of the shape of B A.
+/// [`ModelError::Adapter`] for a layer that is not there, or whose weight is not of the shape of B A, and for a
+/// rank of 0.
 pub fn merge(weights: &mut Tensors, layer: &str, adapter: Adapter<'_>) -> Result<(), ModelError> {
     let Adapter { a, b, scale } = adapter;
     let fault = |reason: String| Err(ModelError::Adapter { layer: layer.to_owned(), reason });
@@ -103,6 +110,9 @@ pub fn merge(weights: &mut Tensors, layer: &str, adapter: Adapter<'_>) -> Result
         return fault("the model has no such layer".to_owned());
     };
     let (rank, outputs) = (a.shape.first().copied().unwrap_or(0), b.shape.first().copied().unwrap_or(0));
+    if rank == 0 {
+        return fault(format!("A is {:?}, of rank 0; a rank of at least 1 was expected", a.shape));
+    }
     let inputs: usize = a.shape.iter().skip(1).product();
     let fits = weight.shape.first() == Some(&outputs)
         && weight.data.len() == outputs * inputs
@@ -157,13 +167,7 @@ impl Network for Adapted {
     ) -> Result<NamedValues, ModelError> {
         let outputs =
             graph.with_low_rank(self.low_rank.clone(), |graph| self.network.build(graph, inputs, dropout))?;
-        let adapters: BTreeSet<String> = match &self.low_rank.layers {
-            Some(layers) => layers.iter().flat_map(|layer| names(layer)).collect(),
-            None => BTreeSet::new(),
-        };
-        if self.low_rank.layers.is_some() {
-            graph.freeze(|name| !adapters.contains(name));
-        }
+        graph.freeze(|name| layer_of(name).is_none());
         Ok(outputs)
     }
 

@@ -78,11 +78,11 @@ impl Conv {
             let down = Self { has_bias: false, ..self };
             let down = |graph: &mut Graph, rank| {
                 let down = Self { out_channels: rank, ..down };
-                graph.scoped("lora_A", |graph| down.append(graph, x, adapter_init(inputs * taps)))
+                graph.scoped(ADAPTER_A, |graph| down.append(graph, x, adapter_init(inputs * taps)))
             };
             let up = Self { has_bias: false, ..Self::one(self.out_channels) };
             adapted(graph, y, down, |graph, h| {
-                graph.scoped("lora_B", |graph| up.append(graph, h, Init::Zeros))
+                graph.scoped(ADAPTER_B, |graph| up.append(graph, h, Init::Zeros))
             })
         })
     }
@@ -99,10 +99,10 @@ impl Conv {
     }
 }
 
-/// The names of an adapter's tensors after that of its layer, as peft has them.
-pub const ADAPTER_A: &str = "lora_A.weight";
+/// The names of an adapter's two matrices after that of its layer, as peft has them; each is a layer with a weight.
+pub const ADAPTER_A: &str = "lora_A";
 /// As [`ADAPTER_A`], for the other one.
-pub const ADAPTER_B: &str = "lora_B.weight";
+pub const ADAPTER_B: &str = "lora_B";
 
 /// How A is drawn, as peft does by default: PyTorch's own way for a layer of so many inputs. B begins as zero, so that
 /// an adapter that is not trained changes nothing.
@@ -134,8 +134,8 @@ fn adapted_linear(graph: &mut Graph, y: ValueId, x: ValueId) -> Result<ValueId, 
             ops::linear(graph, x, weight, None)
         })
     };
-    let down = |graph: &mut Graph, rank| unbiased(graph, "lora_A", x, rank, adapter_init(inputs));
-    adapted(graph, y, down, |graph, h| unbiased(graph, "lora_B", h, outputs, Init::Zeros))
+    let down = |graph: &mut Graph, rank| unbiased(graph, ADAPTER_A, x, rank, adapter_init(inputs));
+    adapted(graph, y, down, |graph, h| unbiased(graph, ADAPTER_B, h, outputs, Init::Zeros))
 }
 
 /// A fully connected layer called `name` over the last axis of `x`.

@@ -8,6 +8,7 @@ mod error;
 mod interface;
 pub mod layers;
 mod null_class;
+pub(crate) mod number;
 mod parameters;
 mod precision;
 mod sample_size;

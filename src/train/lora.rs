@@ -1,12 +1,10 @@
 //! Which layers of a network get low-rank adapters, of which size.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wildmatch::WildMatch;
-
 use super::TrainError;
-use crate::network::{Adapted, Network, some_names};
+use super::patterns::{Compared, matching};
+use crate::network::{Adapted, Network};
 
 /// Low-rank adapters (Hu et al. 2021, "LoRA").
 #[derive(Clone, Debug, PartialEq)]
@@ -40,24 +38,9 @@ impl LoraOptions {
             ));
         }
         let all = Adapted::layers_of(&network)?;
-        let mut layers = BTreeSet::new();
-        for target in &self.targets {
-            let [whole, end] =
-                [target.clone(), format!("*.{target}")].map(|pattern| WildMatch::new(&pattern));
-            let matches = |layer: &&String| whole.matches(layer) || end.matches(layer);
-            let found: Vec<&String> = all.iter().filter(matches).collect();
-            if found.is_empty() {
-                let names: Vec<&str> = all.iter().map(String::as_str).collect();
-                let message = format!(
-                    "`lora_target` has `{target}`, which is the end of none of the names of the model's {} convolutions and \
-                     fully connected layers: {}; `*` stands for any text",
-                    names.len(),
-                    some_names(&names)
-                );
-                return Err(TrainError::setting(&["lora_target"], message));
-            }
-            layers.extend(found.into_iter().cloned());
-        }
+        let names: Vec<&str> = all.iter().map(String::as_str).collect();
+        let things = "convolutions and fully connected layers";
+        let layers = matching(&["lora_target"], &self.targets, Compared::End, &names, things)?;
         Ok(Adapted::new(network, self.rank, alpha, layers))
     }
 }

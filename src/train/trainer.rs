@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::freeze::freeze;
+use super::patterns::freeze;
 use super::quartiles::mean_by_quartile;
 use super::timestep_sampler;
 use super::{Contributions, Denoise, Part, Task, TaskLoss, TrainError, TrainOptions, TrainingGraph};

@@ -145,11 +145,10 @@ fn a_run_of_adapters_in_pieces_gives_the_same_bytes() {
 fn a_base_that_is_gone_or_another_is_said() {
     let workspace = with_base();
     train(&workspace, "run", 2, "");
-    let [moved, changed] =
-        ["sample run --steps 2 --num-images 1 --class-label 0 --device cpu --output x.png"; 2];
+    let sample = "sample run --steps 2 --num-images 1 --class-label 0 --device cpu --output x.png";
     fs::rename(workspace.path("base"), workspace.path("elsewhere")).unwrap();
     workspace.fails(
-        moved,
+        sample,
         1,
         &["base_model.json", "base/checkpoint-000003, which is not there", "write here where it is now"],
     );
@@ -158,23 +157,53 @@ fn a_base_that_is_gone_or_another_is_said() {
     let path = workspace.path("run/checkpoint-000002/base_model.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("/base/", "/elsewhere/")).unwrap();
-    workspace.succeeds(moved);
+    workspace.succeeds(sample);
     workspace.succeeds(resumed);
 
     workspace.train("other", 4, "--beta-schedule cosine");
     fs::write(&path, text.replace("/base/", "/other/").replace("000003", "000004")).unwrap();
     fs::remove_dir_all(workspace.path("run/checkpoint-000003")).unwrap();
     workspace.fails(
-        changed,
+        sample,
         1,
         &["the adapters are for the weights that were in", "there are others now", "CRC-32C"],
     );
     // The file of a base does not matter, its weights do.
     workspace.succeeds("export elsewhere --output exported");
     fs::write(&path, text.replace("base/checkpoint-000003", "exported")).unwrap();
-    workspace.succeeds(changed);
+    workspace.succeeds(sample);
     fs::write(&path, "{}").unwrap();
-    workspace.fails(changed, 1, &["base_model.json", "path"]);
+    workspace.fails(sample, 1, &["base_model.json", "path"]);
+}
+
+/// Otherwise two folders could be the base of each other, or one of itself.
+#[test]
+fn a_base_that_is_adapters_itself_is_refused() {
+    let workspace = with_base();
+    for run in ["run", "other"] {
+        train(&workspace, run, 1, "");
+    }
+    let line = "train --dataset digits --batch-size 4 --device cpu --sample-every 0 --steps 1 --lora-rank 2";
+    workspace.fails(
+        &format!("{line} --init-from run --output further"),
+        1,
+        &["run/checkpoint-000001/base_model.json: path is ", "base/checkpoint-000003, so", "export it first"],
+    );
+    workspace.succeeds("export run --output merged");
+    workspace.succeeds(&format!("{line} --init-from merged --output further"));
+
+    let path = |run: &str| workspace.path(run).join("checkpoint-000001/base_model.json");
+    let text = fs::read_to_string(path("run")).unwrap();
+    let sample = "sample run --steps 2 --num-images 1 --class-label 0 --device cpu --output x.png";
+    for [of_run, of_other] in [["run", "base"], ["other", "base"], ["other", "run"]] {
+        for (run, base) in [("run", of_run), ("other", of_other)] {
+            let checkpoint =
+                if base == "base" { "base/checkpoint-000003" } else { &format!("{base}/checkpoint-000001") };
+            fs::write(path(run), text.replace("base/checkpoint-000003", checkpoint)).unwrap();
+        }
+        let value = format!("{of_run}/checkpoint-000001, which holds adapters of another model itself");
+        workspace.fails(sample, 1, &["run/checkpoint-000001/base_model.json: path is ", &value, "export"]);
+    }
 }
 
 #[test]
@@ -215,6 +244,21 @@ fn adapters_of_a_file_are_added_to_a_model() {
     );
     let weights = "base/checkpoint-000003/unet/diffusion_pytorch_model.safetensors";
     workspace.fails(&format!("{export} {weights}"), 1, &["is of no low-rank adapter", "lora_A.weight"]);
+    // A scale of alpha / 0 makes no numbers.
+    for shapes in [[vec![0, 8], vec![8, 0]], [vec![0, 1, 1, 8], vec![8, 0, 1, 1]]] {
+        let leaves = ["lora_A", "lora_B"].map(|leaf| format!("mid_block.attentions.0.to_q.{leaf}.weight"));
+        let tensors = leaves.into_iter().zip(shapes).map(|(name, shape)| {
+            (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &[]).unwrap())
+        });
+        let file = safetensors::serialize(tensors, None).unwrap();
+        workspace.write("rank_0.safetensors", file);
+        let words = ["rank_0.safetensors", "the adapter of mid_block.attentions.0.to_q", "of rank 0"];
+        workspace.fails(&format!("{export} rank_0.safetensors"), 1, &words);
+    }
+    let path = workspace.path(checkpoint).join("adapter_config.json");
+    fs::write(&path, config.replace("\"r\": 3", "\"r\": 0")).unwrap();
+    workspace.fails("export run --output x", 1, &["adapter_config.json: r is 0"]);
+    fs::write(&path, config).unwrap();
     workspace.write_model("wide.json", "block_out_channels", serde_json::json!([8, 24]));
     workspace.succeeds(&Workspace::train_line("wide", "--steps 1").replace("model.json", "wide.json"));
     let line = format!("export wide --output x --lora {checkpoint}");

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::activation::Activation;
 use super::time_embedding::{ClassEmbedding, TimeEmbedding};
 use crate::network::error::unsupported;
+use crate::network::number::whole_as_integer;
 use crate::network::{ModelError, SampleSize, SuperResolution};
 
 /// The configuration of a `UNet2DModel`; a key that is absent has diffusers' default.
@@ -144,16 +145,6 @@ impl Default for UNetConfig {
 /// Whether timesteps are embedded as they are, which no key says.
 fn is_one(scale: &f64) -> bool {
     *scale == 1.0
-}
-
-/// diffusers writes 1 where serde_json would write 1.0, and compares configurations as text.
-fn whole_as_integer<T, S>(value: &T, serializer: S) -> Result<S::Ok, S::Error>
-where
-    T: Copy + Into<f64> + Serialize,
-    S: serde::Serializer,
-{
-    let wide: f64 = (*value).into();
-    if wide.fract() == 0.0 { serializer.serialize_i64(wide as i64) } else { value.serialize(serializer) }
 }
 
 /// The other way to resample, by a residual block, and the usual one.
