@@ -81,7 +81,7 @@ fn images_that_are_no_pairs_are_refused() {
     let line = format!("sample run --condition-image sketches --num-images 9 {DRAW}");
     workspace.fails(&line, 1, &["6 images", "9"]);
     // Without the sketches the run cannot go on.
-    let words = &["the model or noise schedule", "in_channels was 2, now it is 1"];
+    let words = &["another model or noise schedule", "in_channels was 2, now it is 1"];
     workspace.fails(&format!("{TRAIN} --steps 2 --resume"), 1, words);
     workspace.succeeds(
         "train --dataset photos --model model.json --device cpu --batch-size 4 --steps 1 --output plain",
