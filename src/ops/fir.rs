@@ -34,7 +34,7 @@ impl Edges {
 /// # Errors
 /// [`GraphError::Shape`] for images of an odd height or width.
 pub fn fir_downsample(graph: &mut Graph, x: ValueId, edges: Edges) -> Result<ValueId, GraphError> {
-    graph.apply_one(Down { scale: 1.0 / 64.0, edges }, &[x])
+    graph.apply_one(Fir { is_down: true, scale: 1.0 / 64.0, edges }, &[x])
 }
 
 /// Images `[N, H, W, C]` doubled and filtered to `[N, 2H, 2W, C]`.
@@ -42,51 +42,18 @@ pub fn fir_downsample(graph: &mut Graph, x: ValueId, edges: Edges) -> Result<Val
 /// # Errors
 /// [`GraphError::Shape`] if `x` is not an image batch, or has a single row or column and mirrored edges.
 pub fn fir_upsample(graph: &mut Graph, x: ValueId, edges: Edges) -> Result<ValueId, GraphError> {
-    graph.apply_one(Up { scale: 1.0 / 16.0, edges }, &[x])
+    graph.apply_one(Fir { is_down: false, scale: 1.0 / 16.0, edges }, &[x])
 }
 
 /// Weights of a coarse pixel's four fine pixels, the second and third of which lie in it.
 const WEIGHTS: [f32; 4] = [1.0, 3.0, 3.0, 1.0];
 
 #[derive(Debug)]
-struct Down {
+struct Fir {
+    /// Whether it halves images, and does not double them.
+    is_down: bool,
     scale: f32,
     edges: Edges,
-}
-
-#[derive(Debug)]
-struct Up {
-    scale: f32,
-    edges: Edges,
-}
-
-/// The kernel that takes four channels for one element, where they are a multiple of four, and the other.
-fn variants(
-    [vec4, plain]: [&'static str; 2],
-    coarse: &TensorType,
-    length: usize,
-    scale: f32,
-    edges: Edges,
-) -> Vec<Variant> {
-    let [_, h, w, c] = super::dims(coarse);
-    let variant = |entry, wide: usize| {
-        let params: Vec<(&'static str, Word)> = vec![
-            ("length", (length / wide).into()),
-            ("height", h.into()),
-            ("width", w.into()),
-            ("channels", (c / wide).into()),
-            ("scale", scale.into()),
-        ];
-        let pass = Pass::new(entry, Grid::Invocations(length / wide), params);
-        Variant {
-            name: entry,
-            requires: Requirements::default(),
-            scratch: Vec::new(),
-            passes: vec![Pass { overrides: vec![("EDGES", f64::from(edges as u8))], ..pass }],
-        }
-    };
-    let vec4 = c.is_multiple_of(4).then(|| variant(vec4, 4));
-    vec4.into_iter().chain([variant(plain, 1)]).collect()
 }
 
 /// A row of a filter's matrix: where it is not zero, and its numbers there.
@@ -174,47 +141,18 @@ fn reference(operands: Operands<'_>, scale: f32, [of_height, of_width]: [&[Row];
     }
 }
 
-impl Op for Down {
-    fn name(&self) -> &'static str {
-        "fir.down"
-    }
-    fn inputs(&self) -> &'static [&'static str] {
-        &["x"]
-    }
-    fn outputs(&self) -> &'static [&'static str] {
-        &["y"]
-    }
-    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let [n, h, w, c] = expect_nhwc("x", inputs[0])?;
-        expect(h % 2 == 0 && w % 2 == 0, || "height and width of x must be even".to_owned())?;
-        Ok(vec![inputs[0].with_shape([n, h / 2, w / 2, c])])
-    }
-    fn gradient(
-        &self,
-        graph: &mut Graph,
-        call: &GradientCall<'_>,
-    ) -> Result<Vec<Option<ValueId>>, GraphError> {
-        let d_y = call.d_output(graph, self)?;
-        Ok(vec![Some(graph.apply_one(Up { scale: self.scale, edges: self.edges.transposed() }, &[d_y])?)])
-    }
-    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["down_vec4", "down"], &types.outputs[0], types.outputs[0].len(), self.scale, self.edges)
-    }
-    fn reference(&self, operands: Operands<'_>) {
-        let [_, h, w, _] = super::dims(operands.outputs[0].ty);
-        let of_axis = |size| rows(size, true, self.edges);
-        reference(operands, self.scale, [&of_axis(h), &of_axis(w)]);
-    }
-    fn compute(&self, operands: Operands<'_>) {
-        let [_, h, w, _] = super::dims(operands.outputs[0].ty);
-        let of_axis = |size| rows(size, true, self.edges);
-        filter(operands, self.scale, [&of_axis(h), &of_axis(w)]);
+impl Fir {
+    /// The filter's matrices along height and along width, for an image of these types.
+    fn matrices(&self, operands: &Operands<'_>) -> [Vec<Row>; 2] {
+        let coarse = if self.is_down { operands.outputs[0].ty } else { operands.inputs[0].ty };
+        let [_, h, w, _] = super::dims(coarse);
+        [h, w].map(|size| rows(size, self.is_down, self.edges))
     }
 }
 
-impl Op for Up {
+impl Op for Fir {
     fn name(&self) -> &'static str {
-        "fir.up"
+        if self.is_down { "fir.down" } else { "fir.up" }
     }
     fn inputs(&self) -> &'static [&'static str] {
         &["x"]
@@ -224,6 +162,10 @@ impl Op for Up {
     }
     fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [n, h, w, c] = expect_nhwc("x", inputs[0])?;
+        if self.is_down {
+            expect(h % 2 == 0 && w % 2 == 0, || "height and width of x must be even".to_owned())?;
+            return Ok(vec![inputs[0].with_shape([n, h / 2, w / 2, c])]);
+        }
         let is_wide = self.edges != Edges::Mirror || (h > 1 && w > 1);
         expect(is_wide, || {
             "height and width of x must be at least 2, to be mirrored at the edges".to_owned()
@@ -236,20 +178,43 @@ impl Op for Up {
         call: &GradientCall<'_>,
     ) -> Result<Vec<Option<ValueId>>, GraphError> {
         let d_y = call.d_output(graph, self)?;
-        Ok(vec![Some(graph.apply_one(Down { scale: self.scale, edges: self.edges.transposed() }, &[d_y])?)])
+        let transposed = Self { is_down: !self.is_down, scale: self.scale, edges: self.edges.transposed() };
+        Ok(vec![Some(graph.apply_one(transposed, &[d_y])?)])
     }
     fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        variants(["up_vec4", "up"], &types.inputs[0], types.outputs[0].len(), self.scale, self.edges)
+        let (names, coarse) = match self.is_down {
+            true => (["down_vec4", "down"], &types.outputs[0]),
+            false => (["up_vec4", "up"], &types.inputs[0]),
+        };
+        let [_, h, w, c] = super::dims(coarse);
+        let length = types.outputs[0].len();
+        let variant = |entry, wide: usize| {
+            let params: Vec<(&'static str, Word)> = vec![
+                ("length", (length / wide).into()),
+                ("height", h.into()),
+                ("width", w.into()),
+                ("channels", (c / wide).into()),
+                ("scale", self.scale.into()),
+            ];
+            let pass = Pass::new(entry, Grid::Invocations(length / wide), params);
+            Variant {
+                name: entry,
+                requires: Requirements::default(),
+                scratch: Vec::new(),
+                passes: vec![Pass { overrides: vec![("EDGES", f64::from(self.edges as u8))], ..pass }],
+            }
+        };
+        // Four channels for one element, where they are a multiple of four.
+        let vec4 = c.is_multiple_of(4).then(|| variant(names[0], 4));
+        vec4.into_iter().chain([variant(names[1], 1)]).collect()
     }
     fn reference(&self, operands: Operands<'_>) {
-        let [_, h, w, _] = super::dims(operands.inputs[0].ty);
-        let of_axis = |size| rows(size, false, self.edges);
-        reference(operands, self.scale, [&of_axis(h), &of_axis(w)]);
+        let matrices = self.matrices(&operands);
+        reference(operands, self.scale, matrices.each_ref().map(Vec::as_slice));
     }
     fn compute(&self, operands: Operands<'_>) {
-        let [_, h, w, _] = super::dims(operands.inputs[0].ty);
-        let of_axis = |size| rows(size, false, self.edges);
-        filter(operands, self.scale, [&of_axis(h), &of_axis(w)]);
+        let matrices = self.matrices(&operands);
+        filter(operands, self.scale, matrices.each_ref().map(Vec::as_slice));
     }
 }
 
@@ -258,15 +223,15 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for edges in [Edges::Zero, Edges::Mirror, Edges::Folded] {
         let named = |name: &str| format!("{name}, {edges:?}").to_lowercase();
-        let down = || Down { scale: 1.0 / 64.0, edges };
-        let up = || Up { scale: 1.0 / 16.0, edges };
+        let down = || Fir { is_down: true, scale: 1.0 / 64.0, edges };
+        let up = || Fir { is_down: false, scale: 1.0 / 16.0, edges };
         cases.extend([
             Case::new(named("ragged"), down(), vec![Fill::normal([2, 10, 6, 7])]),
             Case::new(named("ragged, in fours"), down(), vec![Fill::normal([2, 6, 10, 12])]),
             Case::new(named("two pixels"), down(), vec![Fill::normal([3, 4, 4, 5])]),
             Case::new(
                 named("another scale"),
-                Down { scale: 1.0 / 16.0, edges },
+                Fir { is_down: true, scale: 1.0 / 16.0, edges },
                 vec![Fill::normal([2, 4, 6, 3])],
             ),
             Case::new(named("ragged"), up(), vec![Fill::normal([2, 5, 3, 7])]),
@@ -274,13 +239,15 @@ pub fn cases() -> Vec<Case> {
             Case::new(named("two pixels"), up(), vec![Fill::normal([3, 2, 2, 5])]),
             Case::new(
                 named("another scale"),
-                Up { scale: 1.0 / 64.0, edges },
+                Fir { is_down: false, scale: 1.0 / 64.0, edges },
                 vec![Fill::normal([2, 2, 3, 3])],
             ),
         ]);
     }
-    let (down, up) =
-        (|| Down { scale: 1.0 / 64.0, edges: Edges::Zero }, || Up { scale: 1.0 / 16.0, edges: Edges::Zero });
+    let (down, up) = (
+        || Fir { is_down: true, scale: 1.0 / 64.0, edges: Edges::Zero },
+        || Fir { is_down: false, scale: 1.0 / 16.0, edges: Edges::Zero },
+    );
     cases.extend([
         Case::new("one pixel", down(), vec![Fill::normal([3, 2, 2, 5])]),
         Case::new("one pixel", up(), vec![Fill::normal([3, 1, 1, 5])]),

@@ -1,22 +1,29 @@
 //! Mish activation: `y = x tanh(softplus(x))`.
 
-use super::cpu::{exp, par_chunks, vector_functions};
-use super::{Case, Fill, GradientCall, Op, Operands, Types, Variant, expect_like};
-use crate::graph::{Graph, GraphError, TensorType, ValueId};
+use super::cpu::{exp, vector_functions};
+use super::elementwise::{Backward, Forward, Function};
+use super::{Case, Fill};
+use crate::graph::{Graph, GraphError, ValueId};
 
 /// `x tanh(log(1 + exp(x)))` of every element (Misra 2019).
 ///
 /// # Errors
 /// None: any shape will do. The signature is the same for all ops.
 pub fn mish(graph: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
-    graph.apply_one(Forward, &[x])
+    MISH.build(graph, x)
 }
 
-#[derive(Debug)]
-struct Forward;
-
-#[derive(Debug)]
-struct Backward;
+static MISH: Function = Function {
+    names: ["mish.forward", "mish.backward"],
+    tolerance: 2e-6,
+    definition: |x| {
+        let tanh = (x.max(0.0) + (-x.abs()).exp().ln_1p()).tanh();
+        let sigmoid = 1.0 / (1.0 + (-x).exp());
+        (x * tanh, tanh + x * sigmoid * (1.0 - tanh * tanh))
+    },
+    forward,
+    backward,
+};
 
 /// `tanh(log(1 + exp(x)))` and the derivative of x times it.
 ///
@@ -51,82 +58,6 @@ vector_functions! {
     }
 }
 
-/// What [`tanh_and_slope`] computes, in f64 as in the definition.
-fn definition(x: f64) -> (f64, f64) {
-    let softplus = x.max(0.0) + (-x.abs()).exp().ln_1p();
-    let tanh = softplus.tanh();
-    let sigmoid = 1.0 / (1.0 + (-x).exp());
-    (tanh, tanh + x * sigmoid * (1.0 - tanh * tanh))
-}
-
-impl Op for Forward {
-    fn name(&self) -> &'static str {
-        "mish.forward"
-    }
-    fn inputs(&self) -> &'static [&'static str] {
-        &["x"]
-    }
-    fn outputs(&self) -> &'static [&'static str] {
-        &["y"]
-    }
-    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        Ok(vec![inputs[0].clone()])
-    }
-    fn is_cheap(&self) -> bool {
-        true
-    }
-    fn gradient(
-        &self,
-        graph: &mut Graph,
-        call: &GradientCall<'_>,
-    ) -> Result<Vec<Option<ValueId>>, GraphError> {
-        let d_y = call.d_output(graph, self)?;
-        Ok(vec![Some(graph.apply_one(Backward, &[call.inputs[0], d_y])?)])
-    }
-    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        Variant::in_fours(["forward_vec4", "forward"], types.outputs[0].len())
-    }
-    fn reference(&self, operands: Operands<'_>) {
-        let ([x], [y]) = operands.split();
-        for (y, &x) in y.data.iter_mut().zip(x.data) {
-            *y = (f64::from(x) * definition(x.into()).0) as f32;
-        }
-    }
-    fn compute(&self, operands: Operands<'_>) {
-        let ([x], [y]) = operands.split();
-        par_chunks(y.data, |first, y| forward(&x.data[first..], y));
-    }
-}
-
-impl Op for Backward {
-    fn name(&self) -> &'static str {
-        "mish.backward"
-    }
-    fn inputs(&self) -> &'static [&'static str] {
-        &["x", "d_y"]
-    }
-    fn outputs(&self) -> &'static [&'static str] {
-        &["d_x"]
-    }
-    fn output_types(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        expect_like("d_y", inputs[1], inputs[0])?;
-        Ok(vec![inputs[0].clone()])
-    }
-    fn variants(&self, types: Types<'_>) -> Vec<Variant> {
-        Variant::in_fours(["backward_vec4", "backward"], types.outputs[0].len())
-    }
-    fn reference(&self, operands: Operands<'_>) {
-        let ([x, d_y], [d_x]) = operands.split();
-        for ((d_x, &x), &d_y) in d_x.data.iter_mut().zip(x.data).zip(d_y.data) {
-            *d_x = (f64::from(d_y) * definition(x.into()).1) as f32;
-        }
-    }
-    fn compute(&self, operands: Operands<'_>) {
-        let ([x, d_y], [d_x]) = operands.split();
-        par_chunks(d_x.data, |first, d_x| backward(&x.data[first..], &d_y.data[first..], d_x));
-    }
-}
-
 /// Calls to check and time.
 pub fn cases() -> Vec<Case> {
     let wide = || Fill::Normal { shape: vec![3, 5, 7], mean: 0.0, std: 20.0 };
@@ -138,15 +69,15 @@ pub fn cases() -> Vec<Case> {
     let of_below = || Fill::Uniform { shape: vec![12], low: 0.5, high: 1.0 };
     let of_above = || Fill::Uniform { shape: vec![8], low: 0.5, high: 1.0 };
     vec![
-        Case::new("wide range", Forward, vec![wide()]),
-        Case::new("ragged in fours", Forward, vec![fours()]),
-        Case::new("image", Forward, vec![Fill::normal([2, 16, 8, 64])]),
-        Case::new("wide range", Backward, vec![wide(), Fill::normal([3, 5, 7])]),
-        Case::new("ragged in fours", Backward, vec![fours(), fours()]),
-        Case::new("far below zero", Forward, vec![below()]),
-        Case::new("far above zero", Forward, vec![above()]),
-        Case::new("far below zero", Backward, vec![below(), of_below()]),
-        Case::new("far above zero", Backward, vec![above(), of_above()]),
-        Case::new("image", Backward, vec![Fill::normal([2, 16, 8, 64]), Fill::normal([2, 16, 8, 64])]),
+        Case::new("wide range", Forward(&MISH), vec![wide()]),
+        Case::new("ragged in fours", Forward(&MISH), vec![fours()]),
+        Case::new("image", Forward(&MISH), vec![Fill::normal([2, 16, 8, 64])]),
+        Case::new("wide range", Backward(&MISH), vec![wide(), Fill::normal([3, 5, 7])]),
+        Case::new("ragged in fours", Backward(&MISH), vec![fours(), fours()]),
+        Case::new("far below zero", Forward(&MISH), vec![below()]),
+        Case::new("far above zero", Forward(&MISH), vec![above()]),
+        Case::new("far below zero", Backward(&MISH), vec![below(), of_below()]),
+        Case::new("far above zero", Backward(&MISH), vec![above(), of_above()]),
+        Case::new("image", Backward(&MISH), vec![Fill::normal([2, 16, 8, 64]), Fill::normal([2, 16, 8, 64])]),
     ]
 }

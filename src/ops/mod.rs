@@ -5,6 +5,7 @@
 
 mod case;
 mod cpu;
+mod elementwise;
 mod op;
 mod product;
 mod shape_rule;
